@@ -1,0 +1,355 @@
+"""The CPU backend: each vector's threshold found by interpolation, then settled exactly in float64.
+
+No sort. A rule keeps the entries above a threshold ``t`` and, of those equal to it, the first few;
+so the work is to find ``t``. With q(t) the mass (top-p) or the number (top-k) of entries at or above
+``t``, a bracket ``lo <= t < hi`` with ``q(lo) >= target > q(hi)`` is narrowed by vectorised passes
+over a copy of the magnitudes that stays in cache, starting from the row before; when few entries are
+left inside, they are sorted and summed in float64, as the definition does.
+
+Threads are torch's own (its OpenMP runtime runs our loop), so there is no second pool to fight with.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
+TOP_P, TOP_K = RULES["top_p"], RULES["top_k"]
+BF16, F16 = 16, 13  # left shifts
+FEW = 32  # candidates that are cheaper to sort than to split further
+BLOCK = 16
+CHUNK = 16384  # elements a thread claims at a time
+SERIAL = 32768  # elements below which waking the other threads costs more than it brings
+
+_sums = njit(inline="never", cache=True, fastmath={"reassoc", "nsz", "contract"})  # leaf loops only; never on NaN
+_plain = njit(cache=True, error_model="numpy")
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any, number: Any) -> Any:
+    """An address as a pointer to numbers of a type."""
+    result = types.CPointer(number.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return result(types.int64, number), codegen
+
+
+@intrinsic
+def _claim(typingctx: Any, words: Any, index: Any, amount: Any) -> Any:
+    """Atomically add to a word; its value before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "monotonic")
+
+    return types.int64(words, types.int64, types.int64), codegen
+
+
+@_plain
+def _largest(bits):  # type: ignore[no-untyped-def]
+    top = bits[0]
+    for i in range(bits.size):
+        top = max(top, bits[i])
+    return top
+
+
+@_plain
+def _load(x, a, bits, shift):  # type: ignore[no-untyped-def]
+    """A row's magnitudes into scratch ``a`` (``bits`` is the same memory); whether all are finite.
+
+    All on the bits, so that no float flag can optimise the check away. ``shift`` moves a 16-bit
+    float's bits to where float32 has them.
+    """
+    if shift == BF16:
+        for i in range(x.size):
+            bits[i] = (x[i] & 0x7FFF) << BF16
+    elif shift == F16:
+        for i in range(x.size):
+            bits[i] = (x[i] & 0x7FFF) << F16
+        if _largest(bits) >= 0x7C00 << F16:
+            return False
+        for i in range(x.size):
+            a[i] *= np.float32(2.0**112)  # from float16's exponent bias to float32's; exact, subnormals too
+    elif bits.itemsize == 8:
+        for i in range(x.size):
+            bits[i] = x[i] & 0x7FFFFFFFFFFFFFFF
+        return _largest(bits) < 0x7FF0000000000000
+    else:
+        for i in range(x.size):
+            bits[i] = x[i] & 0x7FFFFFFF
+    return _largest(bits) < 0x7F800000
+
+
+@_sums
+def _total(a):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(a.size):
+        total += np.float64(a[i])
+    return total
+
+
+@_sums
+def _mass(a, t):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(a.size):
+        total += np.float64(a[i]) if a[i] >= t else 0.0
+    return total
+
+
+@_sums
+def _count(a, t):  # type: ignore[no-untyped-def]
+    n = np.int32(0)
+    for i in range(a.size):
+        n += np.int32(1) if a[i] >= t else np.int32(0)
+    return n
+
+
+@_plain
+def _gather(a, lo, hi, few):  # type: ignore[no-untyped-def]
+    """The entries in [lo, hi), of which there are at most ``FEW``, into ``few``; how many there are."""
+    n = 0
+    for start in range(0, a.size, BLOCK):
+        stop = min(start + BLOCK, a.size)
+        inside = np.int32(0)
+        for i in range(start, stop):
+            inside += np.int32(1) if (a[i] >= lo) & (a[i] < hi) else np.int32(0)
+        if inside:
+            for i in range(start, stop):  # without a branch, which the processor could not foresee
+                few[n] = a[i]
+                n += 1 if (a[i] >= lo) & (a[i] < hi) else 0
+    return n
+
+
+@_plain
+def _search(a, bits, step, by_mass, target, total, warm, few, at, at_bits, tiny):  # type: ignore[no-untyped-def]
+    """The threshold, how many entries at or above it there are, and how many of those stay.
+
+    ``warm`` holds where the search begins: the threshold in units of the mean magnitude, and the
+    slope of q there in units of q's total; it is updated for the next row.
+    """
+    width = a.size
+    at_bits[0] = 0
+    unit = total / width if by_mass else _total(a) / width
+    lo, lo_bits, q_lo, n_lo = at[0], 0, total, width
+    hi_bits = _largest(bits) + step
+    at_bits[0] = hi_bits
+    hi, q_hi, n_hi = at[0], 0.0, 0
+    first_t, first_q, tries = 0.0, 0.0, 0
+    while n_lo - n_hi > FEW and hi_bits - lo_bits > step:
+        if tries == 0:
+            t = warm[0] * unit
+        elif tries == 1:  # a Newton step, and a little beyond, so that the root lies between the two
+            gap = target - first_q
+            reach = 4.0 * (first_t if by_mass else 1.0)
+            t = first_t + (gap * 1.15 + (reach if gap > 0 else -reach)) / warm[1] * (unit / total)
+        else:  # a secant step through the bracket, again a little beyond, on the side that leaves less
+            inside = (target - q_hi) / (q_lo - q_hi)
+            inside = inside * 1.1 + 0.03 if inside < 0.5 else inside * 1.1 - 0.13
+            t = hi + (lo - hi) * inside
+        at[0] = t
+        t_bits = (at_bits[0] + (step - 1)) & ~(step - 1)
+        if not (lo < t < hi) or t_bits <= lo_bits or t_bits >= hi_bits or tries > 8 and tries % 2 == 0:
+            t_bits = (lo_bits + (hi_bits - lo_bits) // 2) & ~(step - 1)
+        at_bits[0] = t_bits
+        n = _count(a, at[0])
+        q = _mass(a, at[0]) if by_mass else np.float64(n)
+        if tries == 0:
+            first_t, first_q = np.float64(at[0]), q
+        elif tries == 1 and first_q != q:
+            warm[1] = (q - first_q) / (at[0] - first_t) * (unit / total)
+        if q >= target:
+            lo, lo_bits, q_lo, n_lo = at[0], t_bits, q, n
+        else:
+            hi, hi_bits, q_hi, n_hi = at[0], t_bits, q, n
+        tries += 1
+    if hi_bits - lo_bits <= step:  # every candidate equals lo
+        t, n, above, q = lo, n_lo, n_hi, q_hi
+    else:  # the same search among the few candidates, one by one
+        found = _gather(a, lo, hi, few)
+        few[found:] = -1
+        t, beyond, q = (tiny if by_mass and lo == 0 else lo), hi, q_hi
+        for i in range(found):
+            v = few[i]
+            if t < v < beyond:
+                more = q_hi + (_mass(few, v) if by_mass else np.float64(_count(few, v)))
+                if more >= target:
+                    t = v
+                else:
+                    beyond, q = v, more
+        n, above = n_hi + _count(few, t), n_hi + _count(few, beyond)
+    kept = above
+    while kept < n and (q < target or kept == above):  # of those equal to t, as many as it takes
+        q += np.float64(t) if by_mass else 1.0
+        kept += 1
+    if unit > 0.0:
+        warm[0] = t / unit
+    return t, n, kept
+
+
+@_plain
+def _row(x, y, a, bits, shift, rule, value, warm, few, at, at_bits):  # type: ignore[no-untyped-def]
+    """Apply the rule to one vector of raw bits ``x``; the number kept."""
+    real = a.dtype.type
+    tiny = np.nextafter(real(0), real(1))
+    width = x.size
+    if not _load(x, a, bits, shift):
+        y[:] = x
+        return -1
+    t, n, kept = real(np.inf), 0, 0  # nothing
+    if rule == TOP_P:
+        total = _total(a)
+        if value == 1.0 and total > 0.0:
+            t = tiny
+            n = kept = _count(a, t)
+        elif value > 0.0 and total > 0.0:
+            t, n, kept = _search(a, bits, 1 << shift, True, value * total, total, warm, few, at, at_bits, tiny)
+    elif rule == TOP_K:
+        kept = min(width, int(math.floor(value * width + 0.5)))
+        if kept == width:
+            t, n = real(0), width
+        elif kept > 0:
+            t, n, kept = _search(a, bits, 1 << shift, False, np.float64(kept), np.float64(width), warm, few, at, at_bits, tiny)
+    else:
+        at_bits[0] = _largest(bits)
+        exact = value * np.float64(at[0])
+        t = real(exact)
+        if np.float64(t) < exact:
+            t = np.nextafter(t, real(np.inf))
+        t = max(t, tiny)
+        n = kept = _count(a, t)
+    zero = x.dtype.type(0)
+    for i in range(width):
+        y[i] = x[i] if a[i] >= t else zero
+    i = width
+    while n > kept:  # ties: the last ones go
+        i -= 1
+        if a[i] == t:
+            y[i] = zero
+            n -= 1
+    return kept
+
+
+class _Call(ctypes.Structure):
+    """What `_work` reads: 8 words."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("x", "y", "kept", "rows", "width", "rule")] + [
+        ("value", ctypes.c_double),
+        ("next", ctypes.c_int64),
+    ]
+
+
+@_plain
+def _work(call, x_type, a_type, bits_type, shift):  # type: ignore[no-untyped-def]
+    """What each thread does: claim rows and work them, until none is left."""
+    args = carray(call, 8)
+    rows, width, rule = args[3], args[4], args[5]
+    value = args.view(np.float64)[6]
+    x = carray(_pointer(args[0], x_type), (rows, width))
+    y = carray(_pointer(args[1], x_type), (rows, width))
+    kept = carray(_pointer(args[2], np.int32), (rows,))
+    a = np.empty(width, a_type)
+    bits = a.view(bits_type)
+    few = np.empty(FEW + BLOCK, a_type)  # `_gather` writes before it decides
+    at = np.empty(1, a_type)  # one number and its bits
+    at_bits = at.view(bits_type)
+    warm = np.empty(2, np.float64)
+    # A cold start: the threshold of a normal vector (top-p), of a Laplace one (top-k).
+    z = math.sqrt(-2.0 * math.log(max(value, 1e-9)))
+    warm[0], warm[1] = 1.2533 * z, -0.8 * max(z * value, 1e-3)
+    if rule == TOP_K:
+        warm[0], warm[1] = z * z / 2, -max(value, 1e-3)
+    chunk = max(1, CHUNK // width)
+    first = _claim(call, 7, chunk)
+    while first < rows:
+        for row in range(first, min(rows, first + chunk)):
+            kept[row] = _row(x[row], y[row], a, bits, shift, rule, value, warm, few, at, at_bits)
+        first = _claim(call, 7, chunk)
+
+
+_SIGNATURE = types.void(types.CPointer(types.int64))
+
+
+@functools.cache
+def _compiled(dtype: torch.dtype) -> Any:
+    """The C function of ``_work`` for one dtype: compiled on first use, then cached on disk."""
+    if dtype == torch.float32:
+
+        @cfunc(_SIGNATURE, cache=True)
+        def work(call):  # type: ignore[no-untyped-def]
+            _work(call, np.int32, np.float32, np.int32, 0)
+
+    elif dtype == torch.bfloat16:
+
+        @cfunc(_SIGNATURE, cache=True)
+        def work(call):  # type: ignore[no-untyped-def]
+            _work(call, np.int16, np.float32, np.int32, BF16)
+
+    elif dtype == torch.float16:
+
+        @cfunc(_SIGNATURE, cache=True)
+        def work(call):  # type: ignore[no-untyped-def]
+            _work(call, np.int16, np.float32, np.int32, F16)
+
+    else:
+
+        @cfunc(_SIGNATURE, cache=True)
+        def work(call):  # type: ignore[no-untyped-def]
+            _work(call, np.int64, np.float64, np.int64, 0)
+
+    return work, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work.address)
+
+
+@functools.cache
+def _fork_join() -> Any:
+    """torch's own ``GOMP_parallel``, or None where there is none to be found."""
+    try:
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel
+
+
+def _parallel(work: Any, run: Callable[..., None], call: Any, threads: int) -> None:
+    parallel = _fork_join()
+    if parallel is not None:
+        parallel(work.address, ctypes.addressof(call), threads, 0)
+        return
+    others = [threading.Thread(target=run, args=(ctypes.addressof(call),)) for _ in range(threads - 1)]
+    for thread in others:
+        thread.start()
+    run(ctypes.addressof(call))
+    for thread in others:
+        thread.join()
+
+
+def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The op on a CPU tensor: see `sparsedial.kernels.reference.select`, whose answer it gives."""
+    work, run = _compiled(x.dtype)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    shape = x.shape
+    kept = torch.empty(shape[:-1], dtype=torch.int32)
+    size = x.numel()
+    if size == 0:
+        return y, kept.zero_()
+    width = shape[-1]
+    call = _Call(x.data_ptr(), y.data_ptr(), kept.data_ptr(), size // width, width, RULES[rule], value, 0)
+    threads = torch.get_num_threads() if size > SERIAL and size > width else 1
+    if threads > 1:
+        _parallel(work, run, call, threads)
+    else:
+        run(ctypes.addressof(call))
+    return y, kept

@@ -1,0 +1,253 @@
+"""Watches one tiny forward and says which projection's input is an elementwise function of other projections' outputs.
+
+Names and classes play no part: a *projection* is any leaf module with a 2-D weight, and every tensor
+computed from projection outputs by elementwise operations only is an expression over them. What
+attention, normalisation or a convolution touches is not, and is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+# Operations that bend: an expression without one of these is a linear map, not an FFN's activation.
+_BENDS = frozenset(
+    "silu gelu relu sigmoid tanh softplus erf exp expm1 clamp_min threshold leaky_relu elu hardswish hardtanh "
+    "hardsigmoid mish log_sigmoid maximum relu6 celu selu _prelu_kernel".split()
+)
+# Elementwise in effect, though torch does not tag them so.
+_COPIES = frozenset("clone _to_copy contiguous detach alias lift_fresh".split())
+# One number per token out of a vector (Gemma 3n's cut-off): part of an expression, never its result.
+_REDUCTIONS = frozenset("mean sum amax amin std var max min linalg_vector_norm std_mean var_mean".split())
+
+
+_watching = False
+
+
+def watching() -> bool:
+    """Whether a trace is under way: a dial that is attached lets such a forward pass as it is."""
+    return _watching
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which entries of a module's output vector: ``output[..., start : start + step * width : step]``."""
+
+    module: nn.Module
+    start: int
+    step: int
+    width: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the module's output as it is."""
+        return self.start == 0 and self.step == 1 and self.width == min_output(self.module)
+
+
+@dataclass(eq=False)
+class Expression:
+    """A tensor as elementwise operations over parts: a tree that can be evaluated again on other values."""
+
+    tensor: torch.Tensor
+    part: Part | None = None
+    func: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    parts: frozenset[Part] = frozenset()
+    bends: bool = False
+
+    @property
+    def name(self) -> str:
+        """The operation's name without namespace and overload (``mul``); empty for a part."""
+        return _name(self.func) if self.func is not None else ""
+
+    @property
+    def operands(self) -> list[Expression]:
+        """The operation's arguments that are expressions themselves."""
+        return [a for a in tree_flatten((self.args, self.kwargs))[0] if isinstance(a, Expression)]
+
+    def __call__(self, values: dict[Part, torch.Tensor]) -> torch.Tensor:
+        """Evaluate with ``values`` in place of the parts."""
+        if self.part is not None:
+            return values[self.part]
+        if self.func is None:
+            raise RuntimeError("an expression is a part or an operation")
+
+        def evaluate(a: Any) -> Any:
+            return a(values) if isinstance(a, Expression) else a
+
+        args = list(tree_map(evaluate, self.args, is_leaf=_is_expression))
+        if _mutates(self.func):
+            args[0] = args[0].clone()
+        return self.func(*args, **tree_map(evaluate, self.kwargs, is_leaf=_is_expression))
+
+
+@dataclass(eq=False)
+class Read:
+    """One call of a projection: what it read, as an expression where it is one."""
+
+    module: nn.Module
+    source: int
+    expression: Expression | None
+
+
+def min_output(module: nn.Module) -> int:
+    """How many outputs a projection has (`nn.Linear`: rows of its weight; `Conv1D`: columns)."""
+    weight = module.weight
+    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])  # type: ignore[index, union-attr]
+
+
+def is_projection(module: nn.Module) -> bool:
+    """A leaf module with a 2-D weight that multiplies a vector (so not an embedding)."""
+    weight = getattr(module, "weight", None)
+    return (
+        isinstance(weight, torch.Tensor)
+        and weight.dim() == 2
+        and next(module.children(), None) is None
+        and not isinstance(module, nn.Embedding)
+    )
+
+
+def trace(model: nn.Module, inputs: dict[str, Any]) -> list[Read]:
+    """Run ``model(**inputs)`` once and return every projection's call, in order.
+
+    Hooks are removed and training mode is restored whatever happens; parameters are not touched.
+    """
+    global _watching
+    watch = _Watch({id(t) for t in (*model.parameters(), *model.buffers())})
+    handles, reads, training = [], [], [m for m in model.modules() if m.training]
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(x, torch.Tensor):
+            watch.alive.append(x)
+            reads.append(Read(module, id(x), watch.expressions.get(id(x))))
+
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            watch.outputs[_storage(output)] = (output, module)
+            watch.remember(output, _whole(output, Part(module, 0, 1, output.shape[-1])))
+
+    try:
+        for module in model.modules():
+            if is_projection(module):
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                handles.append(module.register_forward_hook(after, with_kwargs=True))
+        model.eval()
+        _watching = True
+        with torch.no_grad(), watch:
+            model(**inputs)
+    finally:
+        _watching = False
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    return reads
+
+
+class _Watch(TorchDispatchMode):
+    """Follows expressions through every operation torch dispatches."""
+
+    def __init__(self, constants: set[int]) -> None:
+        super().__init__()
+        self.constants = constants
+        self.expressions: dict[int, Expression] = {}
+        self.outputs: dict[int, tuple[torch.Tensor, nn.Module]] = {}  # by storage: what its views are parts of
+        self.alive: list[torch.Tensor] = []  # an id means a tensor only while that tensor lives
+
+    def remember(self, tensor: torch.Tensor, expression: Expression) -> None:
+        self.alive.append(tensor)
+        self.expressions[id(tensor)] = expression
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
+        known = [self.expressions.get(id(t)) for t in tensors]
+        out = func(*args, **kwargs)
+        results = [o for o in tree_flatten(out)[0] if isinstance(o, torch.Tensor)]
+        name = _name(func)
+        if tensors and not _mutates(func) and _is_view(results, tensors[0]):
+            for o in results:
+                self._view(tensors[0], o)
+        elif not any(known):
+            if tensors and all(id(t) in self.constants for t in tensors):  # computed from parameters alone
+                self.alive += results
+                self.constants.update(id(o) for o in results)
+        elif name == "native_dropout" and known[0] is not None:
+            self.remember(results[0], known[0])
+        elif (torch.Tag.pointwise in func.tags or name in _COPIES or name in _REDUCTIONS) and all(
+            e is not None or self._constant(t) for t, e in zip(tensors, known, strict=True)
+        ):
+            if len(results) == 1:
+                self._combine(func, name, args, kwargs, results[0])
+        elif _mutates(func):
+            self.expressions.pop(id(tensors[0]), None)
+        return out
+
+    def _constant(self, tensor: torch.Tensor) -> bool:
+        """A parameter, a scalar, or one number per token: it moves all entries of a vector alike or not with x."""
+        return id(tensor) in self.constants or tensor.numel() == 1 or tensor.shape[-1] == 1
+
+    def _combine(self, func: Any, name: str, args: Any, kwargs: Any, out: torch.Tensor) -> None:
+        def lift(a: Any) -> Any:
+            return self.expressions.get(id(a), a) if isinstance(a, torch.Tensor) else a
+
+        lifted_args, lifted_kwargs = tree_map(lift, args), tree_map(lift, kwargs)
+        operands = [a for a in tree_flatten((lifted_args, lifted_kwargs))[0] if isinstance(a, Expression)]
+        expression = Expression(
+            out.detach().clone(),
+            func=func,
+            args=tuple(lifted_args),
+            kwargs=lifted_kwargs,
+            parts=frozenset().union(*(o.parts for o in operands)),
+            bends=any(o.bends for o in operands) or name.removesuffix("_") in _BENDS,
+        )
+        self.remember(out, expression)
+
+    def _view(self, source: torch.Tensor, out: torch.Tensor) -> None:
+        """A slice of a projection's output is a part, read off the strides; other views keep whole vectors or are lost."""
+        expression = self.expressions.get(id(source))
+        if expression is not None and out.dim() and out.shape[-1] == source.shape[-1] and out.numel() == source.numel():
+            return self.remember(out, expression)
+        output, module = self.outputs.get(_storage(out), (None, None))
+        if output is None or module is None or out.dim() == 0 or not output.is_contiguous():
+            return
+        width, step = output.shape[-1], out.stride(-1)
+        start = (out.storage_offset() - output.storage_offset()) % width
+        inside = step > 0 and start + step * (out.shape[-1] - 1) < width
+        if inside and out.numel() * width == output.numel() * out.shape[-1]:
+            self.remember(out, _whole(out, Part(module, start, step, out.shape[-1])))
+
+
+def _whole(tensor: torch.Tensor, part: Part) -> Expression:
+    return Expression(tensor.detach().clone(), part=part, parts=frozenset([part]))
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _name(func: Any) -> str:
+    return str(func).split(".")[1] if str(func).count(".") >= 2 else str(getattr(func, "__name__", func))
+
+
+def _mutates(func: Any) -> bool:
+    schema = getattr(func, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _is_view(results: list[torch.Tensor], source: torch.Tensor) -> bool:
+    return bool(results) and all(_storage(o) == _storage(source) for o in results)
+
+
+def _is_expression(a: Any) -> bool:
+    return isinstance(a, Expression)
