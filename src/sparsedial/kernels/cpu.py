@@ -16,7 +16,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
 TOP_P, TOP_K = RULES["top_p"], RULES["top_k"]
 BF16, F16 = 16, 13  # left shifts
 FEW = 32  # candidates that are cheaper to sort than to split further
-BLOCK = 16
 CHUNK = 16384  # elements a thread claims at a time
 SERIAL = 32768  # elements below which waking the other threads costs more than it brings
 
@@ -62,6 +61,19 @@ def _largest(bits):  # type: ignore[no-untyped-def]
     for i in range(bits.size):
         top = max(top, bits[i])
     return top
+
+
+class Scratch(NamedTuple):
+    """One thread's memory."""
+
+    a: Any  # the row's magnitudes
+    bits: Any  # the same memory, as integers
+    inside: Any  # one byte per entry
+    words: Any  # the same memory, eight entries at a time
+    few: Any  # the last candidates
+    at: Any  # one number
+    at_bits: Any  # its bits
+    warm: Any  # where the next row's search begins
 
 
 @_plain
@@ -116,28 +128,27 @@ def _count(a, t):  # type: ignore[no-untyped-def]
 
 
 @_plain
-def _gather(a, lo, hi, few):  # type: ignore[no-untyped-def]
+def _gather(a, lo, hi, few, inside, words):  # type: ignore[no-untyped-def]
     """The entries in [lo, hi), of which there are at most ``FEW``, into ``few``; how many there are."""
+    for i in range(a.size):
+        inside[i] = (a[i] >= lo) & (a[i] < hi)
     n = 0
-    for start in range(0, a.size, BLOCK):
-        stop = min(start + BLOCK, a.size)
-        inside = np.int32(0)
-        for i in range(start, stop):
-            inside += np.int32(1) if (a[i] >= lo) & (a[i] < hi) else np.int32(0)
-        if inside:
-            for i in range(start, stop):  # without a branch, which the processor could not foresee
+    for word in range(words.size):  # the same memory as `inside`, eight entries at a time
+        if words[word]:
+            for i in range(word * 8, min(word * 8 + 8, a.size)):
                 few[n] = a[i]
-                n += 1 if (a[i] >= lo) & (a[i] < hi) else 0
+                n += inside[i]  # rather than a branch, which the processor could not foresee
     return n
 
 
 @_plain
-def _search(a, bits, step, by_mass, target, total, warm, few, at, at_bits, tiny):  # type: ignore[no-untyped-def]
+def _search(scratch, step, by_mass, target, total, tiny):  # type: ignore[no-untyped-def]
     """The threshold, how many entries at or above it there are, and how many of those stay.
 
     ``warm`` holds where the search begins: the threshold in units of the mean magnitude, and the
     slope of q there in units of q's total; it is updated for the next row.
     """
+    a, bits, inside, words, few, at, at_bits, warm = scratch
     width = a.size
     at_bits[0] = 0
     unit = total / width if by_mass else _total(a) / width
@@ -154,9 +165,9 @@ def _search(a, bits, step, by_mass, target, total, warm, few, at, at_bits, tiny)
             reach = 4.0 * (first_t if by_mass else 1.0)
             t = first_t + (gap * 1.15 + (reach if gap > 0 else -reach)) / warm[1] * (unit / total)
         else:  # a secant step through the bracket, again a little beyond, on the side that leaves less
-            inside = (target - q_hi) / (q_lo - q_hi)
-            inside = inside * 1.1 + 0.03 if inside < 0.5 else inside * 1.1 - 0.13
-            t = hi + (lo - hi) * inside
+            share = (target - q_hi) / (q_lo - q_hi)
+            share = share * 1.1 + 0.03 if share < 0.5 else share * 1.1 - 0.13
+            t = hi + (lo - hi) * share
         at[0] = t
         t_bits = (at_bits[0] + (step - 1)) & ~(step - 1)
         if not (lo < t < hi) or t_bits <= lo_bits or t_bits >= hi_bits or tries > 8 and tries % 2 == 0:
@@ -176,7 +187,7 @@ def _search(a, bits, step, by_mass, target, total, warm, few, at, at_bits, tiny)
     if hi_bits - lo_bits <= step:  # every candidate equals lo
         t, n, above, q = lo, n_lo, n_hi, q_hi
     else:  # the same search among the few candidates, one by one
-        found = _gather(a, lo, hi, few)
+        found = _gather(a, lo, hi, few, inside, words)
         few[found:] = -1
         t, beyond, q = (tiny if by_mass and lo == 0 else lo), hi, q_hi
         for i in range(found):
@@ -198,8 +209,9 @@ def _search(a, bits, step, by_mass, target, total, warm, few, at, at_bits, tiny)
 
 
 @_plain
-def _row(x, y, a, bits, shift, rule, value, warm, few, at, at_bits):  # type: ignore[no-untyped-def]
+def _row(x, y, scratch, shift, rule, value):  # type: ignore[no-untyped-def]
     """Apply the rule to one vector of raw bits ``x``; the number kept."""
+    a, bits, at, at_bits = scratch.a, scratch.bits, scratch.at, scratch.at_bits
     real = a.dtype.type
     tiny = np.nextafter(real(0), real(1))
     width = x.size
@@ -213,13 +225,13 @@ def _row(x, y, a, bits, shift, rule, value, warm, few, at, at_bits):  # type: ig
             t = tiny
             n = kept = _count(a, t)
         elif value > 0.0 and total > 0.0:
-            t, n, kept = _search(a, bits, 1 << shift, True, value * total, total, warm, few, at, at_bits, tiny)
+            t, n, kept = _search(scratch, 1 << shift, True, value * total, total, tiny)
     elif rule == TOP_K:
         kept = min(width, int(math.floor(value * width + 0.5)))
         if kept == width:
             t, n = real(0), width
         elif kept > 0:
-            t, n, kept = _search(a, bits, 1 << shift, False, np.float64(kept), np.float64(width), warm, few, at, at_bits, tiny)
+            t, n, kept = _search(scratch, 1 << shift, False, np.float64(kept), np.float64(width), tiny)
     else:
         at_bits[0] = _largest(bits)
         exact = value * np.float64(at[0])
@@ -259,8 +271,10 @@ def _work(call, x_type, a_type, bits_type, shift):  # type: ignore[no-untyped-de
     y = carray(_pointer(args[1], x_type), (rows, width))
     kept = carray(_pointer(args[2], np.int32), (rows,))
     a = np.empty(width, a_type)
+    words = np.zeros((width + 7) // 8, np.uint64)
+    inside = words.view(np.uint8)
     bits = a.view(bits_type)
-    few = np.empty(FEW + BLOCK, a_type)  # `_gather` writes before it decides
+    few = np.empty(FEW + 1, a_type)  # `_gather` writes before it decides
     at = np.empty(1, a_type)  # one number and its bits
     at_bits = at.view(bits_type)
     warm = np.empty(2, np.float64)
@@ -269,11 +283,12 @@ def _work(call, x_type, a_type, bits_type, shift):  # type: ignore[no-untyped-de
     warm[0], warm[1] = 1.2533 * z, -0.8 * max(z * value, 1e-3)
     if rule == TOP_K:
         warm[0], warm[1] = z * z / 2, -max(value, 1e-3)
+    scratch = Scratch(a, bits, inside, words, few, at, at_bits, warm)
     chunk = max(1, CHUNK // width)
     first = _claim(call, 7, chunk)
     while first < rows:
         for row in range(first, min(rows, first + chunk)):
-            kept[row] = _row(x[row], y[row], a, bits, shift, rule, value, warm, few, at, at_bits)
+            kept[row] = _row(x[row], y[row], scratch, shift, rule, value)
         first = _claim(call, 7, chunk)
 
 
