@@ -14,8 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 HIDDEN, HEADS, WIDTH, LAYERS = 64, 4, 96, 2
 
@@ -50,27 +50,66 @@ SIZES = {
     **_each(64, "context_length original_max_position_embeddings"),
 }  # fmt: skip
 
-PARTICULARS: dict[str, dict[str, Any]] = {}
+QSA = {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4,
+       "indexer_compress_ratio": 2}  # fmt: skip
+MIXED = ["linear_attention", "full_attention"]
+PARTICULARS: dict[str, dict[str, Any]] = {
+    "blt": {
+        "encoder_config": {"hidden_size_global": HIDDEN}, "decoder_config": {"hidden_size_global": HIDDEN},
+        "encoder_hash_byte_group_vocab": 128, "vocab_size": 260,
+        "patcher_config": {"vocab_size": 260},
+    },
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}, "ffn_config": {"hidden_size": HIDDEN}},
+    "gemma4_text": {"global_head_dim": 32},
+    "gemma4_unified_text": {"global_head_dim": 32},
+    "gemma4": {"text_config": {"global_head_dim": 32}},
+    "gemma4_unified": {"text_config": {"global_head_dim": 32}},
+    "musicgen": {"decoder": {"num_codebooks": 1}},
+    "musicgen_melody": {"decoder": {"num_codebooks": 1}},
+    "xlstm": {"qk_dim_factor": 1.0},
+    "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {
+        "rope_parameters": _each({"rope_theta": 1e4, "rope_type": "default"}, "sliding_attention full_attention"),
+    },
+    "falcon_h1": {"mamba_d_ssm": HIDDEN, "mamba_d_head": HIDDEN // HEADS},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": MIXED},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"num_heads": 2 * HEADS},
+    "qwen4_exp": {"text_config": QSA},
+    "qwen4_exp_text": QSA,
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_embds": False},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 def shrunk(cls: type[PreTrainedConfig], **particulars: Any) -> PreTrainedConfig:
     """A configuration with every size it has made small, and one layer of each kind it alternates between."""
     names = [f.name for f in dataclasses.fields(cls)]
     settings = {name: SIZES[name] for name in names if name in SIZES}
-    for name, sub in cls.sub_configs.items():
-        if isinstance(sub, type) and issubclass(sub, PreTrainedConfig) and sub.model_type:
-            settings[name] = shrunk(sub, **particulars.pop(name, {}))
+    if "kv_lora_rank" in names:  # latent attention: as many keys as queries, positions in heads of their own
+        settings |= {"num_key_value_heads": HEADS, "head_dim": SIZES["qk_rope_head_dim"]}
     try:
-        settings |= _one_of_each_kind(cls(), names)
-    except Exception:
-        pass
+        default = cls()
+    except ValueError:
+        default = None
+    for name in cls.sub_configs:
+        if isinstance(sub := getattr(default, name, None), PreTrainedConfig):
+            settings[name] = shrunk(type(sub), **particulars.pop(name, {}))
+    if default is not None:
+        settings |= _one_of_each_kind(default, names)
     return cls(**settings | particulars)
 
 
 def _one_of_each_kind(default: PreTrainedConfig, names: list[str]) -> dict[str, Any]:
     """Per-layer lists, cut to the first layer of each kind."""
     depth = getattr(default, "num_hidden_layers", None)
-    lists = {n: v for n in names if isinstance(v := getattr(default, n, None), list | tuple) and len(v) == depth}
+    values = {name: vars(default).get(name) for name in names}
+    lists = {n: v for n, v in values.items() if isinstance(v, list | tuple) and len(v) == depth}
     lists = {n: v for n, v in lists.items() if all(isinstance(x, str) for x in v)}
     if not lists:
         return {}
@@ -86,12 +125,14 @@ def build(model_type: str) -> nn.Module:
     """The tiny model, with parameters none of which is so small that nothing depends on it."""
     cls = CONFIG_MAPPING[model_type]
     config = shrunk(cls, **PARTICULARS.get(model_type, {}))
+    if model_type.startswith("musicgen"):  # the auto class hands its decoder the whole configuration
+        config = config.decoder
     with torch.device("meta"):
-        size = sum(p.numel() for p in MODEL_FOR_CAUSAL_LM_MAPPING[cls](config).parameters())
+        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if size > 2e7:
         raise ValueError(f"BIG {size}")
     torch.manual_seed(0)
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[cls](config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:

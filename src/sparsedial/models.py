@@ -158,7 +158,7 @@ def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> 
         source: from `find_model`.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, or ``spread``: over all
             GPUs, and the CPU's memory if need be (``device_map="auto"``), for a model larger than one device.
-        dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU), or one of `DTYPES`.
+        dtype: ``auto`` (bfloat16 on a GPU or a CPU that computes in it, else float32), or one of `DTYPES`.
 
     Raises:
         SpecError: an unknown device or dtype.
@@ -208,7 +208,8 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
         SpecError: an unknown dtype.
     """
     if dtype == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
+        fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if fast else "float32"
     if dtype not in DTYPES:
         raise SpecError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
     return dtype

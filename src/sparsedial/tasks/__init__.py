@@ -1,0 +1,64 @@
+"""Tasks: what "performance" means. `self_prediction` needs no data; every other name is lm-eval's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sparsedial.errors import SpecError
+from sparsedial.tasks.base import Scores, Task
+from sparsedial.tasks.self_prediction import SelfPrediction
+
+__all__ = ["Scores", "SelfPrediction", "Task", "TaskOptions", "make_tasks"]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What tasks take beside their names.
+
+    Attributes:
+        sequences, length: self-prediction's N and L.
+        seed: of everything that is drawn.
+        batch: sequences in a forward (self-prediction), tokens in a forward / 64 (lm-eval tasks).
+        limit: examples of each lm-eval task, None for all.
+        num_fewshot, apply_chat_template, include_path, metrics: as lm-eval means them; metrics by task.
+    """
+
+    sequences: int = 64
+    length: int = 96
+    seed: int = 0
+    batch: int = 8
+    limit: int | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    include_path: str | None = None
+    metrics: dict[str, str] | None = None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TaskOptions:
+        """From plain JSON.
+
+        Raises:
+            SpecError: an unknown field.
+        """
+        if unknown := set(data) - {f.name for f in fields(cls)}:
+            raise SpecError(f"task options: unknown field(s) {', '.join(sorted(unknown))}")
+        return cls(**data)
+
+
+def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
+    """The tasks of those names, checked: what is wrong with any of them is said at once.
+
+    Raises:
+        SpecError: a task is unknown or its data cannot be had.
+
+    >>> [task.name for task in make_tasks(["self_prediction"], TaskOptions())]
+    ['self_prediction']
+    """
+    tasks: list[Task] = []
+    if SelfPrediction().name in names:
+        tasks.append(SelfPrediction(options.sequences, options.length, options.seed, options.batch))
+    if others := [name for name in names if name != SelfPrediction().name]:
+        raise SpecError(f"unknown task(s) {', '.join(others)}: expected self_prediction")
+    return tasks

@@ -1,0 +1,6 @@
+"""``python -m sparsedial``."""
+
+from sparsedial.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Runs a study: for each model, the dense trials, then each site's points; what is finished is never run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sparsedial.critical import Curve, curve, task_average
+from sparsedial.errors import StoreError
+from sparsedial.ffn import FFNs, check_site, find_ffns
+from sparsedial.models import LanguageModel, find_model, load_model
+from sparsedial.rules import make_rule
+from sparsedial.study.provenance import provenance
+from sparsedial.study.search import next_value
+from sparsedial.study.spec import StudySpec
+from sparsedial.study.store import Store, digest
+from sparsedial.study.trial import Trial
+from sparsedial.tasks.base import Task
+
+TYPICAL_POINTS = 6  # of an adaptive search: for the estimate of what is left only
+
+
+class Watcher(Protocol):
+    """Told what goes on while a study runs."""
+
+    def say(self, message: str) -> None:
+        """One line worth reading."""
+
+    def expect(self, done: float, of: float) -> None:
+        """How many trials are done, of how many (an estimate, while a search is under way)."""
+
+    def work(self, what: str, done: int, of: int) -> None:
+        """What is being done now."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def expect(self, done: float, of: float) -> None:
+        """Nothing."""
+
+    def work(self, what: str, done: int, of: int) -> None:
+        """Nothing."""
+
+
+def run_study(
+    spec: StudySpec,
+    folder: Path,
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    problems: Sequence[str] = (),
+) -> Store:
+    """Run what is missing of ``spec`` in ``folder``.
+
+    Args:
+        spec: what to run. folder: where it is kept; trials that are there already are not run again.
+        device: as `load_model` takes it.
+        watcher: told what goes on.
+        problems: what the caller found wrong already, to be said together with the rest.
+
+    Returns:
+        The store, with every trial of the spec finished.
+
+    Raises:
+        SpecError: everything that is wrong with the spec, at once, before a model is loaded.
+        StoreError: the folder cannot be written.
+        ModelError, TaskError, NonFiniteError: a trial failed; what was finished before is kept.
+    """
+    problems = list(problems)
+    try:
+        store = Store.create(folder)
+    except StoreError as error:
+        problems.append(str(error))
+    tasks = spec.check(device, problems)
+    store.write_spec(spec.to_json())
+    _Run(spec, tasks, store, device, watcher or Silent()).run()
+    return store
+
+
+class _Run:
+    def __init__(self, spec: StudySpec, tasks: list[Task], store: Store, device: str, watcher: Watcher) -> None:
+        self.spec, self.tasks, self.store, self.device, self.watcher = spec, tasks, store, device, watcher
+        self.provenance = provenance()
+        self.done = 0
+        points = len(spec.values) if spec.values else TYPICAL_POINTS
+        self.expected = len(spec.models) * len(tasks) * (1 + len(spec.sites) * points)
+
+    def run(self) -> None:
+        for name in self.spec.models:
+            source = find_model(name, trust_remote_code=self.spec.trust_remote_code, say=self.watcher.say)
+            self.watcher.say(f"loading {name}")
+            lm = load_model(source, device=self.device, dtype=self.spec.dtype)
+            ffns = find_ffns(lm.model, modules=self.spec.modules)
+            for site in self.spec.sites:
+                check_site(ffns, site)
+            self.watcher.say(f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.dtype} on {lm.device}")
+            examples = {task.name: _Examples(self, lm, task) for task in self.tasks}
+            dense = {task.name: self._trial(lm, ffns, examples[task.name], Trial(task)) for task in self.tasks}
+            for site in self.spec.sites:
+                self._site(lm, ffns, examples, dense, site)
+
+    def _site(
+        self, lm: LanguageModel, ffns: FFNs, examples: dict[str, _Examples], dense: dict[str, Any], site: str
+    ) -> None:
+        """All points of one site: the grid, or as many as the search asks for."""
+        records: dict[str, list[dict[str, Any]]] = {task.name: [] for task in self.tasks}
+        grid = sorted(self.spec.values or ())
+        while True:
+            if self.spec.values is not None:
+                value = grid.pop() if grid else None
+            else:
+                measured = [self._curve(dense[name], found) for name, found in records.items()]
+                average = task_average([c for c in measured if c]) if all(measured) else None
+                value = next_value(self.spec.rule, average, self.spec.retain, self.spec.tolerance)
+            if value is None:
+                break
+            for task in self.tasks:
+                trial = Trial(task, site, make_rule(self.spec.rule, value), self.spec.layers)
+                records[task.name].append(self._trial(lm, ffns, examples[task.name], trial))
+        if self.spec.values is None:
+            self.expected += sum(map(len, records.values())) - TYPICAL_POINTS * len(self.tasks)
+            self.watcher.expect(self.done, self.expected)
+
+    def _curve(self, dense: dict[str, Any], found: list[dict[str, Any]]) -> Curve | None:
+        if not found:
+            return None
+        points = [
+            (max(r["result"]["sparsity"], 1e-12), self.store.samples(r), r["identity"]["rule"]["value"]) for r in found
+        ]
+        return curve(points, dense=self.store.samples(dense))
+
+    def _trial(self, lm: LanguageModel, ffns: FFNs, examples: _Examples, trial: Trial) -> dict[str, Any]:
+        key = digest(trial.identity(lm))
+        record = self.store.trial(key)
+        if record is None:
+            what = "dense" if trial.rule is None else f"{trial.site} {trial.rule.name} {trial.rule.value:g}"
+            what = f"{trial.task.name}, {what}"
+            self.watcher.work(what, 0, 1)
+            record, samples = trial.run(lm, ffns, examples(), lambda done, of: self.watcher.work(what, done, of))
+            record["provenance"] = self.provenance
+            self.store.write_trial(record, samples)
+            record = self.store.trial(key) or record
+        self.done += 1
+        self.watcher.expect(self.done, max(self.expected, self.done))
+        return record
+
+
+class _Examples:
+    """A task's examples for one model: prepared when the first missing trial needs them, kept for the next run."""
+
+    def __init__(self, run: _Run, lm: LanguageModel, task: Task) -> None:
+        self.run, self.lm, self.task = run, lm, task
+        self.examples: dict[str, Any] | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        if self.examples is None:
+            key = digest({"model": self.lm.identity(), "task": self.task.identity()})
+            self.examples = self.run.store.prepared(key)
+            if self.examples is None:
+                what = f"{self.task.name}, preparing"
+                self.examples = self.task.prepare(self.lm, lambda done, of: self.run.watcher.work(what, done, of))
+                self.run.store.write_prepared(key, self.examples)
+        return self.examples

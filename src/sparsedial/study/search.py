@@ -1,0 +1,61 @@
+"""Which dial value to measure next: bracket the crossing, then close in on it. A pure function of what is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparsedial.critical import Curve, critical_sparsity
+from sparsedial.rules import RULES
+
+# From the dense end, how far to turn the dial: outwards until the score is lost, inwards until it is kept.
+OUTWARDS = (0.10, 0.25, 0.45, 0.70, 0.90, 1.0)
+INWARDS = (0.10, 0.03, 0.01, 0.003)
+MOST_POINTS = 10
+DIGITS = 4  # dial values are rounded, so that a trial's key is the same on every machine
+
+
+def next_value(rule: str, measured: Curve | None, retain: float, tolerance: float) -> float | None:
+    """The dial value to measure next, or None when critical sparsity is known well enough.
+
+    Well enough: the bracket around the highest crossing is no wider than twice ``tolerance``, or than the
+    95% interval, whichever is wider; or the dial is at its end.
+
+    Args:
+        rule: its name.
+        measured: the points so far (their ``p`` are dial values), or None at the start.
+        retain: share of the dense score to keep. tolerance: a fraction of sparsity.
+
+    >>> next_value("top_p", None, 0.99, 0.01)
+    0.9
+    """
+    dense = RULES[rule].dense
+    direction = -1.0 if dense == 1.0 else 1.0
+
+    def value(turned: float) -> float:
+        return round(dense + direction * turned, DIGITS)
+
+    if measured is None:
+        return value(OUTWARDS[0])
+    if len(measured.p) >= MOST_POINTS:
+        return None
+    turned = np.abs(measured.p - dense)
+    keeps = measured.retention >= retain
+    if keeps[-1]:
+        further = [t for t in OUTWARDS if t > turned[-1] + 1e-9]
+        return value(further[0]) if further else None
+    if not keeps.any():
+        closer = [t for t in INWARDS if t < turned[0] - 1e-9]
+        if closer:
+            return value(closer[0])
+    found = critical_sparsity(measured, retain)
+    s = np.concatenate([[0.0], measured.sparsity])
+    t = np.concatenate([[0.0], turned])
+    last = int(np.flatnonzero(keeps)[-1]) + 1 if keeps.any() else 0
+    low, high = s[last], s[last + 1]
+    interval = 0.0 if found.low is None or found.high is None else found.high - found.low
+    if high - low <= max(2 * tolerance, interval):
+        return None
+    # The interpolated crossing, but well inside the bracket, so that it shrinks whichever side is replaced.
+    aim = min(max(found.value, low + 0.2 * (high - low)), high - 0.2 * (high - low))
+    wanted = value(float(t[last] + (aim - low) / (high - low) * (t[last + 1] - t[last])))
+    return None if np.isclose(wanted, measured.p).any() else wanted

@@ -1,0 +1,118 @@
+"""What to run: a frozen, versioned description that is checked as a whole before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from sparsedial.critical import RETAIN
+from sparsedial.errors import SparsedialError, SpecError
+from sparsedial.ffn import SITES
+from sparsedial.models import check_model, pick_device, pick_dtype
+from sparsedial.rules import RULES, make_rule
+from sparsedial.tasks import TaskOptions, make_tasks
+from sparsedial.tasks.base import Task
+
+SPEC_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """Models x sites x dial values x tasks.
+
+    Attributes:
+        models: names as `find_model` takes them.
+        sites: of `SITES`. rule: a name of `RULES`.
+        tasks: task names; ``self_prediction`` needs no data. options: what else the tasks take.
+        values: the dial values to measure, or None for the adaptive search.
+        tolerance: the search's: critical sparsity to within this fraction (or its interval if wider).
+        retain: the share of the dense score to keep.
+        layers: only these, or None for all.
+        modules: FFN projections named by hand (see `find_ffns`), or None.
+        dtype: as `load_model` takes it.
+        trust_remote_code: let code that comes with a model run.
+    """
+
+    models: tuple[str, ...]
+    sites: tuple[str, ...] = SITES
+    rule: str = "top_p"
+    tasks: tuple[str, ...] = ("self_prediction",)
+    options: TaskOptions = field(default_factory=TaskOptions)
+    values: tuple[float, ...] | None = None
+    tolerance: float = 0.01
+    retain: float = RETAIN
+    layers: tuple[int, ...] | None = None
+    modules: dict[str, str] | None = None
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON with its version; `from_json` reads it back."""
+        return {"version": SPEC_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> StudySpec:
+        """The inverse of `to_json`.
+
+        Raises:
+            SpecError: another version, or an unknown or missing field.
+
+        >>> spec = StudySpec(models=("smollm2-135m",), values=(0.9, 1.0))
+        >>> StudySpec.from_json(spec.to_json()) == spec
+        True
+        """
+        data = dict(data)
+        if (version := data.pop("version", None)) != SPEC_VERSION:
+            raise SpecError(f"study: version {version!r}, expected {SPEC_VERSION}: made by another sparsedial?")
+        if unknown := set(data) - {f.name for f in fields(cls)}:
+            raise SpecError(f"study: unknown field(s) {', '.join(sorted(unknown))}")
+        try:
+            options = TaskOptions.from_json(data.pop("options", {}))
+            return cls(options=options, **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        except TypeError as error:
+            raise SpecError(f"study: {error}") from None
+
+    def check(self, device: str = "auto", known: Sequence[str] = ()) -> list[Task]:
+        """Look at everything that can be wrong before a model is loaded, and say all of it at once.
+
+        Args:
+            device: as `load_model` takes it. known: problems found before, to be said with the rest.
+
+        Returns:
+            The tasks, made on the way.
+
+        Raises:
+            SpecError: one line for each problem.
+        """
+        problems: list[str] = list(known)
+
+        def attempt(check: Callable[[], Any]) -> Any:
+            try:
+                return check()
+            except SparsedialError as error:
+                problems.append(str(error))
+
+        for model in self.models:
+            attempt(lambda model=model: check_model(model))  # type: ignore[misc]
+        for site in self.sites:
+            if site not in SITES:
+                problems.append(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+        if self.rule not in RULES:
+            problems.append(f"unknown rule {self.rule!r}: expected one of {', '.join(RULES)}")
+        elif self.values is not None:
+            for value in self.values:
+                attempt(lambda value=value: make_rule(self.rule, value))  # type: ignore[misc]
+        for name in ("models", "sites", "tasks", "values"):
+            if getattr(self, name) == ():
+                problems.append(f"no {name}: expected at least one")
+        if not 0.0 < self.retain < 1.0:
+            problems.append(f"retain {self.retain!r}: expected a number between 0 and 1")
+        if not 0.0 < self.tolerance < 1.0:
+            problems.append(f"tolerance {self.tolerance!r}: expected a number between 0 and 1")
+        attempt(lambda: pick_dtype(self.dtype, pick_device(device)))
+        tasks = attempt(lambda: make_tasks(self.tasks, self.options)) or []
+        if problems:
+            listed = "\n".join(f"  - {line}" for line in dict.fromkeys(problems))
+            raise SpecError(problems[0] if len(problems) == 1 else f"{len(problems)} problems:\n{listed}")
+        return list(tasks)

@@ -1,0 +1,91 @@
+"""One trial: a model, a site, a rule, a task; its identity, and its evaluation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsedial.errors import TaskError
+from sparsedial.ffn import FFN, FFNs, skippable
+from sparsedial.models import LanguageModel
+from sparsedial.rules import Rule
+from sparsedial.sparsify import sparsify
+from sparsedial.study.store import digest
+from sparsedial.tasks.base import Progress, Task, no_progress
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation: ``site`` and ``rule`` are None for the dense model."""
+
+    task: Task
+    site: str | None = None
+    rule: Rule | None = None
+    layers: tuple[int, ...] | None = None
+
+    def identity(self, lm: LanguageModel) -> dict[str, Any]:
+        """Everything that moves the number; its sha256 is the trial's key."""
+        return {
+            "model": lm.identity(),
+            "task": self.task.identity(),
+            "site": self.site,
+            "rule": None if self.rule is None else self.rule.to_json(),
+            "layers": None if self.layers is None or self.site is None else list(self.layers),
+        }
+
+    def run(
+        self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress = no_progress
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Evaluate, and return the record to keep and the per-example scores.
+
+        Raises:
+            TaskError: the scores are not finite or not as many as the examples.
+            NonFiniteError: a NaN or Inf was seen among the activations.
+        """
+        began = time.time()
+        if self.site is None or self.rule is None:
+            scores, rows = self.task.score(lm, examples, None, progress), []
+        else:
+            with sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns) as dial:
+                scores = self.task.score(lm, examples, dial, progress)
+            table = dial.stats()
+            rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        if not len(scores.values) or not np.isfinite(scores.values).all():
+            raise TaskError(f"task {self.task.name}: {len(scores.values)} scores, some not finite; nothing is kept of it")
+        dropped, total = (sum(int(r[k]) for r in rows) for k in ("dropped", "total"))
+        identity = self.identity(lm)
+        record = {
+            "key": digest(identity),
+            "identity": identity,
+            "labels": {
+                "model": lm.source.name,
+                "origin": lm.source.origin,
+                "parameters": lm.parameters,
+                "task": self.task.name,
+            },
+            "result": {
+                "metric": scores.metric,
+                "score": scores.mean,
+                "examples": len(scores.values),
+                "details": dict(scores.details),
+                "dropped": dropped,
+                "total": total,
+                "sparsity": dropped / total if total else 0.0,
+            },
+            "stats": rows,
+            "skippable": _skippable([f for f in ffns if self.layers is None or f.layer in self.layers], self.site),
+            "seconds": round(time.time() - began, 3),
+        }
+        return record, scores.values
+
+
+def _skippable(ffns: list[FFN], site: str | None) -> dict[str, float]:
+    """`skippable` over all these FFNs, each counted by its multiplications."""
+    if site is None:
+        return {}
+    cost = [sum(f.weights) for f in ffns]
+    shares = [skippable(f, site) for f in ffns]
+    return {v: sum(c * s[v] for c, s in zip(cost, shares, strict=True)) / sum(cost) for v in shares[0]}
