@@ -7,9 +7,11 @@ import numpy as np
 from sparsedial.critical import Curve, critical_sparsity
 from sparsedial.rules import RULES
 
-# From the dense end, how far to turn the dial: outwards until the score is lost, inwards until it is kept.
-OUTWARDS = (0.10, 0.25, 0.45, 0.70, 0.90, 1.0)
-INWARDS = (0.10, 0.03, 0.01, 0.003)
+# How far to turn the dial from its dense end. Always these three, so that every curve has a shape; then outwards
+# until the score is lost, or inwards until it is kept; then between.
+FIRST = (0.10, 0.03, 0.20)
+OUTWARDS = (0.35, 0.50, 0.70, 0.90, 1.0)
+INWARDS = (0.01, 0.003)
 MOST_POINTS = 10
 DIGITS = 4  # dial values are rounded, so that a trial's key is the same on every machine
 
@@ -34,11 +36,12 @@ def next_value(rule: str, measured: Curve | None, retain: float, tolerance: floa
     def value(turned: float) -> float:
         return round(dense + direction * turned, DIGITS)
 
-    if measured is None:
-        return value(OUTWARDS[0])
-    if len(measured.p) >= MOST_POINTS:
+    turned = np.array([]) if measured is None else np.abs(measured.p - dense)
+    for first in FIRST:
+        if not np.isclose(turned, first).any():
+            return value(first)
+    if measured is None or len(turned) >= MOST_POINTS:
         return None
-    turned = np.abs(measured.p - dense)
     keeps = measured.retention >= retain
     if keeps[-1]:
         further = [t for t in OUTWARDS if t > turned[-1] + 1e-9]

@@ -1,0 +1,60 @@
+# Everything works from a fresh clone: each target makes what it needs. The environment is .venv.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.ready
+FOLDERS := src tests benchmarks docs
+
+.PHONY: help setup demo smoke check test test-all format architectures bench-rule bench-eval clean
+
+help:
+	@echo "make demo       measure SmolLM2-135M-Instruct at all five sites; ends with a table and runs/demo/report.html"
+	@echo "make test       the tests        make test-all   the slow ones too"
+	@echo "make check      lint, format, types"
+	@echo "make smoke      the main job in small, on the real model"
+	@echo "make bench-rule, make bench-eval   the benchmarks"
+	@echo "make architectures   measure docs/architectures.md again"
+
+setup: $(READY)
+
+# torch first and by itself: its build (CPU or CUDA) is decided here, and nothing else may pull another one.
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv (a few minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/sparsedial run smollm2-135m --out runs/demo
+
+smoke: $(READY)
+	$(BIN)/sparsedial inspect smollm2-135m
+	$(BIN)/sparsedial run smollm2-135m --site input --site intermediate --p 0.98,0.9,0.7 --sequences 8 --length 24 --out runs/smoke
+
+check: $(READY)
+	$(BIN)/ruff check $(FOLDERS)
+	$(BIN)/ruff format --check $(FOLDERS)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix $(FOLDERS)
+	$(BIN)/ruff format $(FOLDERS)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+architectures: $(READY)
+	$(BIN)/python tests/architectures.py docs/architectures.md
+
+bench-rule: $(READY)
+	$(BIN)/python benchmarks/bench_rule.py $(ARGS)
+
+bench-eval: $(READY)
+	$(BIN)/python benchmarks/bench_eval.py $(ARGS)
+
+clean:
+	rm -rf .venv runs
