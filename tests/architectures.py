@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 HIDDEN, HEADS, WIDTH, LAYERS = 64, 4, 96, 2
 
@@ -52,6 +53,8 @@ SIZES = {
 
 QSA = {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4,
        "indexer_compress_ratio": 2}  # fmt: skip
+DOTS = {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS, "swa_q_lora_rank": 32,
+        "swa_kv_lora_rank": 16, "swa_head_dim": 24, "swa_qk_nope_head_dim": 16, "swa_v_head_dim": 16}  # fmt: skip
 MIXED = ["linear_attention", "full_attention"]
 PARTICULARS: dict[str, dict[str, Any]] = {
     "blt": {
@@ -59,13 +62,20 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "encoder_hash_byte_group_vocab": 128, "vocab_size": 260,
         "patcher_config": {"vocab_size": 260},
     },
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}, "ffn_config": {"hidden_size": HIDDEN}},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}, "ffn_config": {"hidden_size": HIDDEN}},
+    "dots3_note": {
+        "text_config": DOTS,
+        "vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN},
+        "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN, "downsample_hidden_size": 8},
+    },
+    "dots3_note_text": DOTS,
     "gemma4_text": {"global_head_dim": 32},
     "gemma4_unified_text": {"global_head_dim": 32},
     "gemma4": {"text_config": {"global_head_dim": 32}},
     "gemma4_unified": {"text_config": {"global_head_dim": 32}},
     "musicgen": {"decoder": {"num_codebooks": 1}},
     "musicgen_melody": {"decoder": {"num_codebooks": 1}},
+    "roc_bert": {"shape_vocab_size": 128, "pronunciation_vocab_size": 128},
     "xlstm": {"qk_dim_factor": 1.0},
     "bamba": {"attn_layer_indices": [1]},
     "cohere_compass_text": {
@@ -125,14 +135,16 @@ def build(model_type: str) -> nn.Module:
     """The tiny model, with parameters none of which is so small that nothing depends on it."""
     cls = CONFIG_MAPPING[model_type]
     config = shrunk(cls, **PARTICULARS.get(model_type, {}))
-    if model_type.startswith("musicgen"):  # the auto class hands its decoder the whole configuration
-        config = config.decoder
+    if model_type.startswith("musicgen"):  # the auto class would hand its decoder the whole configuration
+        make = partial(MODEL_FOR_CAUSAL_LM_MAPPING[cls], config.decoder)
+    else:
+        make = partial(AutoModelForCausalLM.from_config, config)
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-    if size > 2e7:
+        size = sum(p.numel() for p in make().parameters())
+    if size > 1e7:
         raise ValueError(f"BIG {size}")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = make().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:

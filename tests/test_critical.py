@@ -1,0 +1,122 @@
+"""Curves worked out by hand, and the interval against what it must be."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sparsedial as sd
+from sparsedial.critical import Curve, critical_sparsity, curve, resampled_retention, task_average
+from sparsedial.errors import SpecError
+
+# (points, value, first crossing, status): dense score 1, so scores are retentions; the line to cross is 0.99
+BY_HAND = [
+    ([(0.2, 1.0), (0.4, 0.98)], 0.3, 0.3, "crossed"),
+    ([(0.4, 0.98), (0.2, 1.0)], 0.3, 0.3, "crossed"),  # any order
+    ([(0.5, 0.98)], 0.25, 0.25, "not reached"),  # between dense and the first point
+    ([(0.2, 1.0), (0.6, 0.995)], 0.6, 0.6, "beyond"),  # still kept at the last point
+    ([(0.2, 0.98), (0.4, 1.0), (0.6, 0.98)], 0.5, 0.1, "crossed"),  # crosses three times: highest, and first
+    ([(0.2, 0.99), (0.4, 0.5)], 0.2, 0.2, "crossed"),  # exactly on the line
+    ([(0.2, 1.02), (0.4, 0.96)], 0.3, 0.3, "crossed"),  # better than dense on the way
+    ([(0.1, 0.5), (0.2, 0.4)], 0.002, 0.002, "not reached"),
+]
+
+
+@pytest.mark.parametrize(("points", "value", "first", "status"), BY_HAND)
+def test_by_hand(points, value, first, status):
+    found = sd.critical_sparsity(points, dense=1.0)
+    assert found.value == pytest.approx(value)
+    assert found.first_crossing == pytest.approx(first)
+    assert found.status == status
+    assert found.low is found.high is None
+
+
+def test_the_dense_point_may_be_among_the_points():
+    assert sd.critical_sparsity([(0.0, 0.5), (0.2, 0.5), (0.4, 0.49)]).value == pytest.approx(0.3)
+
+
+def test_retain_can_be_chosen_and_p_is_interpolated():
+    found = sd.critical_sparsity([(0.2, 1.0, 0.95), (0.4, 0.8, 0.85)], retain=0.9, dense=1.0)
+    assert (found.value, found.p, found.retain) == (pytest.approx(0.3), pytest.approx(0.9), 0.9)
+
+
+@pytest.mark.parametrize(
+    ("points", "dense", "message"),
+    [
+        ([], 1.0, "no points"),
+        ([(0.5, 1.0)], None, "no dense score"),
+        ([(1.5, 1.0)], 1.0, r"expected a sparsity in \[0, 1\]"),
+        ([(0.5, float("nan"))], 1.0, "NaN"),
+        ([(0.5, 1.0)], 0.0, "above 0"),
+        ([(0.5, [1.0, 0.0])], [1.0], "same examples"),
+        ([0.5], 1.0, "expected .sparsity, score."),
+    ],
+)
+def test_bad_points_are_refused(points, dense, message):
+    with pytest.raises(SpecError, match=message):
+        sd.critical_sparsity(points, dense=dense)
+    with pytest.raises(SpecError, match="retain"):
+        sd.critical_sparsity([(0.5, 1.0)], retain=1.5, dense=1.0)
+
+
+def test_task_average_is_that_of_the_paper():
+    random = np.random.default_rng(0)
+    tasks = [
+        curve([(s, random.random(50), p) for s, p in zip(sparsities, (0.9, 0.8, 0.7), strict=True)], random.random(50))
+        for sparsities in [(0.1, 0.3, 0.5), (0.2, 0.3, 0.7)]
+    ]
+    mean = task_average(tasks)
+    np.testing.assert_allclose(mean.sparsity, [0.15, 0.3, 0.6])
+    np.testing.assert_allclose(mean.score, (tasks[0].score + tasks[1].score) / 2)
+    assert mean.dense == pytest.approx((tasks[0].dense + tasks[1].dense) / 2)
+    assert [e.shape for e in mean.examples] == [(50, 4), (50, 4)]
+    with pytest.raises(SpecError, match="different p"):
+        task_average([tasks[0], curve([(0.1, 0.5, 0.5)], dense=1.0)])
+
+
+def synthetic(examples, seed):
+    """Dense is right 60% of the time; at sparsity s, each right answer is lost with probability s / 10."""
+    random = np.random.default_rng(seed)
+    dense = random.random(examples) < 0.6
+    luck = random.random(examples)
+    return [(s, (dense & (luck > s / 10)).astype(float), 1 - s) for s in (0.05, 0.1, 0.2, 0.4)], dense.astype(float)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    """Retention is 1 - s / 10, so critical sparsity is 0.1 exactly."""
+    inside = 0
+    for seed in range(200):
+        points, dense = synthetic(400, seed)
+        found = critical_sparsity(curve(points, dense), resamples=300, seed=seed)
+        assert found.low <= found.value <= found.high or found.value == pytest.approx(found.low, abs=0.02)
+        inside += found.low <= 0.1 <= found.high
+    assert 0.85 * 200 <= inside <= 200
+
+
+def test_dense_and_sparse_are_resampled_together():
+    """The same examples right everywhere: retention is 1 in every resample, however few examples."""
+    right = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    measured = curve([(0.3, right), (0.6, right)], right)
+    assert (resampled_retention(measured) == 1.0).all()
+    found = critical_sparsity(measured)
+    assert (found.value, found.low, found.high, found.status) == (0.6, 0.6, 0.6, "beyond")
+
+
+def test_more_examples_narrow_the_interval_as_predicted():
+    few = critical_sparsity(curve(*synthetic(400, 1)))
+    needed = few.examples_needed(400)
+    many = critical_sparsity(curve(*synthetic(needed, 2)))
+    assert (many.high - many.low) / 2 == pytest.approx(0.02, rel=0.6)
+    assert critical_sparsity([(0.5, 0.9)], dense=1.0).examples_needed(100) is None
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 1), st.floats(0, 1.2)), min_size=1, max_size=8, unique_by=lambda t: t[0]))
+def test_the_answer_lies_on_the_curve(points):
+    measured = curve(points, dense=1.0)
+    found = critical_sparsity(measured)
+    assert 0 <= found.first_crossing <= found.value + 1e-12 <= 1 + 1e-12
+    at = np.interp(found.value, [0, *measured.sparsity], [1, *measured.retention])
+    assert at >= 0.99 - 1e-6
+    beyond = [r for s, r in zip(measured.sparsity, measured.retention, strict=True) if s > found.value + 1e-9]
+    assert all(r < 0.99 + 1e-9 for r in beyond)
+    assert isinstance(measured, Curve)

@@ -1,0 +1,43 @@
+"""Rules as values: what they accept, what they refuse, and their JSON."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sparsedial as sd
+from sparsedial.errors import SpecError
+from sparsedial.rules import RULES, make_rule, rule_from_json
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(value=st.floats(0, 1))
+def test_json_round_trip_is_exact(name, value):
+    rule = make_rule(name, value)
+    assert rule_from_json(json.loads(json.dumps(rule.to_json()))) == rule
+    assert rule.value == value
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True])
+def test_what_is_not_a_number_in_0_1_is_refused(name, value):
+    with pytest.raises(SpecError, match=r"expected a number in \[0, 1\]"):
+        make_rule(name, value)
+
+
+def test_unknown_names_and_versions_say_what_there_is():
+    with pytest.raises(SpecError, match="top_p, top_k, max_p"):
+        make_rule("top-p", 0.5)
+    with pytest.raises(SpecError, match="version 2, expected 1"):
+        rule_from_json({"rule": "top_p", "value": 0.5, "version": 2})
+
+
+def test_rules_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        sd.TopP(0.5).p = 0.6
+
+
+@given(st.floats(0, 1), st.integers(0, 5000))
+def test_top_k_counts_to_the_nearest(fraction, width):
+    assert abs(sd.TopK(fraction).count(width) - fraction * width) <= 0.5 + 1e-9
