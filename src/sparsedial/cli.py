@@ -107,8 +107,12 @@ def run(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     folder = out_dir or Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name).strip("-.")
-    with _Screen() as screen:
-        store = run_study(spec, folder, device=device, watcher=screen, problems=problems)
+    try:
+        with _Screen() as screen:
+            store = run_study(spec, folder, device=device, watcher=screen, problems=problems)
+    except KeyboardInterrupt:
+        _say("interrupted: finished trials are kept; run the same command again to go on")
+        raise typer.Exit(130) from None
     _report(store.folder, retain)
 
 
@@ -130,9 +134,6 @@ def main() -> None:
     except SparsedialError as error:
         err.print(f"[red]error:[/] {escape(_printable(str(error)))}", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("interrupted: finished trials are kept; run the same command again to go on.")
-        sys.exit(130)
 
 
 def _report(folder: Path, retain: float) -> None:
@@ -147,6 +148,8 @@ def _report(folder: Path, retain: float) -> None:
     for problem in found.problems:
         out.print(f"[yellow]problem:[/] {escape(_printable(problem))}")
     out.print(f"report: {escape(str(page))}", soft_wrap=True)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 class _Screen:

@@ -1,0 +1,157 @@
+"""A study from start to finish: what it writes, and that it goes on exactly where it stopped."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from sparsedial.errors import NonFiniteError, SpecError, StoreError
+from sparsedial.study import run as running
+from sparsedial.study.results import results
+from sparsedial.study.run import run_study
+from sparsedial.study.spec import StudySpec
+from sparsedial.study.trial import Trial
+
+
+def numbers(store):
+    return {r["key"]: (r["result"], r["stats"]) for r in store.trials()}
+
+
+def test_what_a_run_leaves(spec, tmp_path):
+    store = run_study(spec, tmp_path)
+    trials = list(store.trials())
+    assert len(trials) == 1 + 2 * 2  # dense, and two values at two sites
+    assert StudySpec.from_json(store.read_spec()) == spec
+    for record in trials:
+        assert len(store.samples(record)) == 8
+        assert store.samples(record).mean() == record["result"]["score"]
+        assert record["provenance"]["versions"]["torch"]
+        path = tmp_path / "trials" / record["key"][:2] / f"{record['key']}.json"
+        assert "NaN" not in path.read_text()
+    found = results(store)
+    assert found.problems == []
+    assert found.critical["site"].tolist() == ["input", "intermediate"]
+    assert len(found.points) == 4
+    assert set(found.layers["layer"]) == {0, 1, 2}
+
+
+def test_finished_trials_are_not_run_again(spec, tmp_path, monkeypatch):
+    first = numbers(run_study(spec, tmp_path))
+
+    def fail(*_args, **_kwargs):
+        raise AssertionError("a finished trial was run again")
+
+    monkeypatch.setattr(Trial, "run", fail)
+    assert numbers(run_study(spec, tmp_path)) == first
+
+
+def test_extending_a_spec_adds_trials_and_keeps_the_old_spec(spec, tmp_path):
+    first = numbers(run_study(spec, tmp_path))
+    more = dataclasses.replace(spec, values=(0.9, 0.7, 0.5))
+    both = numbers(run_study(more, tmp_path))
+    assert len(both) == len(first) + 2
+    assert {k: both[k] for k in first} == first
+    assert len(list((tmp_path / "specs").iterdir())) == 1
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(spec, tmp_path):
+    """SIGKILL after the third trial, in a real child; then the same command again."""
+    spec_file = tmp_path / "spec.json"
+    spec_file.write_text(json.dumps(spec.to_json()))
+    script = textwrap.dedent(
+        """
+        import json, os, signal, sys
+        from pathlib import Path
+        from sparsedial.study.run import run_study
+        from sparsedial.study.spec import StudySpec
+        from sparsedial.study.store import Store
+
+        write, count = Store.write_trial, 0
+        def counted(self, record, samples):
+            global count
+            count += 1
+            if count == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(self, record, samples)
+        Store.write_trial = counted
+        run_study(StudySpec.from_json(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))
+        """
+    )
+    folder = tmp_path / "killed"
+    done = subprocess.run([sys.executable, "-c", script, str(spec_file), str(folder)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list((folder / "trials").glob("*/*.json"))) == 3
+    resumed = numbers(run_study(spec, folder))
+    whole = numbers(run_study(spec, tmp_path / "whole"))
+    assert resumed == whole
+
+
+def test_a_damaged_trial_is_set_aside_and_only_that_one_runs_again(spec, tmp_path):
+    store = run_study(spec, tmp_path)
+    first = numbers(store)
+    path = sorted(tmp_path.glob("trials/*/*.json"))[2]
+    path.write_bytes(path.read_bytes()[:-40])
+    assert len(list(store.trials())) == len(first) - 1
+    assert "set aside" in " ".join(results(store).problems)
+    again = run_study(spec, tmp_path)
+    assert numbers(again) == first
+
+
+def test_lost_scores_are_a_problem_said_not_a_curve_left_out(spec, tmp_path):
+    store = run_study(spec, tmp_path)
+    sparse = next(r for r in store.trials() if r["identity"]["site"] == "input")
+    (tmp_path / "samples" / f"{sparse['key']}.parquet").unlink()
+    found = results(store)
+    assert found.critical["site"].tolist() == ["intermediate"]
+    assert any("input" in p and "run it again" in p for p in found.problems)
+
+
+def test_a_run_that_sees_nan_fails_and_names_the_layer(spec, tmp_path, monkeypatch):
+    load = running.load_model
+
+    def damaged(*args, **kwargs):
+        lm = load(*args, **kwargs)
+        lm.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+        return lm
+
+    run_study(spec, tmp_path)  # healthy: its examples are kept, so that the damaged model need not sample any
+    monkeypatch.setattr(running, "load_model", damaged)
+    spec = dataclasses.replace(spec, values=(0.8,))
+    with pytest.raises(NonFiniteError, match=r"layer\(s\) \[1, 2\]"):
+        run_study(spec, tmp_path)
+
+
+def test_all_problems_are_said_at_once_before_a_model_is_loaded(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "load_model", None)
+    bad = dataclasses.replace(
+        spec, models=("/nowhere/at/all",), sites=("input", "output"), values=(0.5, 1.5), tasks=("no_such_task_here",),
+        retain=2.0,
+    )  # fmt: skip
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(SpecError) as error:
+        run_study(bad, blocked)
+    for word in ("6 problems", "/nowhere/at/all", "'output'", "1.5", "no_such_task_here", "retain", "cannot be written"):
+        assert word in str(error.value), word
+    with pytest.raises(SpecError, match="no values"):
+        dataclasses.replace(spec, values=()).check()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_fails_before_the_first_trial(spec, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="cannot be written"):
+        run_study(spec, tmp_path / "out")
+
+
+def test_layers_and_search(spec, tmp_path):
+    store = run_study(dataclasses.replace(spec, sites=("gate",), layers=(1,), values=None), tmp_path)
+    found = results(store)
+    assert set(found.layers["layer"]) == {1}
+    assert len(found.points) >= 3
+    assert set(found.points["chosen_by"]) == {"search"}
