@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from functools import partial
+import re
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import sparsedial as sd
+from sparsedial.errors import ModelError
+from sparsedial.ffn import SITES, FFNs
 
 HIDDEN, HEADS, WIDTH, LAYERS = 64, 4, 96, 2
 
@@ -29,7 +35,7 @@ SIZES = {
     **_each(128, "vocab_size unpadded_vocab_size decoder_vocab_size vocab_size_per_layer_input"),
     **_each(0, "pad_token_id sep_token_id cls_token_id num_kv_shared_layers"),
     **_each(1, "bos_token_id decoder_start_token_id n_group topk_group n_shared_experts first_k_dense_replace"),
-    **_each(2, "eos_token_id num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok moe_k moe_topk"),
+    **_each(2, "eos_token_id num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok moe_k"),
     **_each(HIDDEN, "hidden_size d_model n_embd emb_dim embedding_size embedding_dim word_embed_proj_dim lru_width"),
     **_each(HEADS, "num_attention_heads num_heads n_head n_heads attention_heads decoder_attention_heads"),
     **_each(HEADS, "encoder_attention_heads num_decoder_attention_heads num_encoder_attention_heads"),
@@ -40,13 +46,13 @@ SIZES = {
     **_each(HIDDEN // HEADS, "linear_key_head_dim linear_value_head_dim sliding_window o_lora_rank"),
     **_each(8, "qk_rope_head_dim rotary_dim mamba_d_state state_size ssm_state_size hidden_size_per_layer_input"),
     **_each(32, "q_lora_rank moe_intermediate_size mamba_d_head mamba_head_dim expert_ffn_hidden_size laurel_rank"),
-    **_each(2, "linear_num_key_heads linear_num_value_heads time_step_rank mamba_dt_rank n_groups mamba_n_groups"),
     **_each(WIDTH, "intermediate_size n_inner ffn_dim decoder_ffn_dim encoder_ffn_dim ffn_hidden_size dim_ff dff"),
     **_each(WIDTH, "d_inner feed_forward_size intermediate_size_mlp dense_intermediate_size shared_intermediate_size"),
     **_each(WIDTH, "prefix_dense_intermediate_size"),
     **_each(48, "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_experts_intermediate_size"),
     **_each(LAYERS, "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers"),
-    **_each(LAYERS, "num_encoder_layers depth num_blocks"),
+    **_each(2, "linear_num_key_heads linear_num_value_heads time_step_rank mamba_dt_rank n_groups mamba_n_groups"),
+    **_each(LAYERS, "num_encoder_layers depth num_blocks moe_topk"),
     **_each(64, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions max_source_positions"),
     **_each(64, "context_length original_max_position_embeddings"),
 }  # fmt: skip
@@ -58,11 +64,18 @@ DOTS = {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS, "swa
 MIXED = ["linear_attention", "full_attention"]
 PARTICULARS: dict[str, dict[str, Any]] = {
     "blt": {
-        "encoder_config": {"hidden_size_global": HIDDEN}, "decoder_config": {"hidden_size_global": HIDDEN},
-        "encoder_hash_byte_group_vocab": 128, "vocab_size": 260,
+        "encoder_config": {"hidden_size_global": HIDDEN},
+        "decoder_config": {"hidden_size_global": HIDDEN},
+        "encoder_hash_byte_group_vocab": 128,
+        "vocab_size": 260,
+        "patch_in_forward": False,  # the patcher only says where patches end: what it computes is in no logit
+        "use_cache": False,
         "patcher_config": {"vocab_size": 260},
     },
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}, "ffn_config": {"hidden_size": HIDDEN}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": HIDDEN},
+    },
     "dots3_note": {
         "text_config": DOTS,
         "vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN},
@@ -81,6 +94,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": _each({"rope_theta": 1e4, "rope_type": "default"}, "sliding_attention full_attention"),
     },
+    "flint": {"mlp_only_layers": [0]},
     "falcon_h1": {"mamba_d_ssm": HIDDEN, "mamba_d_head": HIDDEN // HEADS},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": MIXED},
@@ -90,11 +104,32 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": QSA},
     "qwen4_exp_text": QSA,
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_embds": False},
+    "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hash_seed": 0},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4},
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
+
+
+# Layers with an FFN, where num_hidden_layers says something else: three stacks, two stacks, every second layer.
+UNUSUAL_LAYERS = {"blt": 6, "hrm_text": 4, "longcat_flash": 2, "nemotron_h": 2, "zamba": 2}
+
+NOT_BUILT = {
+    "gemma3n": "its vision tower needs Pillow and timm (the text model, gemma3n_text, works)",
+    "gemma4_assistant": "a draft model that runs only on another model's hidden states, keys and values",
+    "gemma4_unified_assistant": "a draft model that runs only on another model's hidden states, keys and values",
+}
+NOTHING_FOUND = {
+    "falcon_mamba": "state-space layers only, no FFN",
+    "mamba": "state-space layers only, no FFN",
+    "mamba2": "state-space layers only, no FFN",
+    "zamba2": "up and gate are sums of a shared projection's and a low-rank adapter's outputs",
+}
+
+MODEL_TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def shrunk(cls: type[PreTrainedConfig], **particulars: Any) -> PreTrainedConfig:
@@ -132,21 +167,127 @@ def _one_of_each_kind(default: PreTrainedConfig, names: list[str]) -> dict[str, 
 
 
 def build(model_type: str) -> nn.Module:
-    """The tiny model, with parameters none of which is so small that nothing depends on it."""
+    """The tiny model, its matrices drawn anew so that none is so small that nothing depends on it."""
     cls = CONFIG_MAPPING[model_type]
     config = shrunk(cls, **PARTICULARS.get(model_type, {}))
-    if model_type.startswith("musicgen"):  # the auto class would hand its decoder the whole configuration
-        make = partial(MODEL_FOR_CAUSAL_LM_MAPPING[cls], config.decoder)
-    else:
-        make = partial(AutoModelForCausalLM.from_config, config)
-    with torch.device("meta"):
-        size = sum(p.numel() for p in make().parameters())
-    if size > 1e7:
-        raise ValueError(f"BIG {size}")
     torch.manual_seed(0)
-    model = make().eval()
+    if model_type.startswith("musicgen"):  # the auto class would hand its decoder the whole configuration
+        model = MODEL_FOR_CAUSAL_LM_MAPPING[cls](config.decoder)
+    else:
+        model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
-    return model
+    return model.eval()
+
+
+def layers_with_ffn(model_type: str, model: nn.Module) -> int:
+    """How many of the model's layers have an FFN (experts included), by its configuration, not by the finder."""
+    return UNUSUAL_LAYERS.get(model_type) or model.config.get_text_config(decoder=True).num_hidden_layers
+
+
+@torch.inference_mode()
+def check(model: nn.Module, ffns: FFNs) -> None:
+    """What must hold for every model: p = 1 is dense bit for bit, p = 0.5 is not, every layer counts, nothing stays.
+
+    Raises:
+        AssertionError: it does not; the message says where.
+    """
+    tokens = torch.randint(3, 128, (2, 8), generator=torch.Generator().manual_seed(1))
+    before = state(model)
+    dense = model(input_ids=tokens).logits
+    assert dense.isfinite().all(), "logits are not finite"
+    for site in (s for s in SITES if all(f.why_not(s) is None for f in ffns)):
+        with sd.sparsify(model, site, sd.TopP(1), ffns=ffns):
+            assert torch.equal(model(input_ids=tokens).logits, dense), f"{site}: p = 1 changes the logits"
+        for layer in sorted({f.layer for f in ffns}):
+            with sd.sparsify(model, site, sd.TopP(0.5), ffns=ffns, layers=[layer]) as dial:
+                assert not torch.equal(model(input_ids=tokens).logits, dense), f"{site}: layer {layer} has no effect"
+        assert 0 < dial.sparsity() < 1, f"{site}: a sparsity of {dial.sparsity()}"
+    assert torch.equal(model(input_ids=tokens).logits, dense), "the model has changed"
+    assert state(model) == before, "a trace is left"
+
+
+def state(model: nn.Module) -> list[Any]:
+    """Everything a hook, a patch or a forgotten flag would change."""
+    return [
+        (name, m.training, sorted(vars(m)), *(list(v.items()) for k, v in vars(m).items() if "hooks" in k and v))
+        for name, m in model.named_modules()
+    ] + [(p.data_ptr(), p._version, p.requires_grad) for p in model.parameters()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of docs/architectures.md."""
+
+    model_type: str
+    result: str
+    kind: str = ""
+    projections: str = ""
+    found: str = ""
+    sites: str = ""
+
+
+def measure(model_type: str) -> Row:
+    """Build it, find its FFNs, and see whether they can be sparsified."""
+    if model_type in NOT_BUILT:
+        return Row(model_type, f"not built: {NOT_BUILT[model_type]}")
+    model = build(model_type)
+    try:
+        ffns = sd.find_ffns(model)
+        if ffns:
+            check(model, FFNs(list(ffns)))
+    except ModelError:
+        return Row(model_type, f"none found: {NOTHING_FOUND.get(model_type, 'not known why')}")
+    except AssertionError as error:
+        return Row(model_type, f"fails: {error}")
+    stacked = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in ffns.not_understood})
+    result = f"experts: not yet, stacked in `{stacked[0]}`{'; dense FFNs: work' * bool(ffns)}" if stacked else "works"
+    layers = f"{len({f.layer for f in ffns})} of {layers_with_ffn(model_type, model)}"
+    if not ffns:
+        return Row(model_type, result, found=layers)
+    names = ffns[0].names
+    fused = "fused " if names.get("gate") == names["up"] else ""
+    short = ", ".join(dict.fromkeys(n.removeprefix(ffns[0].name + ".") for n in names.values()))
+    sites = [s for s in SITES if all(f.why_not(s) is None for f in ffns)]
+    return Row(model_type, result, f"{fused}gated" if ffns[0].gated else "plain", short, layers, ", ".join(sites))
+
+
+def page(rows: list[Row]) -> str:
+    """docs/architectures.md."""
+    works = sum(r.result == "works" for r in rows)
+    partly = sum(r.result.startswith("experts") for r in rows)
+    none = sum(r.result.startswith("none found") for r in rows)
+    unbuilt = sum(r.result.startswith("not built") for r in rows)
+    lines = [
+        "# Architectures",
+        "",
+        f"Every architecture in the causal-LM mapping of transformers {transformers.__version__}, measured on a tiny,",
+        "randomly initialised model of it, with no module named by hand. Written by `python tests/architectures.py`",
+        "(`make architectures`); `tests/test_architectures.py` holds every line to what it says.",
+        "",
+        f"- **{works} work**: an FFN is found in every layer that has one; at every site listed p = 1 leaves the",
+        "  logits as they were, bit for bit, p = 0.5 in any one layer changes them, and nothing is left behind.",
+        f"- **{partly} are mixtures of experts** that stack the experts' weights in one parameter: their dense and",
+        "  shared FFNs, where there are any, work in the same way; for the experts an error names the module.",
+        f"- **{none}** have no FFN that is found, **{unbuilt}** are not built here; the line says why.",
+        f"- **{len(rows) - works - partly - none - unbuilt}** fail.",
+        "",
+        "*Layers* is how many layers an FFN was found in, of how many of the tiny model's have one (experts included).",
+        "`all_inputs` is there wherever `input` and `intermediate` are.",
+        "",
+        "| architecture | FFN | projections (up, down, gate) | layers | sites | result |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        cells = (r.model_type, r.kind, r.projections, r.found, r.sites.replace(", all_inputs", ""), r.result)
+        lines.append("| " + " | ".join(cells).replace("  ", " ") + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # the models are too small to share out
+    transformers.logging.set_verbosity_error()
+    target = Path(__file__).parent.parent / "docs" / "architectures.md"
+    target.write_text(page([measure(model_type) for model_type in MODEL_TYPES]))

@@ -165,8 +165,7 @@ class _Screen:
         self.last = ""
 
     def __enter__(self) -> _Screen:
-        self.bars.start()
-        return self
+        return self  # the bars appear with the first work: what is wrong with the words is said without them
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
@@ -181,6 +180,7 @@ class _Screen:
         if not err.is_terminal and what != self.last:
             err.print(escape(_printable(what)), soft_wrap=True)
         self.last = what
+        self.bars.start()
         self.bars.update(self.now, description=escape(_printable(what)), completed=done, total=of)
 
 

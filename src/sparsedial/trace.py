@@ -17,15 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 # Operations that bend: an expression without one of these is a linear map, not an FFN's activation.
-_BENDS = frozenset(
-    "silu gelu relu sigmoid tanh softplus erf exp expm1 clamp_min threshold leaky_relu elu hardswish hardtanh "
-    "hardsigmoid mish log_sigmoid maximum relu6 celu selu _prelu_kernel".split()
-)
+# fmt: off
+_BENDS = frozenset({
+    "_prelu_kernel", "celu", "clamp_min", "elu", "erf", "exp", "expm1", "gelu", "hardsigmoid", "hardswish", "hardtanh",
+    "leaky_relu", "log_sigmoid_forward", "maximum", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
+    "tanh", "threshold",
+})
 # Elementwise in effect, though torch does not tag them so.
-_COPIES = frozenset("clone _to_copy contiguous detach alias lift_fresh".split())
+_COPIES = frozenset({"_to_copy", "alias", "clone", "contiguous", "detach", "lift_fresh"})
+# Rows picked out: what an expert reads.
+_PICKS = frozenset({"gather", "index", "index_select"})
 # One number per token out of a vector (Gemma 3n's cut-off): part of an expression, never its result.
-_REDUCTIONS = frozenset("mean sum amax amin std var max min linalg_vector_norm std_mean var_mean".split())
-
+_REDUCTIONS = frozenset({
+    "amax", "amin", "linalg_vector_norm", "max", "mean", "min", "std", "std_mean", "sum", "var", "var_mean",
+})
+# fmt: on
 
 _watching = False
 
@@ -90,17 +96,32 @@ class Expression:
 
 @dataclass(eq=False)
 class Read:
-    """One call of a projection: what it read, as an expression where it is one."""
+    """One call of a projection: what it read, as an expression where it is one.
+
+    Attributes:
+        module: the projection.
+        source: identifies the tensor it read.
+        expression: that tensor as elementwise operations over other projections' outputs.
+        picked: whether that tensor's rows were picked from another's, as a router does for an expert.
+        activated: whether an activation bends the projection's own output.
+    """
 
     module: nn.Module
     source: int
     expression: Expression | None
+    picked: bool
+    activated: bool = False
 
 
 def min_output(module: nn.Module) -> int:
     """How many outputs a projection has (`nn.Linear`: rows of its weight; `Conv1D`: columns)."""
     weight = module.weight
-    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])  # type: ignore[index, union-attr]
+    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])  # type: ignore[index]
+
+
+def input_width(module: nn.Module) -> int:
+    """How many entries a projection reads."""
+    return sum(module.weight.shape) - min_output(module)  # type: ignore[arg-type]
 
 
 def is_projection(module: nn.Module) -> bool:
@@ -114,8 +135,8 @@ def is_projection(module: nn.Module) -> bool:
     )
 
 
-def trace(model: nn.Module, inputs: dict[str, Any]) -> list[Read]:
-    """Run ``model(**inputs)`` once and return every projection's call, in order.
+def trace(model: nn.Module, inputs: dict[str, Any], *args: Any) -> list[Read]:
+    """Run ``model(*args, **inputs)`` once and return every projection's call, in order.
 
     Hooks are removed and training mode is restored whatever happens; parameters are not touched.
     """
@@ -127,7 +148,7 @@ def trace(model: nn.Module, inputs: dict[str, Any]) -> list[Read]:
         x = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(x, torch.Tensor):
             watch.alive.append(x)
-            reads.append(Read(module, id(x), watch.expressions.get(id(x))))
+            reads.append(Read(module, id(x), watch.expressions.get(id(x)), id(x) in watch.picked))
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if isinstance(output, torch.Tensor):
@@ -142,13 +163,15 @@ def trace(model: nn.Module, inputs: dict[str, Any]) -> list[Read]:
         model.eval()
         _watching = True
         with torch.no_grad(), watch:
-            model(**inputs)
+            model(*args, **inputs)
     finally:
         _watching = False
         for handle in handles:
             handle.remove()
         for module in training:
             module.training = True
+    for read in reads:
+        read.activated = id(read.module) in watch.activated
     return reads
 
 
@@ -160,6 +183,8 @@ class _Watch(TorchDispatchMode):
         self.constants = constants
         self.expressions: dict[int, Expression] = {}
         self.outputs: dict[int, tuple[torch.Tensor, nn.Module]] = {}  # by storage: what its views are parts of
+        self.picked: set[int] = set()
+        self.activated: set[int] = set()  # projections (by id) whose output an activation bends
         self.alive: list[torch.Tensor] = []  # an id means a tensor only while that tensor lives
 
     def remember(self, tensor: torch.Tensor, expression: Expression) -> None:
@@ -175,6 +200,8 @@ class _Watch(TorchDispatchMode):
         out = func(*args, **kwargs)
         results = [o for o in tree_flatten(out)[0] if isinstance(o, torch.Tensor)]
         name = _name(func)
+        if name in _PICKS:
+            self._pick(results)
         if tensors and not _mutates(func) and _is_view(results, tensors[0]):
             for o in results:
                 self._view(tensors[0], o)
@@ -203,26 +230,35 @@ class _Watch(TorchDispatchMode):
 
         lifted_args, lifted_kwargs = tree_map(lift, args), tree_map(lift, kwargs)
         operands = [a for a in tree_flatten((lifted_args, lifted_kwargs))[0] if isinstance(a, Expression)]
+        bends = name.removesuffix("_") in _BENDS
+        if bends:
+            self.activated |= {id(part.module) for o in operands for part in o.parts}
         expression = Expression(
             out.detach().clone(),
             func=func,
             args=tuple(lifted_args),
             kwargs=lifted_kwargs,
             parts=frozenset().union(*(o.parts for o in operands)),
-            bends=any(o.bends for o in operands) or name.removesuffix("_") in _BENDS,
+            bends=bends or any(o.bends for o in operands),
         )
         self.remember(out, expression)
 
+    def _pick(self, results: list[torch.Tensor]) -> None:
+        self.alive += results
+        self.picked |= {id(o) for o in results}
+
     def _view(self, source: torch.Tensor, out: torch.Tensor) -> None:
-        """A slice of a projection's output is a part, read off the strides; other views keep whole vectors or are lost."""
+        """A slice of a projection's output is a part, read off the strides; other views keep whole vectors or go."""
+        if id(source) in self.picked:
+            self._pick([out])
         expression = self.expressions.get(id(source))
         if expression is not None and out.dim() and out.shape[-1] == source.shape[-1] and out.numel() == source.numel():
             return self.remember(out, expression)
         output, module = self.outputs.get(_storage(out), (None, None))
         if output is None or module is None or out.dim() == 0 or not output.is_contiguous():
             return
-        width, step = output.shape[-1], out.stride(-1)
-        start = (out.storage_offset() - output.storage_offset()) % width
+        width, step = output.shape[-1], int(out.stride(-1))
+        start = int(out.storage_offset() - output.storage_offset()) % width
         inside = step > 0 and start + step * (out.shape[-1] - 1) < width
         if inside and out.numel() * width == output.numel() * out.shape[-1]:
             self.remember(out, _whole(out, Part(module, start, step, out.shape[-1])))

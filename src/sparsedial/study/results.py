@@ -19,6 +19,7 @@ from sparsedial.critical import (
     task_average,
 )
 from sparsedial.errors import SparsedialError
+from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store, digest
 
 WIDE = 0.10  # an interval wider than this is marked
@@ -101,6 +102,7 @@ def results(store: Store, retain: float = RETAIN) -> Results:
             "study": spec,
             "trials": len(records),
             "seconds": round(sum(r["seconds"] for r in records), 1),
+            "command": StudySpec.from_json(spec).command(),
         },
         title=f"Activation sparsity of {', '.join(models)}",
         retain=retain,

@@ -73,6 +73,25 @@ class StudySpec:
         except TypeError as error:
             raise SpecError(f"study: {error}") from None
 
+    def command(self) -> list[str]:
+        """The command line that asks for this (one model; where to run it and where to keep it left out).
+
+        >>> StudySpec(models=("smollm2-135m",), sites=("input",), options=TaskOptions(limit=300)).command()
+        ['sparsedial', 'run', 'smollm2-135m', '--site', 'input', '--limit', '300']
+        """
+        words = ["sparsedial", "run", *self.models]
+        default = StudySpec(models=self.models)
+        if self.sites != default.sites:
+            words += [word for site in self.sites for word in ("--site", site)]
+        for name in ("rule", "tasks", "values", "tolerance", "retain", "layers", "dtype"):
+            value = getattr(self, name)
+            if value != getattr(default, name):
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [{"values": "--p"}.get(name, f"--{name}"), text]
+        words += [word for role, pattern in (self.modules or {}).items() for word in ("--ffn", f"{role}={pattern}")]
+        words += ["--trust-remote-code"] if self.trust_remote_code else []
+        return words + self.options.command()
+
     def check(self, device: str = "auto", known: Sequence[str] = ()) -> list[Task]:
         """Look at everything that can be wrong before a model is loaded, and say all of it at once.
 

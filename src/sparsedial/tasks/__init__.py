@@ -20,7 +20,7 @@ class TaskOptions:
     Attributes:
         sequences, length: self-prediction's N and L.
         seed: of everything that is drawn.
-        batch: sequences in a forward (self-prediction), tokens in a forward / 64 (lm-eval tasks).
+        batch: sequences in a forward (self-prediction), or so many times 512 tokens (lm-eval tasks).
         limit: examples of each lm-eval task, None for all.
         num_fewshot, apply_chat_template, include_path, metrics: as lm-eval means them; metrics by task.
     """
@@ -47,6 +47,21 @@ class TaskOptions:
         return cls(**data)
 
 
+    def command(self) -> list[str]:
+        """These options as words of the command line, defaults left out."""
+        words: list[str] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            flag = f"--{option.name.replace('_', '-')}"
+            if value == option.default:
+                continue
+            if option.name == "metrics":
+                words += [word for task, metric in value.items() for word in ("--metric", f"{task}={metric}")]
+            else:
+                words += [flag] if value is True else [flag, str(value)]
+        return words
+
+
 def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     """The tasks of those names, checked: what is wrong with any of them is said at once.
 
@@ -57,8 +72,19 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     ['self_prediction']
     """
     tasks: list[Task] = []
-    if SelfPrediction().name in names:
+    if "self_prediction" in names:
         tasks.append(SelfPrediction(options.sequences, options.length, options.seed, options.batch))
-    if others := [name for name in names if name != SelfPrediction().name]:
-        raise SpecError(f"unknown task(s) {', '.join(others)}: expected self_prediction")
+    if others := [name for name in names if name != "self_prediction"]:
+        from sparsedial.tasks.catalogue import lm_eval_tasks  # lm-eval is heavy, and self-prediction needs none of it
+
+        tasks += lm_eval_tasks(
+            others,
+            include_path=options.include_path,
+            limit=options.limit,
+            num_fewshot=options.num_fewshot,
+            apply_chat_template=options.apply_chat_template,
+            metrics=options.metrics,
+            seed=options.seed,
+            batch_tokens=512 * options.batch,
+        )
     return tasks

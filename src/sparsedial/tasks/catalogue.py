@@ -1,0 +1,179 @@
+"""From names to tasks of lm-eval: everything that can be wrong with them is found here, without a model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sparsedial.errors import TaskError
+from sparsedial.tasks import metrics as metrics_
+from sparsedial.tasks.lm_eval_task import SEED, LmEvalTask
+from sparsedial.tasks.metrics import Metric
+from sparsedial.tasks.requests import filters, quietly
+
+SETS = {
+    "paper": [
+        "arc_easy",
+        "arc_challenge",
+        "boolq",
+        "hellaswag",
+        "winogrande",
+        "piqa",
+        "sciq",
+        "lambada_standard",
+        "triviaqa",
+    ],
+    "paper-instruct": ["gsm8k", "ifeval", "mmlu_redux"],
+}
+"""Names for sets of tasks: the paper's nine, and its three for instruction-tuned models."""
+
+_ALIASES = {"mmlu_redux": "mmlu_redux_generative"}  # what lm-eval calls it
+
+
+def lm_eval_tasks(
+    names: Iterable[str],
+    *,
+    include_path: str | Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    apply_chat_template: bool = False,
+    metrics: Mapping[str, str] | None = None,
+    seed: int = SEED,
+    batch_tokens: int = 4096,
+) -> list[LmEvalTask]:
+    """The tasks of those names, with their data but without a model.
+
+    Args:
+        names: of tasks, groups, tags, YAML files or patterns (``mmlu_*``); ``paper`` and ``paper-instruct``
+            are the paper's.
+        include_path: a folder with further tasks' YAML files.
+        limit: examples per task; a task that has fewer is an error.
+        num_fewshot: few-shot examples instead of the task's own number (a task that fixes 0 keeps it).
+        apply_chat_template: put prompts through the tokenizer's chat template.
+        metrics: per task, ``metric`` or ``metric,filter`` instead of the paper's choice.
+        seed: of few-shot examples and of sampling.
+        batch_tokens: tokens per forward, padding included.
+
+    Raises:
+        TaskError: everything that is wrong with any of them, in one message: an unknown task or metric, data that
+            cannot be had, too few examples.
+    """
+    wanted = [_ALIASES.get(n, n) for name in names for n in SETS.get(name, [name])]
+    problems: list[str] = []
+    if not wanted:
+        problems.append("no task named")
+    for what, number, least in (
+        ("limit", limit, 1),
+        ("num_fewshot", num_fewshot, 0),
+        ("batch_tokens", batch_tokens, 1),
+    ):
+        if number is not None and number < least:
+            problems.append(f"{what}={number}: expected at least {least}")
+    if include_path is not None and not Path(include_path).is_dir():
+        problems.append(f"include path {str(include_path)!r}: no such folder")
+        include_path = None
+    try:
+        manager = _manager(tuple(wanted), str(include_path) if include_path is not None else None)
+    except ImportError as error:
+        raise TaskError(f"tasks {', '.join(wanted)} need lm-eval: pip install 'lm_eval[hf]' ({error})") from error
+    found: dict[str, LmEvalTask] = {}
+    chosen = dict(metrics or {})
+    for name in dict.fromkeys(_matched(wanted, manager)):
+        try:
+            loaded = _load(name, manager)
+        except TaskError as error:
+            problems.append(str(error))
+            continue
+        for member, task in loaded.items():
+            group = None if member == name else name
+            ask = next((chosen[n] for n in (member, name) if n in chosen), None)
+            try:
+                shots = _set_shots(task, num_fewshot)
+                metric = _check(member, task, ask, limit)
+            except TaskError as error:
+                problems.append(str(error))
+                continue
+            found.setdefault(
+                member, LmEvalTask(member, group, metric, limit, shots, apply_chat_template, seed, batch_tokens, task)
+            )
+    known = {*found, *(t.group for t in found.values())}
+    if not problems:
+        problems += [
+            f"a metric for {n!r}, which is not among the tasks" for n in chosen if _ALIASES.get(n, n) not in known
+        ]
+    if problems:
+        raise TaskError("\n".join(problems))
+    return list(found.values())
+
+
+@lru_cache(maxsize=4)
+def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
+    """lm-eval's index of tasks; without its own 14 000, which take ten seconds to read, where they are not needed."""
+    with quietly():
+        from lm_eval.tasks import TaskManager
+
+        if include_path is not None:
+            own = TaskManager(include_path=include_path, include_defaults=False)
+            if all(name in own.task_index or Path(name).is_file() for name in names):
+                return own
+        return TaskManager(include_path=include_path)
+
+
+def _matched(names: Iterable[str], manager: Any) -> Iterator[str]:
+    for name in names:
+        matches = manager.match_tasks([name]) if "*" in name else []
+        yield from matches or [name]
+
+
+def _load(name: str, manager: Any) -> dict[str, Any]:
+    """The lm-eval tasks of one name, with their data.
+
+    Raises:
+        TaskError: it is unknown, or cannot be made here.
+    """
+    if name not in manager.task_index and not Path(name).is_file():
+        near = difflib.get_close_matches(name, manager.all_tasks, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists lm-eval's."
+        raise TaskError(f"unknown task {name!r}: {hint} A folder with tasks of your own goes to --include-path.")
+    try:
+        with quietly():
+            loaded: dict[str, Any] = manager.load([name])["tasks"]
+    except ImportError as error:
+        package = (error.name or "").split(".")[0] or "a package"
+        raise TaskError(f"task {name!r} needs {package}, which is not installed: {_first_line(error)}") from error
+    except Exception as error:  # whatever the data set's source, its format or the task's own code raised
+        raise TaskError(
+            f"task {name!r}: its data cannot be had ({type(error).__name__}: {_first_line(error)}). With a connection "
+            "to the model hub lm-eval downloads it; without one, copy the task's YAML, point dataset_path and "
+            "data_files at a local file, and pass its folder as --include-path."
+        ) from error
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no reason given"
+
+
+def _set_shots(task: Any, num_fewshot: int | None) -> int:
+    """Set the number of few-shot examples as lm-eval does: a task that fixes none keeps none."""
+    own = task.get_config("num_fewshot")
+    shots = own if num_fewshot is None or own == 0 else num_fewshot
+    task.set_config("num_fewshot", shots or 0)
+    return int(shots or 0)
+
+
+def _check(name: str, task: Any, wanted: str | None, limit: int | None) -> Metric:
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(f"task {name!r} needs images or sound: only text is supported")
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(f"task {name!r} runs code that the model has written, which is not supported")
+    if limit is not None and len(task.eval_docs) < limit:
+        raise TaskError(
+            f"task {name!r} has {len(task.eval_docs)} examples, fewer than the {limit} asked for: lower --limit"
+        )
+    better = {m: task.higher_is_better().get(m) is not False for m in task.aggregation()}
+    return metrics_.choose(name, better, filters(task), wanted)
