@@ -64,7 +64,7 @@ def find_ffns(
     paths = {id(module): name for name, module in model.named_modules()}
     reads = _watch(model, dict(inputs) if inputs is not None else _some_tokens(model))
     places, ffns = Places(model), _matches(reads, paths)
-    siblings, not_understood = _siblings(model, places, ffns, reads)
+    siblings, not_understood = _siblings(model, places, ffns)
     ffns = _placed(places, [*ffns, *siblings], reads)
     holders = {f.names["down"].rpartition(".")[0] for f in ffns}
     for name, module in model.named_modules():
@@ -136,11 +136,12 @@ def _match(read: Read, source: Mapping[int, int], paths: Mapping[int, str]) -> F
     return FFN(0, common(names.values()), up, gate, read.module, names, hidden, up.width, up_value, gate_value)
 
 
-def _siblings(model: nn.Module, places: Places, ffns: list[FFN], reads: list[Read]) -> tuple[list[FFN], dict[str, str]]:
+def _siblings(model: nn.Module, places: Places, ffns: list[FFN]) -> tuple[list[FFN], dict[str, str]]:
     """The experts that the watched tokens were not sent to: each is called by itself, and watched."""
     reached = {member: f for f in ffns if (member := places.member(f.names.values())) is not None}
-    found, not_understood = [], {}
-    for member, ffn in reached.items():
+    found: list[FFN] = []
+    not_understood: dict[str, str] = {}
+    for member, ffn in list(reached.items()):
         for path in places.siblings(member):
             sibling = model.get_submodule(path)
             if path in reached or path in not_understood or type(sibling) is not type(model.get_submodule(member)):
@@ -152,7 +153,7 @@ def _siblings(model: nn.Module, places: Places, ffns: list[FFN], reads: list[Rea
                 alone = []
             if len(alone) == 1:
                 found += alone
-                reached |= {path: alone[0]}
+                reached[path] = alone[0]
             else:
                 not_understood[path] = "none of the tokens tried reached this expert, and it cannot be called by itself"
     return found, not_understood
@@ -170,8 +171,8 @@ def _placed(places: Places, ffns: list[FFN], reads: list[Read]) -> list[FFN]:
     expert: dict[int, int] = {}
     for members in lists.values():
         x = [calls[id(f.up.module)] for f in members if id(f.up.module) in calls]
-        # Blocks that follow one another in a list each read their own x; experts share one, or its rows.
-        if not x or any(r.picked for r in x) or len({r.source for r in x}) < len(x):
+        # Blocks that follow one another in a list each read their own x; experts share one or its rows, or stay idle.
+        if any(r.picked for r in x) or len({r.source for r in x}) < len(members):
             for f in members:
                 member = places.member(f.names.values()) or ""
                 expert[id(f)] = places.siblings(member).index(member)

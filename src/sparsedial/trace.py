@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 # Operations that bend: an expression without one of these is a linear map, not an FFN's activation.
 # fmt: off
 _BENDS = frozenset({
-    "_prelu_kernel", "celu", "clamp_min", "elu", "erf", "exp", "expm1", "gelu", "hardsigmoid", "hardswish", "hardtanh",
-    "leaky_relu", "log_sigmoid_forward", "maximum", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
-    "tanh", "threshold",
+    "_prelu_kernel", "celu", "clamp_min", "elu", "erf", "exp", "expm1", "ge", "gelu", "gt", "hardsigmoid", "hardswish",
+    "hardtanh", "le", "leaky_relu", "log_sigmoid_forward", "lt", "maximum", "mish", "relu", "relu6", "selu", "sigmoid",
+    "silu", "softplus", "tanh", "threshold",
 })
 # Elementwise in effect, though torch does not tag them so.
 _COPIES = frozenset({"_to_copy", "alias", "clone", "contiguous", "detach", "lift_fresh"})

@@ -21,6 +21,7 @@ from sparsedial.critical import (
 from sparsedial.errors import SparsedialError
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store, digest
+from sparsedial.tasks.self_prediction import SelfPrediction
 
 WIDE = 0.10  # an interval wider than this is marked
 HALF_WIDTH = 0.02  # "how many examples would be needed" is for this
@@ -130,9 +131,14 @@ def _labels(record: dict[str, Any]) -> dict[str, Any]:
 def _averages(
     measured: list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]],
 ) -> list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]]:
-    """The average over tasks of each model and site, at the dial values that all its tasks have."""
+    """The average over tasks of each model and site, at the dial values that all its tasks have.
+
+    Self-prediction is no task of the paper's and stays out.
+    """
     groups: dict[str, list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]]] = {}
     for entry in measured:
+        if entry[0]["task"] == SelfPrediction.name:
+            continue
         label = {k: v for k, v in entry[0].items() if k not in ("task", "metric")}
         groups.setdefault(digest(label), []).append(entry)
     averages = []

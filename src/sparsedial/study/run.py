@@ -17,6 +17,7 @@ from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store, digest
 from sparsedial.study.trial import Trial
 from sparsedial.tasks.base import Task
+from sparsedial.tasks.self_prediction import SelfPrediction
 
 TYPICAL_POINTS = 6  # of an adaptive search: for the estimate of what is left only
 
@@ -114,7 +115,9 @@ class _Run:
             if self.spec.values is not None:
                 value = grid.pop() if grid else None
             else:
-                measured = [self._curve(dense[name], found) for name, found in records.items()]
+                # The average over tasks leads, as in the paper; self-prediction only where it is alone.
+                leading = [name for name in records if name != SelfPrediction.name] or list(records)
+                measured = [self._curve(dense[name], records[name]) for name in leading]
                 average = task_average([c for c in measured if c]) if all(measured) else None
                 value = next_value(self.spec.rule, average, self.spec.retain, self.spec.tolerance)
             if value is None:

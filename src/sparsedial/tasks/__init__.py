@@ -72,9 +72,9 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     ['self_prediction']
     """
     tasks: list[Task] = []
-    if "self_prediction" in names:
+    if SelfPrediction.name in names:
         tasks.append(SelfPrediction(options.sequences, options.length, options.seed, options.batch))
-    if others := [name for name in names if name != "self_prediction"]:
+    if others := [name for name in names if name != SelfPrediction.name]:
         from sparsedial.tasks.catalogue import lm_eval_tasks  # lm-eval is heavy, and self-prediction needs none of it
 
         tasks += lm_eval_tasks(

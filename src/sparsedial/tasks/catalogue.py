@@ -30,6 +30,11 @@ SETS = {
 }
 """Names for sets of tasks: the paper's nine, and its three for instruction-tuned models."""
 
+NO_DATA = "its data cannot be had"
+_DATA_HINT = (
+    "With a connection to the model hub lm-eval downloads data; without one, copy the task's YAML, point dataset_path "
+    "and data_files at a local file, and pass its folder as --include-path."
+)
 _ALIASES = {"mmlu_redux": "mmlu_redux_generative"}  # what lm-eval calls it
 
 
@@ -62,9 +67,7 @@ def lm_eval_tasks(
             cannot be had, too few examples.
     """
     wanted = [_ALIASES.get(n, n) for name in names for n in SETS.get(name, [name])]
-    problems: list[str] = []
-    if not wanted:
-        problems.append("no task named")
+    problems: list[str] = [] if wanted else ["no task named"]
     for what, number, least in (
         ("limit", limit, 1),
         ("num_fewshot", num_fewshot, 0),
@@ -74,7 +77,8 @@ def lm_eval_tasks(
             problems.append(f"{what}={number}: expected at least {least}")
     if include_path is not None and not Path(include_path).is_dir():
         problems.append(f"include path {str(include_path)!r}: no such folder")
-        include_path = None
+    if problems:
+        raise TaskError("\n".join(problems))
     try:
         manager = _manager(tuple(wanted), str(include_path) if include_path is not None else None)
     except ImportError as error:
@@ -105,7 +109,7 @@ def lm_eval_tasks(
             f"a metric for {n!r}, which is not among the tasks" for n in chosen if _ALIASES.get(n, n) not in known
         ]
     if problems:
-        raise TaskError("\n".join(problems))
+        raise TaskError("\n".join([*problems, *([_DATA_HINT] if any(NO_DATA in p for p in problems) else [])]))
     return list(found.values())
 
 
@@ -145,11 +149,7 @@ def _load(name: str, manager: Any) -> dict[str, Any]:
         package = (error.name or "").split(".")[0] or "a package"
         raise TaskError(f"task {name!r} needs {package}, which is not installed: {_first_line(error)}") from error
     except Exception as error:  # whatever the data set's source, its format or the task's own code raised
-        raise TaskError(
-            f"task {name!r}: its data cannot be had ({type(error).__name__}: {_first_line(error)}). With a connection "
-            "to the model hub lm-eval downloads it; without one, copy the task's YAML, point dataset_path and "
-            "data_files at a local file, and pass its folder as --include-path."
-        ) from error
+        raise TaskError(f"task {name!r}: {NO_DATA} ({type(error).__name__}: {_first_line(error)})") from error
     return loaded
 
 

@@ -104,7 +104,7 @@ class LmEvalTask:
         Raises:
             TaskError: a log-likelihood is NaN, or there are fewer scores than examples.
         """
-        answers, details = self._answers(lm, examples, dial, progress)
+        answers, details = self.answers(lm, examples, dial, progress)
         results = self._judge(examples["requests"], answers)
         mine = results[self.metric.filter]
         self._check_count(len(mine), "scored")
@@ -117,10 +117,14 @@ class LmEvalTask:
 
     # ------------------------------------------------------------------ answering
 
-    def _answers(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None, progress: Progress
+    def answers(
+        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
     ) -> tuple[list[list[Any]], dict[str, float]]:
-        """Per request, its answers (one per repeat), and figures about generated texts."""
+        """Per request, its answers as lm-eval has them (one per repeat), and figures about generated texts.
+
+        Raises:
+            TaskError: a log-likelihood is NaN.
+        """
         requests, contexts = examples["requests"], examples["contexts"]
         answers: list[list[Any]] = [[] for _ in requests]
         likely = [i for i, r in enumerate(requests) if "windows" in r]

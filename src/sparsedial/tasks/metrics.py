@@ -104,7 +104,7 @@ def values(metric: Metric, results: Sequence[Mapping[str, Any]], task: str) -> n
     if metric.name == STRICT:
         prompt, instruction = (values(Metric(part, metric.filter), results, task) for part in _STRICT_PARTS)
         return (prompt + instruction) / 2
-    seen = [r.get(metric.name) for r in results]
+    seen: list[Any] = [r.get(metric.name) for r in results]
     if metric.name in _PERPLEXITIES and None not in seen:
         pairs = [v if isinstance(v, tuple) else (v, 1) for v in seen]
         seen = [math.exp(likely / units) if units else 0.0 for likely, units in pairs]

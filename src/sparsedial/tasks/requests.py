@@ -110,8 +110,8 @@ def encode(name: str, instances: list[Any], coder: Any, progress: Progress = no_
                     )
                 if len(continuation) > coder.max_length:
                     raise TaskError(
-                        f"task {name!r}, document {instance.doc_id}: {len(continuation)} tokens to score, more than the "
-                        f"model's {coder.max_length}"
+                        f"task {name!r}, document {instance.doc_id}: {len(continuation)} tokens to score, more than "
+                        f"the model's {coder.max_length}"
                     )
                 windows.append([contexts.setdefault(tuple(context), len(contexts)), list(continuation)])
             request["windows"] = windows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class SelfPrediction:
         batch: sequences per forward.
     """
 
+    name: ClassVar[str] = "self_prediction"
+
     sequences: int = 64
     length: int = 64
     seed: int = 0
@@ -42,11 +44,6 @@ class SelfPrediction:
         for name in ("sequences", "length", "batch"):
             if getattr(self, name) < 1:
                 raise SpecError(f"self_prediction: {name}={getattr(self, name)}: expected at least 1")
-
-    @property
-    def name(self) -> str:
-        """``self_prediction``."""
-        return "self_prediction"
 
     def identity(self) -> dict[str, Any]:
         """Name, version and all four numbers."""
