@@ -36,6 +36,8 @@ SIZES = {
     **_each(0, "pad_token_id sep_token_id cls_token_id num_kv_shared_layers"),
     **_each(1, "bos_token_id decoder_start_token_id n_group topk_group n_shared_experts first_k_dense_replace"),
     **_each(2, "eos_token_id num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok moe_k"),
+    **_each(2, "linear_num_key_heads linear_num_value_heads time_step_rank mamba_dt_rank n_groups mamba_n_groups"),
+    **_each(2, "moe_topk"),
     **_each(HIDDEN, "hidden_size d_model n_embd emb_dim embedding_size embedding_dim word_embed_proj_dim lru_width"),
     **_each(HEADS, "num_attention_heads num_heads n_head n_heads attention_heads decoder_attention_heads"),
     **_each(HEADS, "encoder_attention_heads num_decoder_attention_heads num_encoder_attention_heads"),
@@ -51,8 +53,7 @@ SIZES = {
     **_each(WIDTH, "prefix_dense_intermediate_size"),
     **_each(48, "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_experts_intermediate_size"),
     **_each(LAYERS, "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers"),
-    **_each(2, "linear_num_key_heads linear_num_value_heads time_step_rank mamba_dt_rank n_groups mamba_n_groups"),
-    **_each(LAYERS, "num_encoder_layers depth num_blocks moe_topk"),
+    **_each(LAYERS, "num_encoder_layers depth num_blocks"),
     **_each(64, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions max_source_positions"),
     **_each(64, "context_length original_max_position_embeddings"),
 }  # fmt: skip
@@ -63,6 +64,7 @@ DOTS = {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS, "swa
         "swa_kv_lora_rank": 16, "swa_head_dim": 24, "swa_qk_nope_head_dim": 16, "swa_v_head_dim": 16}  # fmt: skip
 MIXED = ["linear_attention", "full_attention"]
 PARTICULARS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
     "blt": {
         "encoder_config": {"hidden_size_global": HIDDEN},
         "decoder_config": {"hidden_size_global": HIDDEN},
@@ -71,6 +73,9 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "patch_in_forward": False,  # the patcher only says where patches end: what it computes is in no logit
         "use_cache": False,
         "patcher_config": {"vocab_size": 260},
+    },
+    "cohere_compass_text": {
+        "rope_parameters": _each({"rope_theta": 1e4, "rope_type": "default"}, "sliding_attention full_attention"),
     },
     "dbrx": {
         "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
@@ -82,29 +87,25 @@ PARTICULARS: dict[str, dict[str, Any]] = {
         "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN, "downsample_hidden_size": 8},
     },
     "dots3_note_text": DOTS,
-    "gemma4_text": {"global_head_dim": 32},
-    "gemma4_unified_text": {"global_head_dim": 32},
-    "gemma4": {"text_config": {"global_head_dim": 32}},
-    "gemma4_unified": {"text_config": {"global_head_dim": 32}},
-    "musicgen": {"decoder": {"num_codebooks": 1}},
-    "musicgen_melody": {"decoder": {"num_codebooks": 1}},
-    "roc_bert": {"shape_vocab_size": 128, "pronunciation_vocab_size": 128},
-    "xlstm": {"qk_dim_factor": 1.0},
-    "bamba": {"attn_layer_indices": [1]},
-    "cohere_compass_text": {
-        "rope_parameters": _each({"rope_theta": 1e4, "rope_type": "default"}, "sliding_attention full_attention"),
-    },
-    "flint": {"mlp_only_layers": [0]},
     "falcon_h1": {"mamba_d_ssm": HIDDEN, "mamba_d_head": HIDDEN // HEADS},
+    "flint": {"mlp_only_layers": [0]},
+    "gemma4": {"text_config": {"global_head_dim": 32}},
+    "gemma4_text": {"global_head_dim": 32},
+    "gemma4_unified": {"text_config": {"global_head_dim": 32}},
+    "gemma4_unified_text": {"global_head_dim": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": MIXED},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 2 * HEADS},
+    "musicgen": {"decoder": {"num_codebooks": 1}},
+    "musicgen_melody": {"decoder": {"num_codebooks": 1}},
     "qwen4_exp": {"text_config": QSA},
     "qwen4_exp_text": QSA,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hash_seed": 0},
+    "roc_bert": {"shape_vocab_size": 128, "pronunciation_vocab_size": 128},
+    "xlstm": {"qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
@@ -112,7 +113,6 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "zaya": {"num_experts_per_tok": 1},
 }
-
 
 # Layers with an FFN, where num_hidden_layers says something else: three stacks, two stacks, every second layer.
 UNUSUAL_LAYERS = {"blt": 6, "hrm_text": 4, "longcat_flash": 2, "nemotron_h": 2, "zamba": 2}

@@ -13,7 +13,7 @@ import transformers
 
 import sparsedial as sd
 from sparsedial.errors import ModelError
-from sparsedial.ffn import FFNs
+from sparsedial.ffn import SITES, FFNs
 
 # An FFN in every layer that has one, and every site: these must work.
 WORK = """
@@ -69,7 +69,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.filterwarnings("default:::transformers")
 @pytest.mark.parametrize("model_type", architectures.MODEL_TYPES)
 def test_architecture(model_type):
     if model_type in architectures.NOT_BUILT:
@@ -89,6 +88,8 @@ def test_architecture(model_type):
     if model_type in WORK:
         assert len({f.layer for f in ffns}) == layers
         assert not ffns.not_understood
+        for ffn in ffns:
+            assert {site for site in SITES if ffn.why_not(site)} == (set() if ffn.gated else {"gate"})
     else:
         assert len({f.layer for f in ffns}) == EXPERTS[model_type] <= layers
         with pytest.raises(ModelError, match=next(iter(ffns.not_understood)).replace(".", r"\.")):

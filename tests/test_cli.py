@@ -21,7 +21,9 @@ def tiny(tmp_path_factory, llama):
 
 def sparsedial(*args, **kwargs):
     command = [sys.executable, "-m", "sparsedial", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "200"}, **kwargs)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "200"}, **kwargs
+    )
 
 
 SMALL = ("--sequences", 40, "--length", 10, "--dtype", "float32")

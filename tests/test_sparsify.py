@@ -228,7 +228,7 @@ def test_layers_can_be_chosen(llama, tokens):
 def test_bad_requests_say_what_there_is(gpt2, llama):
     with pytest.raises(ModelError, match=r"no gate.*It has: input, up, intermediate, all_inputs"):
         sd.sparsify(gpt2, "gate", sd.TopP(0.9))
-    with pytest.raises(SpecError, match="outputs.*input, up"):
+    with pytest.raises(SpecError, match=r"outputs.*input, up"):
         sd.sparsify(llama, "outputs", sd.TopP(0.9))
     with pytest.raises(SpecError, match=r"TopP\(0.9\)"):
         sd.sparsify(llama, "input", 0.9)

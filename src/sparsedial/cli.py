@@ -11,7 +11,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sparsedial.errors import SparsedialError, SpecError
@@ -22,7 +30,9 @@ out = Console()
 err = Console(stderr=True)
 
 Model = Annotated[str, typer.Argument(help="A hub id, a directory of safetensors, a .gguf file, or smollm2-135m.")]
-Modules = Annotated[list[str] | None, typer.Option("--ffn", help="Name FFN projections by hand: up=PATTERN, gate=..., down=...")]
+Modules = Annotated[
+    list[str] | None, typer.Option("--ffn", help="Name FFN projections by hand: up=PATTERN, gate=..., down=...")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, or spread (over all devices).")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -199,13 +200,17 @@ def resampled_retention(measured: Curve, resamples: int = RESAMPLES, seed: int =
 
 def _point(point: object) -> tuple[float, np.ndarray, float]:
     try:
-        sparsity, score, *rest = point  # type: ignore[misc]
-        sparsity, values = float(sparsity), np.atleast_1d(np.asarray(score, dtype=np.float64))
+        first, score, *rest = cast("tuple[Any, ...]", point)
+        sparsity, values = float(first), np.atleast_1d(np.asarray(score, dtype=np.float64))
         p = float(rest[0]) if rest else math.nan
     except (TypeError, ValueError):
-        raise SpecError(f"critical_sparsity: point {point!r}: expected (sparsity, score) or (sparsity, score, p)") from None
+        raise SpecError(
+            f"critical_sparsity: point {point!r}: expected (sparsity, score) or (sparsity, score, p)"
+        ) from None
     if not 0.0 <= sparsity <= 1.0 or values.ndim != 1:
-        raise SpecError(f"critical_sparsity: point {point!r}: expected a sparsity in [0, 1] and a score or a list of them")
+        raise SpecError(
+            f"critical_sparsity: point {point!r}: expected a sparsity in [0, 1] and a score or a list of them"
+        )
     return sparsity, values, p
 
 

@@ -141,10 +141,10 @@ def _siblings(model: nn.Module, places: Places, ffns: list[FFN]) -> tuple[list[F
     reached = {member: f for f in ffns if (member := places.member(f.names.values())) is not None}
     found: list[FFN] = []
     not_understood: dict[str, str] = {}
-    for member, ffn in list(reached.items()):
+    for member, ffn in {m.rpartition(".")[0]: (m, f) for m, f in reached.items()}.values():
+        kind = type(model.get_submodule(member))
         for path in places.siblings(member):
-            sibling = model.get_submodule(path)
-            if path in reached or path in not_understood or type(sibling) is not type(model.get_submodule(member)):
+            if path in reached or type(sibling := model.get_submodule(path)) is not kind:
                 continue
             x = ffn.up.module.weight.new_zeros(1, ffn.hidden)  # type: ignore[operator]
             try:
@@ -153,9 +153,8 @@ def _siblings(model: nn.Module, places: Places, ffns: list[FFN]) -> tuple[list[F
                 alone = []
             if len(alone) == 1:
                 found += alone
-                reached[path] = alone[0]
             else:
-                not_understood[path] = "none of the tokens tried reached this expert, and it cannot be called by itself"
+                not_understood[path] = "an expert that no token tried was sent to and that cannot be called by itself"
     return found, not_understood
 
 
@@ -164,18 +163,17 @@ def _placed(places: Places, ffns: list[FFN], reads: list[Read]) -> list[FFN]:
     layers = {id(f): places.layer(f.names.values()) for f in ffns}
     number = numbered(layers.values())
     calls = {id(r.module): r for r in reads}
-    lists: dict[str, list[FFN]] = {}
+    lists: dict[str, dict[str, FFN]] = {}
     for f in ffns:
         if (member := places.member(f.names.values())) is not None:
-            lists.setdefault(member.rpartition(".")[0], []).append(f)
+            lists.setdefault(member.rpartition(".")[0], {})[member] = f
     expert: dict[int, int] = {}
     for members in lists.values():
-        x = [calls[id(f.up.module)] for f in members if id(f.up.module) in calls]
+        x = [calls[id(f.up.module)] for f in members.values() if id(f.up.module) in calls]
         # Blocks that follow one another in a list each read their own x; experts share one or its rows, or stay idle.
         if any(r.picked for r in x) or len({r.source for r in x}) < len(members):
-            for f in members:
-                member = places.member(f.names.values()) or ""
-                expert[id(f)] = places.siblings(member).index(member)
+            index = {path: i for i, path in enumerate(places.siblings(next(iter(members))))}
+            expert |= {id(f): index[member] for member, f in members.items()}
     names = Counter(f.name for f in ffns)
     ffns = [
         replace(

@@ -106,6 +106,8 @@ class Counters:
         ]
         columns = ["layer", "module", "site", "expert", "phase", "step", "dropped", "total", "nonfinite"]
         frame = pd.DataFrame(rows, columns=columns)
-        frame = frame.astype({c: "Int64" for c in ("expert", "step")} | {c: "int64" for c in ("layer", "dropped", "total")})
+        frame = frame.astype(
+            dict.fromkeys(("expert", "step"), "Int64") | dict.fromkeys(("layer", "dropped", "total"), "int64")
+        )
         frame.insert(8, "sparsity", frame["dropped"] / frame["total"].where(frame["total"] > 0))
         return frame

@@ -136,7 +136,15 @@ def test_all_problems_are_said_at_once_before_a_model_is_loaded(spec, tmp_path, 
     blocked.write_text("in the way")
     with pytest.raises(SpecError) as error:
         run_study(bad, blocked)
-    for word in ("6 problems", "/nowhere/at/all", "'output'", "1.5", "no_such_task_here", "retain", "cannot be written"):
+    for word in (
+        "6 problems",
+        "/nowhere/at/all",
+        "'output'",
+        "1.5",
+        "no_such_task_here",
+        "retain",
+        "cannot be written",
+    ):
         assert word in str(error.value), word
     with pytest.raises(SpecError, match="no values"):
         dataclasses.replace(spec, values=()).check()

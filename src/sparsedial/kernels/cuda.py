@@ -30,26 +30,47 @@ def _add(a, b, c, d):
 
 
 @triton.jit
-def _part(x, at, BY_MASS: tl.constexpr, EXACT: tl.constexpr):
-    """Mass or number of the entries of magnitude ``at`` or above, of each eight, in float64.
+def _eights(v, EXACT: tl.constexpr):
+    """The sums of each eight neighbours, in float64.
 
-    16-bit floats are added eight by eight in float32, which loses nothing as long as the eight lie
-    within 13 binades of each other; wider floats are added in float64 throughout.
+    16-bit floats are added in float32 within the eight, which loses nothing as long as these lie
+    within 13 binades of each other; wider floats in float64 throughout.
     """
-    a = tl.abs(x)
-    if BY_MASS:
-        stays = tl.where(a >= at, a, 0.0)
-    else:
-        stays = tl.where(a >= at, 1.0, 0.0)
     if EXACT:
-        stays = stays.to(tl.float64)
-    return tl.sum(tl.reshape(stays, (x.shape[0] // 8, 8)), 1).to(tl.float64)
+        v = v.to(tl.float64)
+    return tl.sum(tl.reshape(v, (v.shape[0] // 8, 8)), 1).to(tl.float64)
 
 
 @triton.jit
-def _q(x, below, above, BY_MASS: tl.constexpr, EXACT: tl.constexpr):
+def _q(s, below, above, BY_MASS: tl.constexpr, EXACT: tl.constexpr):
     """q at two magnitudes, in one reduction."""
-    return tl.reduce((_part(x, below, BY_MASS, EXACT), _part(x, above, BY_MASS, EXACT)), 0, _add)
+    a = tl.abs(s)
+    one = a if BY_MASS else 1.0
+    p = _eights(tl.where(a >= below, one, 0.0), EXACT)
+    q = _eights(tl.where(a >= above, one, 0.0), EXACT)
+    return tl.reduce((p, q), 0, _add)
+
+
+@triton.jit
+def _last(s, index, lo, hi, more):
+    """The index of the entry in [lo, hi) that is number ``more``."""
+    a = tl.abs(s)
+    # Per eight neighbours: which are inside, a bit each, and above these bits how many.
+    packed = tl.where((a >= lo) & (a < hi), (1 << (index & 7)) + 256, 0)
+    packed = tl.sum(tl.reshape(packed, (s.shape[0] // 8, 8)), 1)
+    n = packed >> 8
+    upto = tl.cumsum(n, 0)
+    # The eight in which it lies hands over its number, its bits, and how many of them to pass.
+    take = more - (upto - n)
+    here = (take > 0) & (take <= n)
+    eight = tl.arange(0, s.shape[0] // 8)
+    found = tl.sum(tl.where(here, (eight << 12) + (take << 8) + (packed & 255), 0), 0)
+    take = (found >> 8) & 15
+    last = 0
+    for bit in tl.static_range(8):
+        take -= (found >> bit) & 1
+        last += tl.where(take > 0, 1, 0)
+    return (found >> 12) * 8 + last
 
 
 @triton.jit
@@ -86,78 +107,80 @@ def _select(
     BLOCK: tl.constexpr,
     RULE: tl.constexpr,
     DTYPE: tl.constexpr,
+    SPREAD: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * WIDTH + index, mask=index < WIDTH, other=0.0)
     EXACT: tl.constexpr = DTYPE == tl.float32
     BY_MASS: tl.constexpr = RULE == TOP_P
-    if EXACT:
-        u = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-        infinity = 0x7F800000
-    else:
-        u = x.to(tl.int16, bitcast=True).to(tl.int32) & 0x7FFF
-        infinity = 0x7F80 if DTYPE == tl.bfloat16 else 0x7C00
     if DTYPE == tl.bfloat16:
         s = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+        infinity = 0x7F80
     else:
         s = x.to(tl.float32)
-    top = tl.max(u, 0)
+        infinity = 0x7F800000 if EXACT else 0x7C00
+    mass = tl.sum(_eights(tl.abs(s), EXACT), 0)
+    finite = mass < float("inf")
+    scale = (mass * 0.0).to(tl.float32) + 1.0
+    if not finite:  # or is it? eight large bfloat16 may overflow float32: then work on smaller ones
+        largest = tl.max(tl.where(s == s, tl.abs(s), float("inf")), 0)
+        finite = largest < float("inf")
+        if finite:
+            scale = largest * 0.0 + 5.421010862427522e-20  # 2**-64
+            s = s * scale
+            mass = tl.sum(_eights(tl.abs(s), EXACT), 0)
+        else:
+            scale = largest * 0.0 + 1.0
 
-    # What stays: all of `hi` and above, and the first `more` of [lo, hi). To begin with, nothing.
-    lo = top + 1
-    hi = top + 1
-    more = 0
-    if top >= infinity:
-        hi = lo
-    elif RULE == MAX_P:
-        exact = value * _value(top, DTYPE).to(tl.float64)
-        hi = _pattern(exact.to(tl.float32), DTYPE)
+    # What stays: `hi` and above, and of [lo, hi) all up to index `last`. To begin with, nothing.
+    lo = tl.zeros((), tl.int32) + infinity
+    hi = lo
+    last = WIDTH
+    if RULE == MAX_P:
+        top = tl.max(tl.abs(s), 0)
+        exact = value * top.to(tl.float64)
+        hi = _pattern(tl.minimum(exact, 3e38).to(tl.float32), DTYPE)
         if _value(hi, DTYPE).to(tl.float64) < exact:
             hi += 1
         elif (hi > 0) & (_value(tl.maximum(hi - 1, 0), DTYPE).to(tl.float64) >= exact):
             hi -= 1  # rounded twice on its way to 16 bits
         hi = tl.maximum(hi, 1)
-        lo = hi
     else:
-        mass = tl.sum(_part(s, 0.0, True, EXACT), 0)
         if BY_MASS:
             total = mass
             target = value * total
-            todo = (value > 0.0) & (value < 1.0) & (total > 0.0)
+            todo = (value > 0.0) & (value < 1.0) & (total > 0.0) & finite
             if value >= 1.0:
-                lo = top * 0 + 1
-                hi = lo
+                hi = lo * 0 + 1
         else:
             total = mass * 0.0 + WIDTH
             target = mass * 0.0 + value
-            todo = (target > 0.0) & (target < WIDTH)
-            if target >= WIDTH:
-                lo = top * 0
-                hi = lo
+            todo = (value > 0.0) & (value < WIDTH) & finite
+            if value >= WIDTH:
+                hi = lo * 0
         if todo:
-            lo = top * 0
+            lo = lo * 0
             q_lo = total
             q_hi = total * 0.0
             # The first guess: where a normal (top-p) or a Laplace vector (top-k) of this mean has it.
             mean = (mass / WIDTH).to(tl.float32)
-            share = (target / total).to(tl.float32)
-            if BY_MASS:
-                guess = mean * 1.2533 * tl.sqrt(-2.0 * tl.log(share))
-            else:
-                guess = mean * -tl.log(share)
-            reach = guess * 0.06
-            tries = 0
+            share = tl.log((target / total).to(tl.float32))
+            guess = mean * (1.2533 * tl.sqrt(-2.0 * share) if BY_MASS else -share)
+            reach = guess * SPREAD
             step = target * 0.0 + (0.0 if BY_MASS else 1.0)  # what one entry at lo adds
+            tries = 0
             while (hi - lo > 1) & (tl.abs(q_lo - q_hi - step) >= 0.5 * step):
-                below = _pattern(tl.maximum(guess - reach, 0.0), DTYPE)
-                above = _pattern(guess + reach, DTYPE) + 1
+                below = _pattern(tl.maximum(guess - reach, 0.0) / scale, DTYPE)
+                above = _pattern((guess + reach) / scale, DTYPE) + 1
                 if tries >= 5:  # a distribution that interpolation does not suit
                     below = lo + (hi - lo) // 3
                     above = hi - (hi - lo) // 3
                 below = tl.minimum(tl.maximum(below, lo + 1), hi - 1)
                 above = tl.minimum(tl.maximum(above, below), hi - 1)
-                q_below, q_above = _q(s, _value(below, DTYPE), _value(above, DTYPE), BY_MASS, EXACT)
+                v_below = _value(below, DTYPE) * scale
+                v_above = _value(above, DTYPE) * scale
+                q_below, q_above = _q(s, v_below, v_above, BY_MASS, EXACT)
                 if q_below < target:
                     hi = below
                     q_hi = q_below
@@ -169,35 +192,29 @@ def _select(
                 else:
                     lo = above
                     q_lo = q_above
-                v_lo = _value(lo, DTYPE)
-                v_hi = _value(tl.minimum(hi, infinity - 1), DTYPE)
+                v_lo = _value(lo, DTYPE) * scale
+                v_hi = _value(tl.minimum(hi, infinity - 1), DTYPE) * scale
                 guess = v_hi + (v_lo - v_hi) * ((target - q_hi) / (q_lo - q_hi)).to(tl.float32)
                 reach = (v_hi - v_lo) * 0.06
                 if BY_MASS:
                     step = v_lo.to(tl.float64)
                 tries += 1
             # Of the bracket's entries (all equal, or one), as many as the target takes.
-            more = (tl.minimum((target - q_hi) / tl.maximum(step, 1e-300), 40000.0)).to(tl.int32)
+            step = tl.maximum(step, 1e-300)
+            more = tl.minimum((target - q_hi) / step, 40000.0).to(tl.int32)
             if q_hi + more * step < target:
                 more += 1
             if (more > 1) & (q_hi + (more - 1) * step >= target):
                 more -= 1
             more = tl.maximum(more, 1)
+            if more + 0.5 < (q_lo - q_hi) / step:
+                last = _last(s, index, _value(lo, DTYPE) * scale, _value(hi, DTYPE) * scale, more)
 
-    a = tl.abs(s)
-    keep = (a >= _value(hi, DTYPE)) & (index < WIDTH)
-    count = tl.sum(keep.to(tl.int32), 0)
-    if more > 0:
-        inside = (a >= _value(lo, DTYPE)) & (a < _value(hi, DTYPE)) & (index < WIDTH)
-        n = tl.sum(inside.to(tl.int32), 0)
-        if more < n:
-            inside = inside & (tl.cumsum(inside.to(tl.int32), 0) <= more)
-        keep = keep | inside
-        count += tl.minimum(n, more)
-    count = tl.where(top < infinity, count, -1)
-    if DTYPE == tl.bfloat16:
-        x = (s.to(tl.int32, bitcast=True) >> 16).to(tl.int16).to(DTYPE, bitcast=True)
-    tl.store(y_ptr + row * WIDTH + index, tl.where(keep | (top >= infinity), x, 0.0), mask=index < WIDTH)
+    hi_v = _value(hi, DTYPE) * scale
+    least = tl.where(index <= last, tl.minimum(_value(lo, DTYPE) * scale, hi_v), hi_v)
+    keep = (tl.abs(s) >= least) | (finite == 0)
+    count = tl.where(finite, tl.minimum(tl.sum(keep.to(tl.int32), 0), WIDTH), -1)
+    tl.store(y_ptr + row * WIDTH + index, tl.where(keep, x, 0.0), mask=index < WIDTH)
     tl.store(kept_ptr + row, count)
 
 
@@ -208,6 +225,11 @@ _INTERPRETED = not isinstance(_select, triton.runtime.JITFunction)
 
 def _warps(block: int) -> int:
     return min(max(block // 1024, 1), 16)
+
+
+def _spread(width: int) -> float:
+    """How far around its first guess a search looks: about what chance does to a vector that wide."""
+    return min(2.5 / math.sqrt(width), 0.1)
 
 
 def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -229,7 +251,7 @@ def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torc
     grid = (x.numel() // width, 1, 1)
     if _INTERPRETED:
         block = max(triton.next_power_of_2(width), 16)
-        _select[grid](x, y, kept, value, width, block, RULES[rule], dtype)
+        _select[grid](x, y, kept, value, width, block, RULES[rule], dtype, _spread(width))
         return y, kept
     # Triton's own launcher looks every argument over on each call; what it would find is in the key.
     key = (rule, width, x.dtype, x.device.index, x.data_ptr() % 16 == 0)
@@ -237,7 +259,7 @@ def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torc
         made = _compiled.get(key)
         if made is None:
             block = max(triton.next_power_of_2(width), 16)
-            constants = (width, block, RULES[rule], dtype)
+            constants = (width, block, RULES[rule], dtype, _spread(width))
             kernel = _select[grid](x, y, kept, value, *constants, num_warps=_warps(block))
             _compiled[key] = kernel, constants
         else:

@@ -1,4 +1,4 @@
-"""From the trials of a study to tables: points, critical sparsities, per-layer profiles. Nothing is left out silently."""
+"""From the trials of a study to tables: points, critical sparsities, per-layer profiles. Nothing is left out in silence."""
 
 from __future__ import annotations
 

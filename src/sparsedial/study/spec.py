@@ -69,7 +69,8 @@ class StudySpec:
             raise SpecError(f"study: unknown field(s) {', '.join(sorted(unknown))}")
         try:
             options = TaskOptions.from_json(data.pop("options", {}))
-            return cls(options=options, **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+            lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+            return cls(options=options, **{**data, **lists})
         except TypeError as error:
             raise SpecError(f"study: {error}") from None
 

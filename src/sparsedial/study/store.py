@@ -185,4 +185,6 @@ class Store:
             finally:
                 os.close(folder)
         except OSError as error:
-            raise StoreError(f"{path}: could not be written: {error.strerror or error}. Finished trials are kept.") from error
+            raise StoreError(
+                f"{path}: could not be written: {error.strerror or error}. Finished trials are kept."
+            ) from error

@@ -54,7 +54,9 @@ class Trial:
             table = dial.stats()
             rows = table.astype(object).where(table.notna(), None).to_dict("records")
         if not len(scores.values) or not np.isfinite(scores.values).all():
-            raise TaskError(f"task {self.task.name}: {len(scores.values)} scores, some not finite; nothing is kept of it")
+            raise TaskError(
+                f"task {self.task.name}: {len(scores.values)} scores, some not finite; nothing is kept of it"
+            )
         dropped, total = (sum(int(r[k]) for r in rows) for k in ("dropped", "total"))
         identity = self.identity(lm)
         record = {

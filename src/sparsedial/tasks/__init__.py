@@ -46,7 +46,6 @@ class TaskOptions:
             raise SpecError(f"task options: unknown field(s) {', '.join(sorted(unknown))}")
         return cls(**data)
 
-
     def command(self) -> list[str]:
         """These options as words of the command line, defaults left out."""
         words: list[str] = []

@@ -60,10 +60,12 @@ class Task(Protocol):
     def score(
         self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
     ) -> Scores:
-        """Score ``lm`` on ``examples``. ``dial`` is attached already; it is told phases and padding through `observe`."""
+        """Score ``lm`` on ``examples``. ``dial`` is attached already; `observe` tells it phases and padding."""
         ...
 
 
-def observe(dial: Dial | None, phase: str | None = None, real: torch.Tensor | None = None) -> AbstractContextManager[None]:
+def observe(
+    dial: Dial | None, phase: str | None = None, real: torch.Tensor | None = None
+) -> AbstractContextManager[None]:
     """`Dial.observe`, or nothing where the model is dense."""
     return nullcontext() if dial is None else dial.observe(phase=phase, real=real)

@@ -1,0 +1,277 @@
+"""lm-eval tasks: examples per second, dense and sparse, against lm-eval's own HFLM; parity with the paper's code.
+
+    python benchmarks/bench_eval.py [--limit 300] [--device auto] [--peer DIR]
+
+Printed first: HFLM at each batch size (the floor is its best), then ours; the last line is JSON, which is also
+kept in benchmarks/results. With ``--peer``, a checkout of fszatkowski/activation-sparsity-benchmarking, its own
+rule and counters run on the same requests, loaded from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+import sparsedial as sd
+from sparsedial.models import LanguageModel, find_model, load_model
+from sparsedial.tasks.catalogue import lm_eval_tasks
+from sparsedial.tasks.lm_eval_task import LmEvalTask
+from sparsedial.tasks.loglikelihood import sharing
+from sparsedial.tasks.requests import quietly
+
+HERE = Path(__file__).parent
+Answers = list[tuple[float, bool]]
+
+
+def main() -> None:
+    """Run what was asked for, print it, keep it."""
+    args = arguments()
+    torch.manual_seed(0)
+    tasks = lm_eval_tasks(args.tasks.split(","), include_path=args.include_path, limit=args.limit)
+    lm = load_model(find_model(args.model), device=args.device, dtype=args.dtype)
+    sharing(lm.model)  # tried out once per model
+    result: dict[str, Any] = {"bench": "eval", "machine": machine(lm), "versions": versions(), **vars(args)}
+    result["speed"] = speed(lm, tasks, args) if not args.parity_only else None
+    if args.peer:
+        result["parity"] = parity(lm, tasks, args)
+    target = HERE / "results" / f"eval-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tasks", default="arc_easy_local,piqa_local,lambada_local")
+    parser.add_argument("--include-path", default="../shared/tasks")
+    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--batch-sizes", type=lambda s: [int(n) for n in s.split(",")], default=[1, 8, 16, 32])
+    parser.add_argument("--p", type=float, default=0.9)
+    parser.add_argument("--peer", help="a checkout of fszatkowski/activation-sparsity-benchmarking")
+    parser.add_argument("--peer-batch", type=int, default=8)
+    parser.add_argument("--parity-only", action="store_true")
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------------- speed
+
+
+def speed(lm: LanguageModel, tasks: list[LmEvalTask], args: argparse.Namespace) -> dict[str, Any]:
+    """Examples per second of everything, task by task in turn, so that a busy machine is busy for all of them."""
+    sides = [*(f"HFLM, batch size {n}" for n in args.batch_sizes), "ours, dense", f"ours, top-p {args.p} all_inputs"]
+    seconds = {side: 0.0 for side in sides}
+    total, same, apart = 0, 0, 0.0
+    print(f"{lm.source.name} {lm.dtype} on {lm.device}, {args.limit} examples of each of {args.tasks}\n")
+    for task in tasks:
+        theirs: Answers = []
+        for side, size in zip(sides, args.batch_sizes, strict=False):
+            instances = build(task)
+            model = hflm(lm, size)
+            seconds[side] += clock(lm, lambda model=model, i=instances: theirs.__setitem__(slice(None), ask(model, i)))
+        kept: dict[str, Any] = {}
+        seconds["ours, dense"] += clock(lm, lambda task=task, kept=kept: kept.update(dense(lm, task)))
+        with sd.sparsify(lm.model, "all_inputs", sd.TopP(args.p)) as dial:
+            seconds[sides[-1]] += clock(
+                lm, lambda task=task, kept=kept, dial=dial: task.score(lm, kept["examples"], dial)
+            )
+        ours = [a[0] for a in task.answers(lm, kept["examples"])[0]]
+        predicted = [predictions(task, kept["examples"], answers) for answers in (theirs, ours)]
+        total, same = total + len(predicted[0]), same + int((predicted[0] == predicted[1]).sum())
+        apart = max(apart, *(abs(a[0] - b[0]) for a, b in zip(theirs, ours, strict=True)))
+        print(f"{task.name}: {kept['scores'].metric} {kept['scores'].mean:.4f}", flush=True)
+    examples = len(tasks) * args.limit
+    best = min(sides[: len(args.batch_sizes)], key=lambda s: seconds[s])
+    print(f"\n{'':34}{'seconds':>9}{'examples/s':>12}{'to HFLM':>9}{'to dense':>10}")
+    for side in sides:
+        ratios = [seconds[reference] / seconds[side] for reference in (best, "ours, dense")]
+        print(f"{side:34}{seconds[side]:9.1f}{examples / seconds[side]:12.2f}{ratios[0]:9.2f}{ratios[1]:10.2f}")
+    print(f"\nsame predictions: {same} of {total} ({same / total:.2%}); log-likelihoods apart by at most {apart:.2g}\n")
+    return {
+        "seconds": seconds,
+        "best_hflm": best,
+        "dense_to_hflm": seconds[best] / seconds["ours, dense"],
+        "sparse_to_dense": seconds["ours, dense"] / seconds[sides[-1]],
+        "same_predictions": same / total,
+        "loglikelihood_apart": apart,
+    }
+
+
+def dense(lm: LanguageModel, task: LmEvalTask) -> dict[str, Any]:
+    """Ours, the making of the requests included (HFLM's time includes tokenizing as well)."""
+    examples = task.prepare(lm)
+    return {"examples": examples, "scores": task.score(lm, examples)}
+
+
+def hflm(lm: LanguageModel, batch_size: int) -> Any:
+    """lm-eval's own model around ours."""
+    with quietly():
+        from lm_eval.models.huggingface import HFLM
+
+        return HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
+
+
+def build(task: LmEvalTask) -> list[Any]:
+    """The task's requests as lm-eval makes them."""
+    with quietly():
+        task.task.build_all_requests(limit=task.limit)
+    return task.task.instances
+
+
+def ask(model: Any, instances: list[Any]) -> Answers:
+    """lm-eval's answers."""
+    with quietly(), torch.inference_mode():
+        return model.loglikelihood(instances, disable_tqdm=True)
+
+
+def predictions(task: LmEvalTask, examples: dict[str, Any], answers: Answers) -> np.ndarray:
+    """Per example, the option chosen (or, with one continuation, whether it is the greedy one)."""
+    by_doc: dict[int, Answers] = {}
+    for request, answer in zip(examples["requests"], answers, strict=True):
+        by_doc.setdefault(request["doc"], []).append(answer)
+    return np.array([a[0][1] if len(a) == 1 else np.argmax([likely for likely, _ in a]) for a in by_doc.values()])
+
+
+def clock(lm: LanguageModel, work: Any) -> float:
+    """Seconds, with the device's queue empty before and after."""
+    wait = torch.cuda.synchronize if lm.device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - start
+
+
+# ---------------------------------------------------------------------- parity
+
+
+def parity(lm: LanguageModel, tasks: list[LmEvalTask], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Sparsity and accuracy of both sides on the same requests, at the input and the down projection's input."""
+    manager, utilities = peer_modules(Path(args.peer))
+    rows = []
+    print(
+        f"{'p':>6}{'task':>18}{'sparsity: peer':>16}{'ours':>8}{'no sharing':>12}{'score: peer':>14}{'ours':>8}{'times':>8}"
+    )
+    for p in (0.99, 0.95, 0.9, 0.8):
+        for task in tasks:
+            row = {"p": p, "task": task.name, **peer_side(lm, task, p, args.peer_batch, manager, utilities)}
+            examples = task.prepare(lm)
+            for name, prepared in (("ours", examples), ("unshared", {**examples, "share_up_to": 0})):
+                kept: dict[str, Any] = {}
+                with sd.sparsify(lm.model, "all_inputs", sd.TopP(p)) as dial:
+                    row[f"{name}_seconds"] = clock(
+                        lm, lambda t=task, e=prepared, d=dial, k=kept: k.update(scores=t.score(lm, e, d))
+                    )
+                row[f"{name}_score"], row[f"{name}_sparsity"] = kept["scores"].mean, dial.sparsity()
+            rows.append(row)
+            print(
+                f"{p:6}{task.name:>18}{row['peer_sparsity']:16.4f}{row['ours_sparsity']:8.4f}"
+                f"{row['unshared_sparsity']:12.4f}{row['peer_score']:14.4f}{row['ours_score']:8.4f}"
+                f"{row['peer_seconds'] / row['ours_seconds']:8.1f}",
+                flush=True,
+            )
+    return rows
+
+
+def peer_modules(folder: Path) -> tuple[ModuleType, ModuleType]:
+    """The peer's rule and counters, from its files; its copy of lm-eval is left alone."""
+    found = []
+    for name in ("sparsification_utils", "sparsification_manager"):
+        file = next(iter(sorted(folder.rglob(f"lm_eval/{name}.py"))), None)
+        if file is None:
+            sys.exit(f"--peer {folder}: no lm_eval/{name}.py below it: expected a checkout of the peer's repository")
+        spec = importlib.util.spec_from_file_location(f"lm_eval.{name}", file)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found.append(module)
+    return found[1], found[0]
+
+
+def peer_side(
+    lm: LanguageModel, task: LmEvalTask, p: float, batch_size: int, manager: ModuleType, utilities: ModuleType
+) -> dict[str, float]:
+    """lm-eval's HFLM with the peer's hooks, consolidated after every batch as the peer's HFLM does."""
+    layers = len(sd.find_ffns(lm.model))
+    config = {
+        "embedding_layer_name": "model.embed_tokens",
+        "layers_to_sparsify": {"LAYER": f"0-{layers - 1}"},
+        "modules_to_sparsify": {"model.layers.LAYER.mlp": "input", "model.layers.LAYER.mlp.down_proj": "input"},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config))
+        peer = manager.SparsificationManager(str(path), folder, "topp", p)
+    model = hflm(lm, batch_size)
+    before = {id(m): set(m._forward_pre_hooks) for m in lm.model.modules()}
+    peer.initialize(model)
+    call = model._model_call
+
+    def counted(inputs: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        logits = call(inputs, *rest, **named)
+        ends = (inputs != model.tokenizer.pad_token_id).sum(-1).tolist()
+        peer.consolidate_batch(batch_start_indices=[0] * len(inputs), batch_end_indices=ends)
+        return logits
+
+    model._model_call = counted
+    try:
+        answers: Answers = []
+        instances = build(task)
+        seconds = clock(lm, lambda: answers.extend(ask(model, instances)))
+    finally:
+        for module in lm.model.modules():
+            for hook in set(module._forward_pre_hooks) - before[id(module)]:
+                del module._forward_pre_hooks[hook]
+                module._forward_pre_hooks_with_kwargs.pop(hook, None)
+    stats = [s for hook in peer.sparsity_hooks for s in hook.total_stats.prefill]
+    examples = task.prepare(lm)
+    score = judged(task, examples, answers)
+    dropped, total = sum(s.sparse_counts for s in stats), sum(s.total_counts for s in stats)
+    return {"peer_sparsity": dropped / total, "peer_score": score, "peer_seconds": seconds}
+
+
+def judged(task: LmEvalTask, examples: dict[str, Any], answers: Answers) -> float:
+    """The task's score of given answers."""
+    given = replace(task)
+    object.__setattr__(given, "answers", lambda *_: ([[a] for a in answers], {}))
+    return given.score(None, examples).mean  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- conditions
+
+
+def machine(lm: LanguageModel) -> dict[str, Any]:
+    """What it ran on."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    gpu = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else None
+    return {"cpu": cpu, "cores": torch.get_num_threads(), "gpu": gpu}
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the time."""
+    names = ("torch", "transformers", "lm_eval", "numba")
+    return {"python": platform.python_version(), "sparsedial": sd.__version__, **{n: version(n) for n in names}}
+
+
+if __name__ == "__main__":
+    main()
