@@ -70,15 +70,17 @@ def inspect(
 @app.command()
 def run(
     model: Model,
-    site: Annotated[list[str] | None, typer.Option(help="input, up, gate, intermediate, all_inputs; repeat. Default: all.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="input, up, gate, intermediate, all_inputs; repeat.")] = None,
     rule: Annotated[str, typer.Option(help="top_p, top_k or max_p.")] = "top_p",
-    p: Annotated[list[str] | None, typer.Option(help="Dial values to measure; repeat or separate by commas. Default: an adaptive search.")] = None,
-    tasks: Annotated[str, typer.Option(help="Comma-separated: self_prediction, any lm-eval task or group, paper, paper-instruct.")] = "self_prediction",
-    include_path: Annotated[Path | None, typer.Option("--include-path", "--include-dir", help="A folder of further lm-eval task files.")] = None,
+    p: Annotated[list[str] | None, typer.Option(help="Dial values, by commas; default: a search.")] = None,
+    tasks: Annotated[str, typer.Option(help="self_prediction, lm-eval's, paper, paper-instruct.")] = "self_prediction",
+    include_path: Annotated[
+        Path | None, typer.Option("--include-path", "--include-dir", help="Further lm-eval task files.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Examples of each lm-eval task.")] = None,
     num_fewshot: Annotated[int | None, typer.Option(help="Few-shot examples, where a task takes them.")] = None,
-    apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", help="Wrap prompts in the model's chat template.")] = False,
-    metric: Annotated[list[str] | None, typer.Option(help="TASK=METRIC, where it is not to be the paper's choice.")] = None,
+    apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", help="The model's own.")] = False,
+    metric: Annotated[list[str] | None, typer.Option(help="TASK=METRIC instead of the paper's choice.")] = None,
     sequences: Annotated[int, typer.Option(help="Self-prediction: sequences sampled.")] = 64,
     length: Annotated[int, typer.Option(help="Self-prediction: tokens sampled in each.")] = 96,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -90,8 +92,8 @@ def run(
     device: Device = "auto",
     dtype: DType = "auto",
     trust_remote_code: Trust = False,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Where to keep trials and report. Default: runs/<model>.")] = None,
-) -> None:  # fmt: skip
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Default: runs/<model>.")] = None,
+) -> None:
     """Measure a model's critical sparsity, at every site, and write a report. Run again to go on where it stopped."""
     from sparsedial.study.run import run_study
     from sparsedial.study.spec import StudySpec

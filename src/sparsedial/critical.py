@@ -215,7 +215,7 @@ def _point(point: object) -> tuple[float, np.ndarray, float]:
 
 
 def _crossings(sparsity: np.ndarray, retention: np.ndarray, retain: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each row of ``retention [B, K]``: highest sparsity kept, first crossing, index of the last point that keeps."""
+    """For each row of ``retention [B, K]``: highest crossing, first crossing, index of the last point kept."""
     s = np.concatenate([[0.0], sparsity])
     r = np.concatenate([np.ones((len(retention), 1)), retention], 1)
     keeps = r >= retain

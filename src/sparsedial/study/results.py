@@ -1,4 +1,4 @@
-"""From the trials of a study to tables: points, critical sparsities, per-layer profiles. Nothing is left out in silence."""
+"""From a study's trials to tables: points, critical sparsities, per-layer profiles. What is left out is said."""
 
 from __future__ import annotations
 
