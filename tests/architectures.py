@@ -265,7 +265,7 @@ def page(rows: list[Row]) -> str:
         "",
         f"Every architecture in the causal-LM mapping of transformers {transformers.__version__}, measured on a tiny,",
         "randomly initialised model of it, with no module named by hand. Written by `python tests/architectures.py`",
-        "(`make architectures`); `tests/test_architectures.py` holds every line to what it says.",
+        "(`make architectures`); `tests/test_architectures.py` fails when a result is no longer the one below.",
         "",
         f"- **{works} work**: an FFN is found in every layer that has one; at every site listed p = 1 leaves the",
         "  logits as they were, bit for bit, p = 0.5 in any one layer changes them, and nothing is left behind.",

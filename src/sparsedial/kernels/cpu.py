@@ -170,7 +170,7 @@ def _search(scratch, step, by_mass, target, total, tiny):  # type: ignore[no-unt
             t = hi + (lo - hi) * share
         at[0] = t
         t_bits = (at_bits[0] + (step - 1)) & ~(step - 1)
-        if not (lo < t < hi) or t_bits <= lo_bits or t_bits >= hi_bits or tries > 8 and tries % 2 == 0:
+        if not (lo < t < hi) or t_bits <= lo_bits or t_bits >= hi_bits or (tries > 8 and tries % 2 == 0):
             t_bits = (lo_bits + (hi_bits - lo_bits) // 2) & ~(step - 1)
         at_bits[0] = t_bits
         n = _count(a, at[0])
@@ -227,7 +227,7 @@ def _row(x, y, scratch, shift, rule, value):  # type: ignore[no-untyped-def]
         elif value > 0.0 and total > 0.0:
             t, n, kept = _search(scratch, 1 << shift, True, value * total, total, tiny)
     elif rule == TOP_K:
-        kept = min(width, int(math.floor(value * width + 0.5)))
+        kept = min(width, math.floor(value * width + 0.5))
         if kept == width:
             t, n = real(0), width
         elif kept > 0:
@@ -327,7 +327,7 @@ def _compiled(dtype: torch.dtype) -> Any:
 
 @functools.cache
 def _fork_join() -> Any:
-    """torch's own ``GOMP_parallel``, or None where there is none to be found."""
+    """The ``GOMP_parallel`` of torch's own OpenMP runtime, or None where there is none to be found."""
     try:
         parallel = ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):

@@ -7,6 +7,7 @@ a pass, interpolating; a bracket of one pattern, or of one entry, settles the ve
 the chip in between.
 """
 
+# ruff: noqa: SIM300 (capitals are Triton's compile-time parameters here, not constants)
 from __future__ import annotations
 
 import math
@@ -43,7 +44,7 @@ def _eights(v, EXACT: tl.constexpr):
 
 @triton.jit
 def _q(s, below, above, BY_MASS: tl.constexpr, EXACT: tl.constexpr):
-    """q at two magnitudes, in one reduction."""
+    """The mass (or number) at two magnitudes and above, in one reduction."""
     a = tl.abs(s)
     one = a if BY_MASS else 1.0
     p = _eights(tl.where(a >= below, one, 0.0), EXACT)
@@ -138,9 +139,9 @@ def _select(
     hi = lo
     last = WIDTH
     if RULE == MAX_P:
-        top = tl.max(tl.abs(s), 0)
+        top = tl.max(tl.abs(s), 0) / scale
         exact = value * top.to(tl.float64)
-        hi = _pattern(tl.minimum(exact, 3e38).to(tl.float32), DTYPE)
+        hi = _pattern(exact.to(tl.float32), DTYPE)
         if _value(hi, DTYPE).to(tl.float64) < exact:
             hi += 1
         elif (hi > 0) & (_value(tl.maximum(hi - 1, 0), DTYPE).to(tl.float64) >= exact):

@@ -25,9 +25,9 @@ def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torc
             [0., 0., 0.]]), tensor([2, 0], dtype=torch.int32))
     """
     width = x.shape[-1]
-    rows = x.reshape(-1, width)
-    if rows.shape[0] == 0 or width == 0:
+    if x.numel() == 0:
         return x.clone(memory_format=torch.contiguous_format), x.new_zeros(x.shape[:-1], dtype=torch.int32)
+    rows = x.reshape(-1, width)
     finite = torch.isfinite(rows).all(-1)
     magnitude = rows.abs().to(torch.float64)
     ordered, order = torch.sort(magnitude, dim=-1, descending=True, stable=True)  # stable: ties lowest index first

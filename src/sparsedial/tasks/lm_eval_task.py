@@ -7,7 +7,7 @@ import inspect
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -105,14 +105,20 @@ class LmEvalTask:
             TaskError: a log-likelihood is NaN, or there are fewer scores than examples.
         """
         answers, details = self.answers(lm, examples, dial, progress)
+        scores = self.judge(examples, answers)
+        return replace(scores, details={**details, **scores.details})
+
+    def judge(self, examples: dict[str, Any], answers: list[list[Any]]) -> Scores:
+        """What lm-eval makes of answers, whoever gave them; ``details`` holds its aggregate of every metric."""
         results = self._judge(examples["requests"], answers)
         mine = results[self.metric.filter]
         self._check_count(len(mine), "scored")
-        for name, items in _by_metric(results).items():
-            aggregate = self.task.aggregation().get(name[0])
+        details: dict[str, float] = {}
+        for (metric, filtered), items in _by_metric(results).items():
+            aggregate = self.task.aggregation().get(metric)
             number = aggregate(items) if aggregate is not None else None
             if isinstance(number, (int, float, np.number)):
-                details[name[0] if name[1] == "none" else ",".join(name)] = float(number)
+                details[metric if filtered == "none" else f"{metric},{filtered}"] = float(number)
         return Scores(self.metric.shown, metrics_.values(self.metric, mine, self.name), details)
 
     # ------------------------------------------------------------------ answering

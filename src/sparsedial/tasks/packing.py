@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-WASTE = 0.125  # of a batch's tokens may be padding
+WASTE = 0.125  # of a batch's tokens may be padding,
+FEW = 256  # or this many: a forward more costs more than they do
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,14 @@ class Window:
 
 @dataclass
 class Tree:
-    """Tokens, each with the node before it (-1: none); ``scored``: per window, (its key, nodes, targets)."""
+    """Tokens, each with the node before it (-1: none).
 
+    Attributes:
+        scored: per window, (its key, nodes, targets).
+        masked: whether it may be run with a mask of its own (an unshared window may be too long for that).
+    """
+
+    masked: bool = False
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     scored: list[tuple[tuple[int, int], list[int], list[int]]] = field(default_factory=list)
@@ -115,7 +122,7 @@ def plant(groups: Sequence[Sequence[Window]], max_length: int, share_up_to: int)
         shared = all(len(inputs) <= share_up_to for inputs, _ in cuts)
         mine: dict[object, Tree] = {}
         for index, (inputs, targets) in enumerate(cuts):
-            mine.setdefault(None if shared else tuple(inputs), Tree()).add((group, index), inputs, targets)
+            mine.setdefault(None if shared else tuple(inputs), Tree(shared)).add((group, index), inputs, targets)
         trees += mine.values()
     return trees
 
@@ -123,12 +130,13 @@ def plant(groups: Sequence[Sequence[Window]], max_length: int, share_up_to: int)
 def batches(trees: Sequence[Tree], batch_tokens: int) -> Iterator[Batch]:
     """Batches of trees of like length: at most ``batch_tokens`` tokens (or one tree), padding included."""
     batch: list[Tree] = []
-    for tree in sorted(trees, key=lambda t: (not t.branches, -len(t))):  # longest first: too large fails at once
-        size = len(batch[0]) * (len(batch) + 1) if batch else 0
-        real = sum(map(len, batch)) + len(tree)
-        if batch and (size > batch_tokens or real < (1 - WASTE) * size or batch[0].branches != tree.branches):
-            yield lay_out(batch)
-            batch = []
+    for tree in sorted(trees, key=lambda t: (not t.masked, -len(t))):  # longest first: too large fails at once
+        if batch:
+            size = len(batch[0]) * (len(batch) + 1)
+            padding = size - sum(map(len, batch)) - len(tree)
+            if size > batch_tokens or padding > max(FEW, WASTE * size) or batch[0].masked != tree.masked:
+                yield lay_out(batch)
+                batch = []
         batch.append(tree)
     if batch:
         yield lay_out(batch)

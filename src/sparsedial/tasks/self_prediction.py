@@ -13,7 +13,8 @@ from sparsedial.models import LanguageModel
 from sparsedial.sparsify import Dial
 from sparsedial.tasks.base import Progress, Scores, no_progress, observe
 
-VERSION = 1
+VERSION = 2  # raised when the same settings would give other numbers
+SAMPLED_AT_ONCE = 256  # one token a step: wide batches cost little
 START_TOKENS = 64  # without a BOS: sequences start from this many fixed tokens, spread over the vocabulary
 
 
@@ -55,14 +56,15 @@ class SelfPrediction:
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         starts = _starts(lm, self.sequences)
         rows: list[list[int]] = []
-        for batch in starts.split(max(self.batch, 64)):  # sampling is one token a step: wide batches cost little
+        for batch in starts.split(SAMPLED_AT_ONCE):
             tokens, cache, new = [batch], None, batch[:, None]
             for step in range(self.length):
                 out = lm.model(input_ids=new.to(lm.device), past_key_values=cache, use_cache=True)
                 cache = out.past_key_values
-                probabilities = out.logits[:, -1].float().softmax(-1).cpu()
-                new = torch.multinomial(probabilities, 1, generator=generator)
-                tokens.append(new[:, 0])
+                draws = torch.rand(len(batch), 1, generator=generator)  # on the CPU: the same ones on every device
+                mass = out.logits[:, -1].float().softmax(-1).cumsum(-1)
+                new = torch.searchsorted(mass, draws.to(mass.device) * mass[:, -1:]).clamp(max=mass.shape[-1] - 1)
+                tokens.append(new[:, 0].cpu())
                 progress(len(rows) * self.length + len(batch) * (step + 1), self.sequences * self.length)
             rows += torch.stack(tokens, 1).tolist()
         return {"tokens": rows}

@@ -1,0 +1,306 @@
+"""What the rule costs: against the copy of its tensor, against sorting, and in whole models.
+
+    python benchmarks/bench_rule.py [--peer DIR] [--quick]
+
+Prints the floor first (the measured copy rate), then a table of medians and ratios, each ratio taken
+within this run, and JSON last; the JSON is kept in ``benchmarks/results/``. CPU rows always; GPU rows
+where there is CUDA. ``--peer``: a checkout of the paper's repository, to time its top-p beside ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import re
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsedial as sd
+from sparsedial.kernels import reference
+
+P = 0.9
+RESULTS = Path(__file__).parent / "results"
+Call = Callable[[], Any]
+
+
+def sort32(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Top-p by sorting, in float32 and without a stable order: the fairest sort we could write."""
+    size = x.float().abs()
+    ordered, order = size.sort(-1, descending=True)
+    mass = ordered.cumsum(-1)
+    kept = (mass < P * mass[..., -1:]).sum(-1, dtype=torch.int32) + 1
+    keep = torch.arange(x.shape[-1], device=x.device) < kept[..., None]
+    return x * torch.zeros_like(keep).scatter_(-1, order, keep), kept
+
+
+def paper(directory: str | None) -> Callable[[torch.Tensor], Any] | None:
+    """The paper's top-p as its hooks call it: mask, product, and the counts copied to the host."""
+    if directory is None:
+        return None
+    package = types.ModuleType("lm_eval")
+    package.__path__ = [str(Path(directory) / "sparsified_harness" / "lm_eval")]
+    sys.modules["lm_eval"] = package  # spares us the whole harness
+    mask_of = importlib.import_module("lm_eval.sparsification_manager").get_topp_mask
+
+    def run(x: torch.Tensor) -> Any:
+        mask = mask_of(x[None], P)
+        return x[None] * mask, (~mask).sum(-1).detach().cpu().tolist()
+
+    return run
+
+
+def medians(calls: dict[str, Call], seconds: float, least: int = 3) -> dict[str, float]:
+    """The median seconds of each call, taken in turns so that a noisy neighbour disturbs all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop or len(next(iter(times.values()))) < least:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def in_graph(call: Callable[[int], Any], n: int) -> float:
+    """Seconds of one of ``n`` calls in a CUDA graph (the median of its replays)."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for i in range(n):
+            call(i)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for i in range(n):
+                call(i)
+    times = []
+    for _ in range(12):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / n / 1e3)
+    return statistics.median(times[2:])
+
+
+def vectors(rows: int, width: int, dtype: torch.dtype, device: str, kind: str = "normal") -> torch.Tensor:
+    x = torch.randn(rows, width, device=device)
+    if kind == "swiglu":
+        x *= torch.nn.functional.silu(torch.randn(rows, width, device=device))
+    return x.to(dtype)
+
+
+def rule_on_cpu(quick: bool, peer: Callable[[torch.Tensor], Any] | None) -> list[dict[str, Any]]:
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for width in (576, 1536) if quick else (576, 1536, 4096, 14336):
+            x = vectors(1024, width, dtype, "cpu")
+            calls: dict[str, Call] = {
+                "ours": lambda x=x: sd.apply_rule(x, sd.TopP(P)),
+                "sort": lambda x=x: reference.select(x, "top_p", P),
+                "sort32": lambda x=x: sort32(x),
+            }
+            if peer:
+                calls["paper"] = lambda x=x: peer(x)
+            fast = medians({"ours": calls["ours"], "copy": x.clone}, 1.0, 9)
+            t = medians(calls, 2.0) | fast
+            row = {"what": "rule", "device": "cpu", "dtype": str(dtype)[6:], "shape": [1024, width]}
+            row |= {
+                "ms": t["ours"] * 1e3,
+                "ns_per_element": t["ours"] / x.numel() * 1e9,
+                "over_copy": t["ours"] / t["copy"],
+            }
+            row |= {f"{name}_over_ours": t[name] / t["ours"] for name in calls if name != "ours"}
+            rows.append(row)
+            say(row)
+    return rows
+
+
+def rule_on_gpu(rate: float, peer: Callable[[torch.Tensor], Any] | None) -> list[dict[str, Any]]:
+    rows = []
+    for n, width in ((4096, 4096), (4096, 14336), (2048, 28672)):
+        for kind in ("normal", "swiglu"):
+            xs = [vectors(n, width, torch.bfloat16, "cuda", kind) for _ in range(3)]
+            floor = 2 * xs[0].numel() * 2 / rate
+            seconds = in_graph(lambda i, xs=xs: sd.apply_rule(xs[i % 3], sd.TopP(P)), 12)
+            row = {"what": "rule", "device": "cuda", "dtype": "bfloat16", "shape": [n, width], "values": kind}
+            row |= {"us": seconds * 1e6, "floor_us": floor * 1e6, "over_floor": seconds / floor}
+            calls: dict[str, Call] = {"sort": lambda x=xs[0]: reference.select(x, "top_p", P)}
+            if peer:
+                calls["paper"] = lambda x=xs[0]: peer(x)
+            row |= {f"{name}_over_floor": t / floor for name, t in medians(calls, 1.0).items()}
+            rows.append(row)
+            say(row)
+    for width in (4096, 14336):
+        for kind in ("normal", "swiglu"):
+            xs = [vectors(1, width, torch.bfloat16, "cuda", kind) for _ in range(64)]
+            seconds = in_graph(lambda i, xs=xs: sd.apply_rule(xs[i % 64], sd.TopP(P)), 192)
+            row = {"what": "one vector, CUDA graph", "device": "cuda", "dtype": "bfloat16", "shape": [1, width]}
+            row |= {"values": kind, "us": seconds * 1e6}
+            if peer:
+                row["paper_us"] = medians({"paper": lambda x=xs[0]: peer(x)}, 0.5)["paper"] * 1e6
+            rows.append(row)
+            say(row)
+    return rows
+
+
+def model(device: str, dtype: torch.dtype) -> Any:
+    """Random weights in the shape of SmolLM2-135M (CPU), of four layers of Llama-3.1-8B (GPU)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    size |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
+    if device == "cuda":
+        size = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 4}
+        size |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
+    with torch.device(device):
+        return LlamaForCausalLM(LlamaConfig(**size)).to(dtype).eval()
+
+
+@torch.inference_mode()
+def whole_model(device: str, dtype: torch.dtype, quick: bool) -> list[dict[str, Any]]:
+    """A forward and a decode step, dense and with all_inputs sparsified and counted, in turns."""
+    net = model(device, dtype)
+    batch, length = (8, 512) if device == "cuda" else (8, 128)
+    tokens = torch.randint(net.config.vocab_size, (batch, length), device=device)
+    one = tokens[:1, :1]
+    cache = net(tokens[:1], use_cache=True).past_key_values
+
+    def step() -> None:
+        net(one, past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+
+    rows = []
+    head = {"device": device, "dtype": str(dtype)[6:], "site": "all_inputs", "rule": f"top_p {P}"}
+    for what, call, burst in (
+        (
+            f"forward {batch}x{length}",
+            lambda: net(tokens, use_cache=False, logits_to_keep=1 if device == "cuda" else 0),
+            1,
+        ),
+        ("decode step", step, 8),
+    ):
+        times: dict[bool, list[float]] = {False: [], True: []}
+        ratios = []
+        for turn in range((4 if quick else 12) * (1 if burst == 1 else 3)):
+            pair = {}
+            for sparse in (False, True) if turn % 2 else (True, False):
+                if sparse:
+                    with sd.sparsify(net, site="all_inputs", rule=sd.TopP(P)):
+                        pair[sparse] = timed(call, burst)
+                else:
+                    pair[sparse] = timed(call, burst)
+            if turn:
+                ratios.append(pair[True] / pair[False])
+                for sparse in pair:
+                    times[sparse].append(pair[sparse])
+        dense, sparse_ = statistics.median(times[False]), statistics.median(times[True])
+        row = {"what": what, **head, "dense_ms": dense * 1e3, "sparse_ms": sparse_ * 1e3}
+        row |= {"over_dense": statistics.median(ratios), "least_over_least": min(times[True]) / min(times[False])}
+        if device == "cuda":
+            row["syncs_added"] = synchronisations(net, call, True) - synchronisations(net, call, False)
+        rows.append(row)
+        say(row)
+    return rows
+
+
+def timed(call: Call, burst: int) -> float:
+    """Seconds of one call: the median of a burst, each waited for; the first is not counted in a burst."""
+    times = []
+    for _ in range(burst + 1):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def synchronisations(net: Any, call: Call, sparse: bool) -> int:
+    """Waits of the host for the device during one call, by the profiler."""
+    from contextlib import nullcontext
+
+    with sd.sparsify(net, site="all_inputs", rule=sd.TopP(P)) if sparse else nullcontext():
+        call()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            call()
+    waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense")
+    return sum(event.count for event in profile.key_averages() if event.key in waits)
+
+
+def copy_rate(device: str) -> float:
+    """Bytes per second of copying a tensor larger than the caches, read and written bytes both counted."""
+    x = torch.ones((1 << 30 if device == "cuda" else 1 << 26), dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    if device == "cuda":
+        return 2 * x.numel() / in_graph(lambda _: y.copy_(x), 8)
+    return 2 * x.numel() / medians({"copy": lambda: y.copy_(x)}, 0.5, 9)["copy"]
+
+
+def say(row: dict[str, Any]) -> None:
+    cells = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" if k != "what" else str(v) for k, v in row.items())
+    print(" | ".join(cells), flush=True)
+
+
+def cpu_name() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", metavar="DIR", help="a checkout of the paper's repository")
+    parser.add_argument("--quick", action="store_true", help="fewer widths and turns")
+    options = parser.parse_args()
+    peer = paper(options.peer)
+    cuda = torch.cuda.is_available()
+    machine: dict[str, Any] = {"cpu": cpu_name(), "threads": torch.get_num_threads()}
+    if cuda:
+        machine["gpu"] = torch.cuda.get_device_name()
+    versions = {"python": platform.python_version(), "sparsedial": sd.__version__, "torch": torch.__version__}
+    for name in ("numba", "triton", "transformers"):
+        try:
+            versions[name] = importlib.import_module(name).__version__
+        except ImportError:
+            versions[name] = "absent"
+    print(", ".join(f"{k} {v}" for k, v in {**machine, **versions}.items()))
+
+    result: dict[str, Any] = {"machine": machine, "versions": versions, "p": P, "copy_gb_per_s": {}, "rows": []}
+    devices = ["cuda"] if cuda else ["cpu"]
+    for device in devices:
+        rate = copy_rate(device)
+        result["copy_gb_per_s"][device] = rate / 1e9
+        print(f"floor: copying on {device} moves {rate / 1e9:.1f} GB/s (read and written)")
+        if device == "cuda":
+            result["rows"] += rule_on_gpu(rate, peer)
+            result["rows"] += whole_model(device, torch.bfloat16, options.quick)
+        else:
+            result["rows"] += rule_on_cpu(options.quick, peer)
+            for dtype in (torch.float32, torch.bfloat16):
+                result["rows"] += whole_model(device, dtype, options.quick)
+    name = re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-") if cuda else "cpu"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"rule-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

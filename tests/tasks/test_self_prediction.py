@@ -1,0 +1,87 @@
+"""Self-prediction on models whose answers are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sparsedial as sd
+from sparsedial.errors import SpecError
+from sparsedial.models import LanguageModel, Source
+from sparsedial.tasks.self_prediction import START_TOKENS, SelfPrediction
+
+
+class Tokenizer:
+    """No BOS, two special ids."""
+
+    bos_token_id = None
+    all_special_ids = (0, 95)
+
+
+def language_model(model, tokenizer=None):
+    return LanguageModel(model, tokenizer, Source("tiny", Path(), "test", "0" * 64), "float32", torch.device("cpu"))
+
+
+def test_sequences_are_the_models_own_and_follow_the_seed(llama):
+    lm = language_model(llama)
+    task = SelfPrediction(sequences=5, length=7, batch=2)
+    examples = task.prepare(lm)
+    assert np.shape(examples["tokens"]) == (5, 8)
+    assert {row[0] for row in examples["tokens"]} == {1}  # the configuration's BOS
+    assert task.prepare(lm) == examples
+    assert SelfPrediction(5, 7, seed=1).prepare(lm) != examples
+
+
+def test_sampled_frequencies_are_the_models_probabilities(llama):
+    lm = language_model(llama)
+    tokens = torch.tensor(SelfPrediction(sequences=4000, length=1).prepare(lm)["tokens"])
+    with torch.no_grad():
+        expected = llama(torch.tensor([[1]])).logits[0, -1].softmax(-1)
+    seen = torch.bincount(tokens[:, 1], minlength=96) / len(tokens)
+    error = (expected * (1 - expected) / len(tokens)).sqrt()
+    assert ((seen - expected).abs() < 5 * error + 1e-4).all()
+
+
+def test_without_a_bos_the_start_tokens_are_fixed_and_not_special(llama):
+    config = llama.config.bos_token_id
+    llama.config.bos_token_id = None
+    try:
+        tokens = SelfPrediction(sequences=100, length=1).prepare(language_model(llama, Tokenizer()))["tokens"]
+    finally:
+        llama.config.bos_token_id = config
+    starts = [row[0] for row in tokens]
+    assert len(set(starts)) == START_TOKENS
+    assert not {0, 95} & set(starts)
+    assert starts[:36] == starts[64:]
+
+
+def test_the_score_is_agreement_of_the_arg_max_by_sequence(llama, tokens):
+    lm = language_model(llama)
+    scores = SelfPrediction(batch=3).score(lm, {"tokens": tokens.tolist()})
+    with torch.no_grad():
+        best = llama(tokens).logits.argmax(-1)[:, :-1]
+    expected = (best == tokens[:, 1:]).double().mean(1)
+    np.testing.assert_array_equal(scores.values, expected.numpy())
+    assert scores.mean == expected.mean()
+
+
+def test_all_but_the_last_token_are_counted_as_prefill(llama, tokens):
+    lm = language_model(llama)
+    with sd.sparsify(llama, "input", sd.TopP(0.5)) as dial:
+        SelfPrediction(batch=3).score(lm, {"tokens": tokens.tolist()}, dial)
+    table = dial.stats()
+    assert set(table["phase"]) == {"prefill"}
+    assert set(table["total"]) == {4 * 11 * 32}
+
+
+def test_batches_do_not_change_the_scores_beyond_rounding(llama, tokens):
+    lm = language_model(llama)
+    one, four = (SelfPrediction(batch=b).score(lm, {"tokens": tokens.tolist()}).values for b in (1, 4))
+    assert np.abs(one - four).max() <= 1 / 11
+
+
+@pytest.mark.parametrize("name", ["sequences", "length", "batch"])
+def test_nothing_to_do_is_refused(name):
+    with pytest.raises(SpecError, match=f"{name}=0: expected at least 1"):
+        SelfPrediction(**{name: 0})
