@@ -9,12 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sparsedial.report.words import estimate, goal, meaning, plain, short, size, sort_rows
+from sparsedial.report.words import estimate, goal, is_wide, meaning, plain, short, size, sort_rows
 
 if TYPE_CHECKING:
     from sparsedial.study.results import Results
 
 SITE, MEANING = "Site", "What it says"
+NARROW = {"FFN multiplications skippable": "FFN skippable"}  # headings for a terminal
 SAID_ONCE = ("Model", "Rule", "Layers", "Task", "Dense score", "Examples")
 
 
@@ -60,9 +61,15 @@ def critical_cells(results: Results) -> Cells:
 
 
 def critical_table(results: Results) -> Table:
-    """The same table for the terminal; names are text, never markup, and hold no control characters."""
+    """The same table for the terminal, with marks for words; names are text, never markup or control characters."""
     cells = critical_cells(results)
+    columns = [name for name in cells.columns if name != MEANING and name not in SAID_ONCE]
     about = ", ".join(f"{name.lower()} {text}" for name, text in cells.common.items())
+    marked = [is_wide(row) for _, row in sort_rows(results.critical).iterrows()]
+    if any(marked):
+        about += "\n⚠ the interval spans more than 10 points: too few examples to say more (the report says how many)"
+    if any("≥" in text for row in cells.rows for text in row.values()):
+        about += f"\n≥ a lower bound: the last point measured still keeps {goal(results.retain)}"
     table = Table(
         title=Text(f"Critical sparsity: what can be dropped with {goal(results.retain)} of the score kept"),
         caption=Text(about) if about else None,
@@ -70,15 +77,19 @@ def critical_table(results: Results) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name in cells.columns:
-        table.add_column(name, overflow="fold", no_wrap=name == SITE, style="bold" if name == SITE else "")
-    before: dict[str, str] = {}
-    for row in cells.rows:
-        same = [row[name] == before.get(name) for name in cells.columns if name in SAID_ONCE]
-        if before and not all(same):
+    for name in columns:
+        heading = NARROW.get(name, name)
+        table.add_column(heading, overflow="fold", style="bold" if name == SITE else "")
+    before = None
+    for row, wide in zip(cells.rows, marked, strict=True):
+        said = {name: text for name, text in row.items() if name in SAID_ONCE}
+        if said and said != before:  # a row of its own for what the rows below share
             table.add_section()
-        repeated = all(same) and bool(before)
-        texts = ["" if repeated and name in SAID_ONCE else row[name] for name in cells.columns]
-        table.add_row(*(Text(text, style="yellow" if "⚠" in text else "") for text in texts))
-        before = row
+            about_rows = " · ".join(said[name] for name in ("Model", "Rule", "Layers", "Task") if name in said)
+            score, examples = said.get("Dense score"), said.get("Examples")
+            shared = [about_rows, f"dense {score}" if score else "", "", f"{examples} examples" if examples else ""]
+            table.add_row(*(Text(text, style="italic") for text in shared[: len(columns)]))
+            before = said
+        marks = [" ⚠" if wide and name.startswith("Critical") else "" for name in columns]
+        table.add_row(*(Text(row[name] + mark) for name, mark in zip(columns, marks, strict=True)))
     return table

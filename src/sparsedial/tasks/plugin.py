@@ -1,0 +1,146 @@
+"""lm-eval's command line with our dial: ``--model sparsedial --model_args pretrained=...,site=input,rule=top_p,p=0.9``.
+
+lm-eval knows a model class once the module that registers it has been imported; it looks for no entry points.
+So its command line is started from here, and takes the same arguments:
+
+    python -m sparsedial.tasks.plugin run --model sparsedial --model_args pretrained=...,site=input,p=0.9 --tasks ...
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+
+from sparsedial.errors import SparsedialError
+from sparsedial.models import find_model
+from sparsedial.rules import make_rule
+from sparsedial.sparsify import sparsify
+from sparsedial.tasks.generation import Prompt, generate
+from sparsedial.tasks.loglikelihood import loglikelihoods, sharing
+from sparsedial.tasks.packing import Window
+
+
+@register_model("sparsedial")
+class SparsedialLM(HFLM):
+    """lm-eval's Hugging Face model under a dial; its prompts and tokens are lm-eval's, the forwards are ours.
+
+    Takes every argument of `HFLM`, and:
+
+    Args:
+        pretrained: also a short name (``smollm2-135m``) or a GGUF file.
+        site: ``input``, ``up``, ``gate``, ``intermediate`` or ``all_inputs``; rule: ``top_p``, ``top_k`` or ``max_p``.
+        p: the rule's value (also called ``value`` or ``fraction``); the model is dense without it.
+        batch_tokens: tokens per forward; lm-eval's ``batch_size`` decides for generation only.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        site: str = "input",
+        rule: str = "top_p",
+        p: float | None = None,
+        value: float | None = None,
+        fraction: float | None = None,
+        batch_tokens: int = 4096,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = next((x for x in (p, value, fraction) if x is not None), None)
+        dial = None if given is None else make_rule(rule, given)  # a mistake is told before the model loads
+        if isinstance(pretrained, str):
+            trust = bool(kwargs.get("trust_remote_code", False))
+            pretrained = str(find_model(pretrained, trust_remote_code=trust).path)
+        super().__init__(pretrained=pretrained, device=device, **kwargs)
+        self.batch_tokens = int(batch_tokens)
+        self.dial = None if dial is None else sparsify(self.model, site, dial)
+        self._share_up_to = sharing(self.model)
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As `HFLM`; the requests of one document share what they begin with."""
+        self._documents = [(r.task_name, r.doc_id) for r in requests]
+        try:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._documents = []
+
+    _documents: Sequence[Any] = ()
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+        documents = self._documents or range(len(requests))  # rolling windows belong to nobody
+        groups: dict[Any, list[int]] = {}
+        for index, document in enumerate(documents):
+            groups.setdefault(document, []).append(index)
+        with self._dialled():
+            found = loglikelihoods(
+                self.model,
+                [[Window(*requests[i][1:]) for i in indices] for indices in groups.values()],
+                max_length=self.max_length,
+                share_up_to=self._share_up_to,
+                batch_tokens=self.batch_tokens,
+                dial=self.dial,
+            )
+        answers: list[Any] = [None] * len(requests)
+        for indices, group in zip(groups.values(), found, strict=True):
+            for i, answer in zip(indices, group, strict=True):
+                if answer[0] != answer[0]:
+                    raise SparsedialError(f"the log-likelihood of request {i} is NaN: use a wider dtype")
+                answers[i] = answer
+                if requests[i][0] is not None:
+                    self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+        return answers
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
+        mask = options.pop("attention_mask")
+        if not options.get("do_sample") and not options.get("temperature"):
+            options.pop("temperature", None)
+            options["do_sample"] = False
+        size = context.shape[1]
+        prompts = [
+            Prompt(tokens[real.bool()].tolist(), tuple(stop), max_length - size, options)
+            for tokens, real in zip(context, mask, strict=True)
+        ]
+        with self._dialled():
+            made = generate(self.model, self.tokenizer, prompts, batch_tokens=sys.maxsize, dial=self.dial)
+        width = max(len(m.tokens) for m in made)
+        out = context.new_full((len(made), size + width), self.tokenizer.pad_token_id)
+        out[:, :size] = context
+        for row, answer in enumerate(made):
+            out[row, size : size + len(answer.tokens)] = context.new_tensor(answer.tokens)
+        return out
+
+    def _dialled(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext() if self.dial is None else self.dial
+
+    def get_model_info(self) -> dict[str, Any]:
+        """As `HFLM`, and what the dial dropped; printed as well, since lm-eval prints none of it."""
+        info: dict[str, Any] = super().get_model_info()
+        if self.dial is not None:
+            by_phase = self.dial.stats().groupby("phase")[["dropped", "total"]].sum()
+            info["sparsedial"] = {
+                "site": self.dial.site,
+                "rule": self.dial.rule.to_json(),
+                "sparsity": self.dial.sparsity(),
+                "by_phase": {str(r.Index): r.dropped / r.total for r in by_phase.itertuples()},
+            }
+            print(f"sparsedial: {self.dial.rule} at {self.dial.site}: sparsity {self.dial.sparsity():.4f}")
+        return info
+
+
+def main() -> None:
+    """lm-eval's command line, with ``sparsedial`` among its models."""
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except SparsedialError as error:
+        sys.exit(f"sparsedial: {error}")
+
+
+if __name__ == "__main__":
+    main()
