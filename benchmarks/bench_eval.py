@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 import sparsedial as sd
-from sparsedial.models import LanguageModel, find_model, load_model
+from sparsedial.models import LanguageModel, load_model
+from sparsedial.sources import find_model
 from sparsedial.tasks.catalogue import lm_eval_tasks
 from sparsedial.tasks.lm_eval_task import LmEvalTask
 from sparsedial.tasks.loglikelihood import sharing

@@ -247,8 +247,6 @@ def copy_rate(device: str) -> float:
     """Bytes per second of copying a tensor larger than the caches, read and written bytes both counted."""
     x = torch.ones((1 << 30 if device == "cuda" else 1 << 26), dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
-    if device == "cuda":
-        return 2 * x.numel() / in_graph(lambda _: y.copy_(x), 8)
     return 2 * x.numel() / medians({"copy": lambda: y.copy_(x)}, 0.5, 9)["copy"]
 
 

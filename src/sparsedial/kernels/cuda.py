@@ -34,12 +34,12 @@ def _add(a, b, c, d):
 def _eights(v, EXACT: tl.constexpr):
     """The sums of each eight neighbours, in float64.
 
-    16-bit floats are added in float32 within the eight, which loses nothing as long as these lie
-    within 13 binades of each other; wider floats in float64 throughout.
+    16-bit floats are added in float32 within the eight, an eighth of each so as not to overflow; that
+    loses nothing as long as they lie within 13 binades of each other. Wider floats in float64 throughout.
     """
-    if EXACT:
-        v = v.to(tl.float64)
-    return tl.sum(tl.reshape(v, (v.shape[0] // 8, 8)), 1).to(tl.float64)
+    v = v.to(tl.float64) if EXACT else v * 0.125
+    v = tl.sum(tl.reshape(v, (v.shape[0] // 8, 8)), 1)
+    return v if EXACT else v.to(tl.float64) * 8.0
 
 
 @triton.jit
@@ -123,23 +123,13 @@ def _select(
         infinity = 0x7F800000 if EXACT else 0x7C00
     mass = tl.sum(_eights(tl.abs(s), EXACT), 0)
     finite = mass < float("inf")
-    scale = (mass * 0.0).to(tl.float32) + 1.0
-    if not finite:  # or is it? eight large bfloat16 may overflow float32: then work on smaller ones
-        largest = tl.max(tl.where(s == s, tl.abs(s), float("inf")), 0)
-        finite = largest < float("inf")
-        if finite:
-            scale = largest * 0.0 + 5.421010862427522e-20  # 2**-64
-            s = s * scale
-            mass = tl.sum(_eights(tl.abs(s), EXACT), 0)
-        else:
-            scale = largest * 0.0 + 1.0
 
     # What stays: `hi` and above, and of [lo, hi) all up to index `last`. To begin with, nothing.
     lo = tl.zeros((), tl.int32) + infinity
     hi = lo
     last = WIDTH
     if RULE == MAX_P:
-        top = tl.max(tl.abs(s), 0) / scale
+        top = tl.max(tl.abs(s), 0)
         exact = value * top.to(tl.float64)
         hi = _pattern(exact.to(tl.float32), DTYPE)
         if _value(hi, DTYPE).to(tl.float64) < exact:
@@ -166,21 +156,21 @@ def _select(
             q_hi = total * 0.0
             # The first guess: where a normal (top-p) or a Laplace vector (top-k) of this mean has it.
             mean = (mass / WIDTH).to(tl.float32)
-            share = tl.log((target / total).to(tl.float32))
-            guess = mean * (1.2533 * tl.sqrt(-2.0 * share) if BY_MASS else -share)
+            depth = tl.log((target / total).to(tl.float32))
+            guess = mean * (1.2533 * tl.sqrt(-2.0 * depth) if BY_MASS else -depth)
             reach = guess * SPREAD
             step = target * 0.0 + (0.0 if BY_MASS else 1.0)  # what one entry at lo adds
             tries = 0
             while (hi - lo > 1) & (tl.abs(q_lo - q_hi - step) >= 0.5 * step):
-                below = _pattern(tl.maximum(guess - reach, 0.0) / scale, DTYPE)
-                above = _pattern((guess + reach) / scale, DTYPE) + 1
+                below = _pattern(tl.maximum(guess - reach, 0.0), DTYPE)
+                above = _pattern(guess + reach, DTYPE) + 1
                 if tries >= 5:  # a distribution that interpolation does not suit
                     below = lo + (hi - lo) // 3
                     above = hi - (hi - lo) // 3
                 below = tl.minimum(tl.maximum(below, lo + 1), hi - 1)
                 above = tl.minimum(tl.maximum(above, below), hi - 1)
-                v_below = _value(below, DTYPE) * scale
-                v_above = _value(above, DTYPE) * scale
+                v_below = _value(below, DTYPE)
+                v_above = _value(above, DTYPE)
                 q_below, q_above = _q(s, v_below, v_above, BY_MASS, EXACT)
                 if q_below < target:
                     hi = below
@@ -193,10 +183,17 @@ def _select(
                 else:
                     lo = above
                     q_lo = q_above
-                v_lo = _value(lo, DTYPE) * scale
-                v_hi = _value(tl.minimum(hi, infinity - 1), DTYPE) * scale
-                guess = v_hi + (v_lo - v_hi) * ((target - q_hi) / (q_lo - q_hi)).to(tl.float32)
-                reach = (v_hi - v_lo) * 0.06
+                v_lo = _value(lo, DTYPE)
+                v_hi = _value(tl.minimum(hi, infinity - 1), DTYPE)
+                if hi == infinity:  # all guesses were too low: the tail taken for exponential
+                    guess = v_lo * depth / tl.log((q_lo / total).to(tl.float32))
+                    reach = guess * 2.0 * SPREAD
+                elif (lo == 0) & BY_MASS:  # all too high: near zero the mass left out grows with the square
+                    guess = v_hi * tl.sqrt(((total - target) / (total - q_hi)).to(tl.float32))
+                    reach = guess * 2.0 * SPREAD
+                else:
+                    guess = v_hi + (v_lo - v_hi) * ((target - q_hi) / (q_lo - q_hi)).to(tl.float32)
+                    reach = (v_hi - v_lo) * 0.03
                 if BY_MASS:
                     step = v_lo.to(tl.float64)
                 tries += 1
@@ -209,10 +206,10 @@ def _select(
                 more -= 1
             more = tl.maximum(more, 1)
             if more + 0.5 < (q_lo - q_hi) / step:
-                last = _last(s, index, _value(lo, DTYPE) * scale, _value(hi, DTYPE) * scale, more)
+                last = _last(s, index, _value(lo, DTYPE), _value(hi, DTYPE), more)
 
-    hi_v = _value(hi, DTYPE) * scale
-    least = tl.where(index <= last, tl.minimum(_value(lo, DTYPE) * scale, hi_v), hi_v)
+    hi_v = _value(hi, DTYPE)
+    least = tl.where(index <= last, tl.minimum(_value(lo, DTYPE), hi_v), hi_v)
     keep = (tl.abs(s) >= least) | (finite == 0)
     count = tl.where(finite, tl.minimum(tl.sum(keep.to(tl.int32), 0), WIDTH), -1)
     tl.store(y_ptr + row * WIDTH + index, tl.where(keep, x, 0.0), mask=index < WIDTH)
@@ -224,8 +221,10 @@ _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16
 _INTERPRETED = not isinstance(_select, triton.runtime.JITFunction)
 
 
-def _warps(block: int) -> int:
-    return min(max(block // 1024, 1), 16)
+def _options(block: int, rows: int) -> dict[str, int]:
+    """32 entries a thread, up to 8 warps. With rows to fill the machine, registers for two programs at a time."""
+    crowded = block == 16384 and rows > 132
+    return {"num_warps": min(max(block // 1024, 1), 8)} | ({"maxnreg": 128} if crowded else {})
 
 
 def _spread(width: int) -> float:
@@ -249,21 +248,31 @@ def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torc
         value = float(min(width, math.floor(value * width + 0.5)))
     y = torch.empty_like(x)
     kept = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
-    grid = (x.numel() // width, 1, 1)
+    rows = x.numel() // width
     if _INTERPRETED:
         block = max(triton.next_power_of_2(width), 16)
-        _select[grid](x, y, kept, value, width, block, RULES[rule], dtype, _spread(width))
+        _select[(rows, 1, 1)](x, y, kept, value, width, block, RULES[rule], dtype, _spread(width))
         return y, kept
-    # Triton's own launcher looks every argument over on each call; what it would find is in the key.
-    key = (rule, width, x.dtype, x.device.index, x.data_ptr() % 16 == 0)
-    with torch.cuda.device(x.device):
-        made = _compiled.get(key)
-        if made is None:
-            block = max(triton.next_power_of_2(width), 16)
-            constants = (width, block, RULES[rule], dtype, _spread(width))
-            kernel = _select[grid](x, y, kept, value, *constants, num_warps=_warps(block))
-            _compiled[key] = kernel, constants
-        else:
-            kernel, constants = made
-            kernel[grid](x, y, kept, value, *constants, stream=torch._C._cuda_getCurrentRawStream(x.device.index))
+    if x.device.index != torch.cuda.current_device():
+        with torch.cuda.device(x.device):
+            _launch(x, y, kept, rows, rule, value)
+    else:
+        _launch(x, y, kept, rows, rule, value)
     return y, kept
+
+
+def _launch(x: torch.Tensor, y: torch.Tensor, kept: torch.Tensor, rows: int, rule: str, value: float) -> None:
+    # Triton's own launcher looks every argument over on each call; what it would find is in the key.
+    width, address = x.shape[-1], x.data_ptr()
+    key = (rule, width, x.dtype, x.device.index, address % 16, rows > 132)
+    made = _compiled.get(key)
+    if made is None:
+        block = max(triton.next_power_of_2(width), 16)
+        constants = (width, block, RULES[rule], _DTYPES[x.dtype], _spread(width))
+        kernel = _select[(rows, 1, 1)](x, y, kept, value, *constants, **_options(block, rows))
+        _compiled[key] = kernel, constants
+        return
+    kernel, constants = made
+    stream = torch._C._cuda_getCurrentRawStream(x.device.index)
+    arguments = (address, y.data_ptr(), kept.data_ptr(), value, *constants)
+    kernel.run(rows, 1, 1, stream, kernel.function, kernel.packed_metadata, None, None, None, *arguments)

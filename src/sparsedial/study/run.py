@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from sparsedial.critical import Curve, curve, task_average
 from sparsedial.errors import StoreError
 from sparsedial.ffn import FFNs, check_site, find_ffns
-from sparsedial.models import LanguageModel, find_model, load_model
+from sparsedial.models import LanguageModel, load_model
 from sparsedial.rules import make_rule
+from sparsedial.sources import find_model
 from sparsedial.study.provenance import provenance
 from sparsedial.study.search import next_value
 from sparsedial.study.spec import StudySpec

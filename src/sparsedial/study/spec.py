@@ -9,8 +9,9 @@ from typing import Any
 from sparsedial.critical import RETAIN
 from sparsedial.errors import SparsedialError, SpecError
 from sparsedial.ffn import SITES
-from sparsedial.models import check_model, pick_device, pick_dtype
+from sparsedial.models import pick_device, pick_dtype
 from sparsedial.rules import RULES, make_rule
+from sparsedial.sources import check_model
 from sparsedial.tasks import TaskOptions, make_tasks
 from sparsedial.tasks.base import Task
 

@@ -115,8 +115,10 @@ class LmEvalTask:
         self._check_count(len(mine), "scored")
         details: dict[str, float] = {}
         for (metric, filtered), items in _by_metric(results).items():
-            aggregate = self.task.aggregation().get(metric)
-            number = aggregate(items) if aggregate is not None else None
+            try:
+                number = self.task.aggregation()[metric](items)
+            except (KeyError, TypeError, ValueError):  # one that cannot be aggregated, or does not fit the data
+                continue
             if isinstance(number, (int, float, np.number)):
                 details[metric if filtered == "none" else f"{metric},{filtered}"] = float(number)
         return Scores(self.metric.shown, metrics_.values(self.metric, mine, self.name), details)

@@ -16,8 +16,8 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from sparsedial.errors import SparsedialError
-from sparsedial.models import find_model
 from sparsedial.rules import make_rule
+from sparsedial.sources import find_model
 from sparsedial.sparsify import sparsify
 from sparsedial.tasks.generation import Prompt, generate
 from sparsedial.tasks.loglikelihood import loglikelihoods, sharing
