@@ -256,7 +256,7 @@ class Dial:
 
     def _flush(self) -> None:
         self._shared.clear()
-        self._counters.flush(self._seen)
+        self._counters.close(self._seen)
         self._seen = Observation()
 
     def _observation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observation:

@@ -1,18 +1,21 @@
 """Counters of dropped entries, kept on the device until someone asks.
 
-Hooks leave one small tensor each (`add`); at the end of a model's forward they are reduced together
-(`flush`). Nothing is copied to the host before `table`.
+Hooks leave one small tensor each (`add`); the end of a model's forward says what they were (`close`), and
+those of many forwards are reduced together, on the device. Nothing is copied to the host before `table`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 
 PHASES = ("prefill", "generation")
+WAITING = 32  # forwards that may wait to be reduced together,
+SMALL = 256  # if they are no larger than this many vectors
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Counters:
     def __init__(self, counters: Sequence[Counter]) -> None:
         self.counters = list(counters)
         self._pending: list[tuple[int, torch.Tensor]] = []
+        self._closed: list[tuple[Observation, list[tuple[int, torch.Tensor]]]] = []
         self._sums: dict[tuple[torch.device, str, int | None], torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -52,30 +56,48 @@ class Counters:
         self._pending.append((counter, kept))
 
     def forget(self) -> None:
-        """Drop what was noted since the last flush (the forward failed)."""
+        """Drop what was noted since the last forward (this one failed)."""
         self._pending.clear()
 
-    def flush(self, seen: Observation) -> None:
-        """Reduce what was noted, on the device: no host synchronisation."""
-        pending, self._pending = self._pending, []
-        groups: dict[tuple[torch.device, int], list[tuple[int, torch.Tensor]]] = {}
-        for counter, kept in pending:
-            groups.setdefault((kept.device, kept.numel()), []).append((counter, kept))
-        for (device, vectors), group in groups.items():
-            index, width = self._on(device, tuple(counter for counter, _ in group))
-            kept = torch.stack([k.reshape(-1) for _, k in group])
+    def close(self, seen: Observation) -> None:
+        """Say what the calls noted since the last forward were: no host synchronisation.
+
+        A decoding step notes little and is over soon, so small forwards wait to be reduced together. A
+        compiled one does not: its list would be of another length every time.
+        """
+        if not self._pending:
+            return
+        self._closed.append((seen, self._pending))
+        self._pending = []
+        small = len(self._closed) < WAITING and all(kept.numel() <= SMALL for _, kept in self._closed[-1][1])
+        if torch.compiler.is_compiling() or not small:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Add up what was noted, on the device."""
+        groups: dict[Any, list[tuple[int, torch.Tensor, torch.Tensor | None]]] = {}
+        for seen, calls in self._closed:
+            for counter, kept in calls:
+                real = seen.real if seen.real is not None and seen.real.numel() == kept.numel() else None
+                key = (kept.device, seen.phase, seen.step, kept.numel(), real is None)
+                groups.setdefault(key, []).append((counter, kept, real))
+        self._closed.clear()
+        for (device, phase, step, _, all_real), calls in groups.items():
+            index, width = self._on(device, tuple(counter for counter, _, _ in calls))
+            kept = torch.stack([k.reshape(-1) for _, k, _ in calls])
             good = kept >= 0
             bad = ~good
-            if seen.real is not None and seen.real.numel() == vectors:
-                real = seen.real.reshape(-1).to(device, non_blocking=True)
+            if not all_real:
+                masks = {id(r): r.reshape(-1).to(device, non_blocking=True) for _, _, r in calls if r is not None}
+                real = torch.stack([masks[id(r)] for _, _, r in calls])
                 good, bad = good & real, bad & real
             total = good.sum(1) * width
             dropped = total - (kept * good).sum(1)
-            sums = self._sums.get((device, seen.phase, seen.step))
+            sums = self._sums.get((device, phase, step))
             if sums is None:
                 with torch.inference_mode(False):  # so that it can be added to outside inference mode too
                     sums = torch.zeros(len(self.counters), 3, dtype=torch.int64, device=device)
-                self._sums[device, seen.phase, seen.step] = sums
+                self._sums[device, phase, step] = sums
             sums.index_add_(0, index, torch.stack([dropped, total, bad.sum(1)], 1))
 
     def _on(self, device: torch.device, counters: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,8 +105,8 @@ class Counters:
             width = [self.counters[c].width for c in counters]
             with torch.inference_mode(False):
                 self._constants[device, counters] = (
-                    torch.tensor(counters, dtype=torch.int64).to(device),
-                    torch.tensor(width, dtype=torch.int64).to(device),
+                    torch.tensor(counters, dtype=torch.int64).to(device, non_blocking=True),
+                    torch.tensor(width, dtype=torch.int64).to(device, non_blocking=True),
                 )
         return self._constants[device, counters]
 
@@ -95,6 +117,7 @@ class Counters:
         nonfinite (vectors seen with NaN or Inf; they are in neither count). Counters that saw no real
         token in a phase have no row there.
         """
+        self.reduce()
         merged: dict[tuple[str, int | None], torch.Tensor] = {}
         for (_, phase, step), sums in self._sums.items():
             merged[phase, step] = merged.get((phase, step), 0) + sums.cpu()
