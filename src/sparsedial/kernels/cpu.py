@@ -4,7 +4,7 @@ No sort. A rule keeps the entries above a threshold ``t`` and, of those equal to
 so the work is to find ``t``. With q(t) the mass (top-p) or the number (top-k) of entries at or above
 ``t``, a bracket ``lo <= t < hi`` with ``q(lo) >= target > q(hi)`` is narrowed by vectorised passes
 over a copy of the magnitudes that stays in cache, starting from the row before; when few entries are
-left inside, they are sorted and summed in float64, as the definition does.
+left inside, the search goes on among these alone. All sums are float64.
 
 Threads are torch's own (its OpenMP runtime runs our loop), so there is no second pool to fight with.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
@@ -56,7 +56,7 @@ def _claim(typingctx: Any, words: Any, index: Any, amount: Any) -> Any:
 
 
 @_plain
-def _largest(bits):  # type: ignore[no-untyped-def]
+def _largest(bits):
     top = bits[0]
     for i in range(bits.size):
         top = max(top, bits[i])
@@ -77,7 +77,7 @@ class Scratch(NamedTuple):
 
 
 @_plain
-def _load(x, a, bits, shift):  # type: ignore[no-untyped-def]
+def _load(x, a, bits, shift):
     """A row's magnitudes into scratch ``a`` (``bits`` is the same memory); whether all are finite.
 
     All on the bits, so that no float flag can optimise the check away. ``shift`` moves a 16-bit
@@ -104,7 +104,7 @@ def _load(x, a, bits, shift):  # type: ignore[no-untyped-def]
 
 
 @_sums
-def _total(a):  # type: ignore[no-untyped-def]
+def _total(a):
     total = 0.0
     for i in range(a.size):
         total += np.float64(a[i])
@@ -112,7 +112,7 @@ def _total(a):  # type: ignore[no-untyped-def]
 
 
 @_sums
-def _mass(a, t):  # type: ignore[no-untyped-def]
+def _mass(a, t):
     total = 0.0
     for i in range(a.size):
         total += np.float64(a[i]) if a[i] >= t else 0.0
@@ -120,7 +120,7 @@ def _mass(a, t):  # type: ignore[no-untyped-def]
 
 
 @_sums
-def _count(a, t):  # type: ignore[no-untyped-def]
+def _count(a, t):
     n = np.int32(0)
     for i in range(a.size):
         n += np.int32(1) if a[i] >= t else np.int32(0)
@@ -128,7 +128,7 @@ def _count(a, t):  # type: ignore[no-untyped-def]
 
 
 @_plain
-def _gather(a, lo, hi, few, inside, words):  # type: ignore[no-untyped-def]
+def _gather(a, lo, hi, few, inside, words):
     """The entries in [lo, hi), of which there are at most ``FEW``, into ``few``; how many there are."""
     for i in range(a.size):
         inside[i] = (a[i] >= lo) & (a[i] < hi)
@@ -142,7 +142,7 @@ def _gather(a, lo, hi, few, inside, words):  # type: ignore[no-untyped-def]
 
 
 @_plain
-def _search(scratch, step, by_mass, target, total, tiny):  # type: ignore[no-untyped-def]
+def _search(scratch, step, by_mass, target, total, tiny):
     """The threshold, how many entries at or above it there are, and how many of those stay.
 
     ``warm`` holds where the search begins: the threshold in units of the mean magnitude, and the
@@ -209,7 +209,7 @@ def _search(scratch, step, by_mass, target, total, tiny):  # type: ignore[no-unt
 
 
 @_plain
-def _row(x, y, scratch, shift, rule, value):  # type: ignore[no-untyped-def]
+def _row(x, y, scratch, shift, rule, value):
     """Apply the rule to one vector of raw bits ``x``; the number kept."""
     a, bits, at, at_bits = scratch.a, scratch.bits, scratch.at, scratch.at_bits
     real = a.dtype.type
@@ -255,19 +255,20 @@ def _row(x, y, scratch, shift, rule, value):  # type: ignore[no-untyped-def]
 class _Call(ctypes.Structure):
     """What `_work` reads: 8 words."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("x", "y", "kept", "rows", "width", "rule")] + [
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("x", "y", "kept", "rows", "width", "rule")),
         ("value", ctypes.c_double),
         ("next", ctypes.c_int64),
-    ]
+    )
 
 
 @_plain
-def _work(call, x_type, a_type, bits_type, shift):  # type: ignore[no-untyped-def]
+def _work(call, x_type, a_type, bits_type, shift):
     """What each thread does: claim rows and work them, until none is left."""
     args = carray(call, 8)
     rows, width, rule = args[3], args[4], args[5]
     value = args.view(np.float64)[6]
-    x = carray(_pointer(args[0], x_type), (rows, width))
+    x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]
     y = carray(_pointer(args[1], x_type), (rows, width))
     kept = carray(_pointer(args[2], np.int32), (rows,))
     a = np.empty(width, a_type)
@@ -301,28 +302,28 @@ def _compiled(dtype: torch.dtype) -> Any:
     if dtype == torch.float32:
 
         @cfunc(_SIGNATURE, cache=True)
-        def work(call):  # type: ignore[no-untyped-def]
+        def work(call):
             _work(call, np.int32, np.float32, np.int32, 0)
 
     elif dtype == torch.bfloat16:
 
         @cfunc(_SIGNATURE, cache=True)
-        def work(call):  # type: ignore[no-untyped-def]
+        def work(call):
             _work(call, np.int16, np.float32, np.int32, BF16)
 
     elif dtype == torch.float16:
 
         @cfunc(_SIGNATURE, cache=True)
-        def work(call):  # type: ignore[no-untyped-def]
+        def work(call):
             _work(call, np.int16, np.float32, np.int32, F16)
 
     else:
 
         @cfunc(_SIGNATURE, cache=True)
-        def work(call):  # type: ignore[no-untyped-def]
+        def work(call):
             _work(call, np.int64, np.float64, np.int64, 0)
 
-    return work, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work.address)
+    return work, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(work.address or 0))
 
 
 @functools.cache

@@ -34,12 +34,12 @@ def _add(a, b, c, d):
 def _eights(v, EXACT: tl.constexpr):
     """The sums of each eight neighbours, in float64.
 
-    16-bit floats are added in float32 within the eight, an eighth of each so as not to overflow; that
-    loses nothing as long as they lie within 13 binades of each other. Wider floats in float64 throughout.
+    16-bit floats are added in float32 within the eight, which loses nothing as long as these lie
+    within 13 binades of each other; wider floats in float64 throughout.
     """
-    v = v.to(tl.float64) if EXACT else v * 0.125
-    v = tl.sum(tl.reshape(v, (v.shape[0] // 8, 8)), 1)
-    return v if EXACT else v.to(tl.float64) * 8.0
+    if EXACT:
+        v = v.to(tl.float64)
+    return tl.sum(tl.reshape(v, (v.shape[0] // 8, 8)), 1).to(tl.float64)
 
 
 @triton.jit
@@ -76,11 +76,11 @@ def _last(s, index, lo, hi, more):
 
 @triton.jit
 def _value(u, DTYPE: tl.constexpr):
-    """The magnitude with bit pattern ``u``, in float32."""
+    """The magnitude with bit pattern ``u``, in float32; of bfloat16 an eighth, so that eight do not overflow."""
     if DTYPE == tl.float32:
         v = u.to(tl.float32, bitcast=True)
     elif DTYPE == tl.bfloat16:
-        v = (u << 16).to(tl.float32, bitcast=True)
+        v = (u << 16).to(tl.float32, bitcast=True) * 0.125
     else:
         v = u.to(tl.int16).to(DTYPE, bitcast=True).to(tl.float32)
     return v
@@ -92,7 +92,7 @@ def _pattern(v, DTYPE: tl.constexpr):
     if DTYPE == tl.float32:
         u = v.to(tl.int32, bitcast=True)
     elif DTYPE == tl.bfloat16:
-        u = v.to(tl.int32, bitcast=True) >> 16
+        u = (v * 8.0).to(tl.int32, bitcast=True) >> 16
     else:
         u = v.to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
     return u
@@ -116,7 +116,7 @@ def _select(
     EXACT: tl.constexpr = DTYPE == tl.float32
     BY_MASS: tl.constexpr = RULE == TOP_P
     if DTYPE == tl.bfloat16:
-        s = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+        s = _value(x.to(tl.int16, bitcast=True).to(tl.int32), DTYPE)
         infinity = 0x7F80
     else:
         s = x.to(tl.float32)
@@ -222,9 +222,9 @@ _INTERPRETED = not isinstance(_select, triton.runtime.JITFunction)
 
 
 def _options(block: int, rows: int) -> dict[str, int]:
-    """32 entries a thread, up to 8 warps. With rows to fill the machine, registers for two programs at a time."""
-    crowded = block == 16384 and rows > 132
-    return {"num_warps": min(max(block // 1024, 1), 8)} | ({"maxnreg": 128} if crowded else {})
+    """32 entries a thread, up to 8 warps; with rows to fill the machine, registers for several programs at a time."""
+    most = {4096: 96, 16384: 128}.get(block, 0) if rows > 132 else 0
+    return {"num_warps": min(max(block // 1024, 1), 8)} | ({"maxnreg": most} if most else {})
 
 
 def _spread(width: int) -> float:

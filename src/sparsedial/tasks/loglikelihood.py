@@ -65,16 +65,17 @@ def loglikelihoods(
 def _score(model: Any, batch: Batch, dial: Dial | None) -> torch.Tensor:
     """One forward: ``[windows, 2]`` in float64 on the device, (log-likelihood, tokens that are not the arg max)."""
     device = model.device
+    real, at = batch.real.to(device), batch.at.to(device)  # before the forward, which shall wait for nothing
     inputs: dict[str, Any] = {"input_ids": batch.tokens.to(device), "use_cache": False}
     if batch.attends is None:
-        inputs["attention_mask"] = batch.real.long().to(device)
+        inputs["attention_mask"] = real.long()
     else:
         inputs["attention_mask"] = _additive(batch.attends.to(device), model.dtype)
         inputs["position_ids"] = batch.positions.to(device)  # type: ignore[union-attr]
-    with observe(dial, phase="prefill", real=batch.real), _logits_only_at(model, batch.at):
+    with observe(dial, phase="prefill", real=real), _logits_only_at(model, at):
         logits = model(**inputs).logits
     if logits.shape[0] * logits.shape[1] != len(batch.at):  # there was no output layer to narrow
-        logits = logits.flatten(0, 1)[batch.at.to(logits.device)]
+        logits = logits.flatten(0, 1)[at.to(logits.device)]
     logits = logits.reshape(len(batch.at), -1).float()
     row, target, window = (t.to(logits.device) for t in (batch.row, batch.target, batch.window))
     likely = logits[row, target] - logits.logsumexp(-1)[row]
@@ -98,7 +99,7 @@ def _logits_only_at(model: Any, at: torch.Tensor) -> Iterator[None]:
         return
 
     def narrow(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0].flatten(0, -2)[at.to(args[0].device)][None], *args[1:])
+        return (args[0].flatten(0, -2)[at.to(args[0].device, non_blocking=True)][None], *args[1:])
 
     handle = head.register_forward_pre_hook(narrow)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lm_eval.api.registry import register_model
@@ -112,21 +113,19 @@ class SparsedialLM(HFLM):
             out[row, size : size + len(answer.tokens)] = context.new_tensor(answer.tokens)
         return out
 
-    def _dialled(self) -> Any:
-        from contextlib import nullcontext
-
+    def _dialled(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.dial is None else self.dial
 
     def get_model_info(self) -> dict[str, Any]:
         """As `HFLM`, and what the dial dropped; printed as well, since lm-eval prints none of it."""
         info: dict[str, Any] = super().get_model_info()
         if self.dial is not None:
-            by_phase = self.dial.stats().groupby("phase")[["dropped", "total"]].sum()
+            sums = self.dial.stats().groupby("phase")[["dropped", "total"]].sum()
             info["sparsedial"] = {
                 "site": self.dial.site,
                 "rule": self.dial.rule.to_json(),
                 "sparsity": self.dial.sparsity(),
-                "by_phase": {str(r.Index): r.dropped / r.total for r in by_phase.itertuples()},
+                "by_phase": (sums["dropped"] / sums["total"]).to_dict(),
             }
             print(f"sparsedial: {self.dial.rule} at {self.dial.site}: sparsity {self.dial.sparsity():.4f}")
         return info
