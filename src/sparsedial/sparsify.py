@@ -66,6 +66,7 @@ class Dial:
 
     def __init__(self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule) -> None:
         self.site, self.rule = site, rule
+        self._name, self._value = rule.name, rule.value
         self._model, self._ffns = model, ffns
         self._vectors = ("input", "intermediate") if site == "all_inputs" else (site,)
         self._counters = Counters(
@@ -236,7 +237,7 @@ class Dial:
         return hook
 
     def _select(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        y, kept = torch.ops.sparsedial.select(x, self.rule.name, self.rule.value)
+        y, kept = torch.ops.sparsedial.select.default(x, self._name, self._value)
         self._counters.add(index, kept)
         return y
 
