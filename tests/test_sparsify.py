@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import DECODER
 from torch import nn
 
 import sparsedial as sd
@@ -274,3 +275,23 @@ def test_compiles_as_one_graph(llama, tokens, site):
         out = torch.compile(llama, fullgraph=True, backend="aot_eager")(tokens).logits
     torch.testing.assert_close(out, eager, rtol=1e-4, atol=1e-5)
     assert compiled.stats().equals(dial.stats())
+
+
+def test_weights_that_a_device_map_brings_in_when_needed(tokens):
+    """Accelerate replaces every module's forward, and keeps the weights elsewhere between calls."""
+    from accelerate import cpu_offload
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**DECODER)).eval()
+    with torch.no_grad():
+        dense = model(tokens).logits
+        with sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as here:
+            sparse = model(tokens).logits
+        cpu_offload(model, execution_device=torch.device("cpu"))
+        assert model.model.layers[0].mlp.up_proj.weight.device.type == "meta"
+        with sd.sparsify(model, "all_inputs", sd.TopP(1)):
+            assert torch.equal(model(tokens).logits, dense)
+        with sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as there:
+            assert torch.equal(model(tokens).logits, sparse)
+    assert there.stats().equals(here.stats())

@@ -82,14 +82,14 @@ class Counters:
                 key = (kept.device, seen.phase, seen.step, kept.numel(), real is None)
                 groups.setdefault(key, []).append((counter, kept, real))
         self._closed.clear()
-        for (device, phase, step, _, all_real), calls in groups.items():
-            index, width = self._on(device, tuple(counter for counter, _, _ in calls))
-            kept = torch.stack([k.reshape(-1) for _, k, _ in calls])
+        for (device, phase, step, _, all_real), group in groups.items():
+            index, width = self._on(device, tuple(counter for counter, _, _ in group))
+            kept = torch.stack([k.reshape(-1) for _, k, _ in group])
             good = kept >= 0
             bad = ~good
             if not all_real:
-                masks = {id(r): r.reshape(-1).to(device, non_blocking=True) for _, _, r in calls if r is not None}
-                real = torch.stack([masks[id(r)] for _, _, r in calls])
+                masks = {id(r): r.reshape(-1).to(device, non_blocking=True) for _, _, r in group if r is not None}
+                real = torch.stack([masks[id(r)] for _, _, r in group])
                 good, bad = good & real, bad & real
             total = good.sum(1) * width
             dropped = total - (kept * good).sum(1)

@@ -9,20 +9,15 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import conformance
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsedial.errors import SpecError
-from sparsedial.kernels import apply_rule, op, reference
+from sparsedial.kernels import apply_rule, cpu, op, reference
 from sparsedial.rules import TopK, TopP
-
-sys.path.insert(0, str(Path(__file__).parent))
-import conformance
-
-numba = pytest.importorskip("numba")
-from sparsedial.kernels import cpu  # noqa: E402
 
 BACKENDS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "reference": reference.select,
@@ -69,6 +64,7 @@ def test_exact_sums_leave_nothing_to_rounding(p: float) -> None:
     assert tally.differ == 0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.floats(width=16, allow_nan=True, allow_infinity=True), min_size=1, max_size=80),
@@ -76,8 +72,8 @@ def test_exact_sums_leave_nothing_to_rounding(p: float) -> None:
     rule=st.sampled_from(conformance.RULES),
     dtype=st.sampled_from(conformance.DTYPES),
 )
-def test_any_vector(values: list[float], dial: float, rule: str, dtype: torch.dtype) -> None:
-    conformance.check(cpu.select, torch.tensor(values, dtype=torch.float64).to(dtype), rule, dial)
+def test_any_vector(backend: str, values: list[float], dial: float, rule: str, dtype: torch.dtype) -> None:
+    conformance.check(BACKENDS[backend], torch.tensor(values, dtype=torch.float64).to(dtype), rule, dial)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -158,7 +154,6 @@ def test_import_is_light() -> None:
 
 def test_triton_interpreted() -> None:
     """The Triton kernels under its interpreter, in a process of their own (it is chosen at import)."""
-    pytest.importorskip("triton")
     script = Path(__file__).parent / "triton_interpreted.py"
     env = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True)

@@ -2,12 +2,30 @@
 
 import torch
 from conformance import RULES, Tally, cases, check
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparsedial.kernels import cuda
 
+tally = Tally()
+device = "cuda" if torch.cuda.is_available() and not cuda._INTERPRETED else "cpu"
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    bits=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=8, max_size=8),
+    dial=st.floats(0, 1),
+    rule=st.sampled_from(RULES),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def any_vector(bits: list[int], dial: float, rule: str, dtype: torch.dtype) -> None:
+    """Any float16 bits, NaN and Inf among them; one width, because each one is compiled for itself."""
+    values = torch.tensor(bits, dtype=torch.int16).view(torch.float16)
+    check(cuda.select, values.to(dtype).to(device), rule, dial, tally)
+
+
 if __name__ == "__main__":
-    tally = Tally()
-    device = "cuda" if torch.cuda.is_available() and not cuda._INTERPRETED else "cpu"
+    any_vector()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for width in (3, 130):
             for _, x in cases(width, 2, dtype):
