@@ -89,7 +89,8 @@ def _some_tokens(model: nn.Module) -> dict[str, Any]:
     config: Any = getattr(model, "config", None)
     config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     vocabulary = int(getattr(config, "vocab_size", None) or 8)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    # Offloaded weights are on no device between calls; whoever brings them in moves the inputs too.
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
     return {"input_ids": (torch.arange(3, 9) % vocabulary)[None].to(device)}
 
 

@@ -67,7 +67,8 @@ def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> 
     except (OSError, ValueError, KeyError):
         tokenizer = None  # self-prediction needs none; tasks that do say so
     model = model.eval() if placed else model.eval().to(where)
-    return LanguageModel(model, tokenizer, source, name, torch.device(model.device))
+    there = next((p.device for p in model.parameters() if p.device.type != "meta"), where)  # meta: offloaded
+    return LanguageModel(model, tokenizer, source, name, there)
 
 
 def pick_device(device: str) -> torch.device:
