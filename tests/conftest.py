@@ -13,6 +13,9 @@ DECODER = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 3, "
            "num_key_value_heads": 2, "max_position_embeddings": 128, **SIZES}  # fmt: skip
 
 
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # no doctests here, and they share a name
+
+
 def _seeded(build):
     torch.manual_seed(0)
     return build().eval()
@@ -21,6 +24,12 @@ def _seeded(build):
 @pytest.fixture(scope="session")
 def llama():
     """A gated FFN with separate projections."""
+    return _seeded(lambda: LlamaForCausalLM(LlamaConfig(**DECODER)))
+
+
+@pytest.fixture
+def own_llama():
+    """The same model, for a test that changes it."""
     return _seeded(lambda: LlamaForCausalLM(LlamaConfig(**DECODER)))
 
 

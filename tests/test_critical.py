@@ -74,6 +74,19 @@ def test_task_average_is_that_of_the_paper():
         task_average([tasks[0], curve([(0.1, 0.5, 0.5)], dense=1.0)])
 
 
+def test_task_average_takes_points_in_any_order():
+    a = curve([(0.2, 1.0, 0.9), (0.4, 0.5, 0.8)], dense=1.0)
+    b = curve([(0.3, 0.7, 0.9), (0.29, 0.9, 0.8)], dense=1.0)  # the sparser dial value came out less sparse
+    mean = task_average([a, b])
+    np.testing.assert_allclose(mean.p, [0.9, 0.8])
+    np.testing.assert_allclose(mean.sparsity, [0.25, 0.345])
+    np.testing.assert_allclose(mean.score, [0.85, 0.7])
+
+
+def test_before_the_first_point_p_is_not_known():
+    assert sd.critical_sparsity([(0.5, 0.9, 0.8), (0.7, 0.5, 0.6)], dense=1.0).p is None
+
+
 def synthetic(examples, seed):
     """Dense is right 60% of the time; at sparsity s, each right answer is lost with probability s / 10."""
     random = np.random.default_rng(seed)
@@ -99,7 +112,8 @@ def test_dense_and_sparse_are_resampled_together():
     measured = curve([(0.3, right), (0.6, right)], right)
     assert (resampled_retention(measured) == 1.0).all()
     found = critical_sparsity(measured)
-    assert (found.value, found.low, found.high, found.status) == (0.6, 0.6, 0.6, "beyond")
+    assert (found.value, found.low, found.high, found.status, found.open) == (0.6, 0.6, 0.6, "beyond", True)
+    assert found.examples_needed(6) is None  # how wide the interval is, is not known
 
 
 def test_more_examples_narrow_the_interval_as_predicted():

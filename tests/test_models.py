@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparsedial import sources
-from sparsedial.errors import ModelError, SpecError
+from sparsedial.errors import ModelError, SpecError, StoreError
 from sparsedial.models import load_model, pick_device, pick_dtype
 from sparsedial.sources import Wheel, check_model, find_model
 
@@ -103,3 +103,30 @@ def test_spread_loads_through_a_device_map(saved, llama):
     tokens = torch.arange(3, 9)[None]
     with torch.no_grad():
         assert torch.equal(lm.model(tokens).logits, llama(tokens).logits)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path, llama):
+    llama.model.save_pretrained(tmp_path / "headless")
+    with pytest.raises(ModelError, match=r"missing.*lm_head.weight"):
+        load_model(find_model(str(tmp_path / "headless")), dtype="float32")
+
+
+@pytest.mark.parametrize("keep", [0, 100, -8])
+def test_a_truncated_weight_file_is_named(saved, keep):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"model.safetensors.*damaged"):
+        check_model(str(saved))
+
+
+def test_the_digest_follows_what_lies_beside_the_weights(saved):
+    first = find_model(str(saved)).digest
+    (saved / "chat_template.jinja").write_text("{{ messages }}")
+    assert find_model(str(saved)).digest != first
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StoreError, match="SPARSEDIAL_CACHE"):
+        sources.cache_dir("wheels")

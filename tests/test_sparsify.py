@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import DECODER
 from torch import nn
 
 import sparsedial as sd
@@ -126,6 +125,14 @@ def test_padding_is_not_counted(model, side, tokens):
         alone += int(single.stats()["dropped"].sum())
         assert len(ids[0]) == length
     assert abs(int(table["dropped"].sum()) - alone) <= 0.002 * alone  # float noise moves a boundary here and there
+
+
+def test_a_mask_given_by_position_counts_too(llama, tokens):
+    mask = torch.ones_like(tokens)
+    mask[:, :4] = 0
+    with torch.no_grad(), sd.sparsify(llama, "input", sd.TopP(0.8)) as dial:
+        llama(tokens, mask)
+    assert set(dial.stats()["total"]) == {4 * 8 * 32}
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
@@ -277,13 +284,11 @@ def test_compiles_as_one_graph(llama, tokens, site):
     assert compiled.stats().equals(dial.stats())
 
 
-def test_weights_that_a_device_map_brings_in_when_needed(tokens):
+def test_weights_that_a_device_map_brings_in_when_needed(own_llama, tokens):
     """Accelerate replaces every module's forward, and keeps the weights elsewhere between calls."""
     from accelerate import cpu_offload
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**DECODER)).eval()
+    model = own_llama
     with torch.no_grad():
         dense = model(tokens).logits
         with sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as here:

@@ -47,10 +47,11 @@ def inspect(
     from sparsedial.models import load_model
     from sparsedial.sources import check_model, find_model
 
+    named = _modules(ffn)
     check_model(model)
     source = find_model(model, trust_remote_code=trust_remote_code, say=_say)
     lm = load_model(source, device=device, dtype=dtype)
-    ffns = find_ffns(lm.model, modules=_modules(ffn))
+    ffns = find_ffns(lm.model, modules=named)
     table = Table(title=f"{escape(model)}: {lm.parameters / 1e6:.1f} M parameters, {len(ffns)} FFNs")
     for column in ("layer", "module", "kind", "D", "F", "projections", "sites"):
         table.add_column(column, justify="right" if column in ("layer", "D", "F") else "left")
@@ -103,9 +104,9 @@ def run(
     problems: list[str] = []
     spec = StudySpec(
         models=(model,),
-        sites=tuple(dict.fromkeys(site)) if site else SITES,
+        sites=tuple(dict.fromkeys(site)) if site else None,
         rule=rule,
-        tasks=tuple(name for name in tasks.split(",") if name),
+        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         options=TaskOptions(
             sequences=sequences, length=length, seed=seed, batch=batch, limit=limit, num_fewshot=num_fewshot,
             apply_chat_template=apply_chat_template, include_path=str(include_path) if include_path else None,
@@ -119,20 +120,21 @@ def run(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    folder = out_dir or Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name).strip("-.")
+    name = Path(model).resolve().name if Path(model).exists() else model
+    folder = out_dir or Path("runs") / (re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "model")
     try:
         with _Screen() as screen:
             store = run_study(spec, folder, device=device, watcher=screen, problems=problems)
     except KeyboardInterrupt:
         _say("interrupted: finished trials are kept; run the same command again to go on")
         raise typer.Exit(130) from None
-    _report(store.folder, retain)
+    _report(store.folder)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `run` has written.")],
-    retain: Annotated[float, typer.Option(help="The share of the dense score to keep.")] = 0.99,
+    retain: Annotated[float | None, typer.Option(help="Instead of the run's own.")] = None,
 ) -> None:
     """Write a run's report again, from its finished trials."""
     _report(folder, retain)
@@ -149,7 +151,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _report(folder: Path, retain: float) -> None:
+def _report(folder: Path, retain: float | None = None) -> None:
     from sparsedial.report.page import write_report
     from sparsedial.report.table import critical_table
     from sparsedial.study.results import results
@@ -224,6 +226,9 @@ def _layers(text: str | None, problems: list[str]) -> tuple[int, ...] | None:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", piece)
         if not match:
             problems.append(f"--layers {text!r}: expected numbers and ranges, such as 0,3,5-9")
+            return None
+        if match[2] and int(match[2]) < int(match[1]):
+            problems.append(f"--layers {text!r}: {piece.strip()!r} runs backwards")
             return None
         chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(sorted(set(chosen)))

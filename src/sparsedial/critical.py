@@ -53,7 +53,8 @@ class CriticalSparsity:
             where it crosses once.
         status: ``crossed``; ``beyond``: the last point still keeps it, so ``value`` is a lower bound;
             ``not reached``: no measured point keeps it, so ``value`` lies between dense and the first point.
-        p: the dial's value there, interpolated (None where unknown).
+        p: the dial's value there, interpolated (None where unknown, or before the first point).
+        open: the interval's upper end is a lower bound: many resamples still keep ``retain`` at the last point.
     """
 
     value: float
@@ -63,6 +64,7 @@ class CriticalSparsity:
     status: str
     p: float | None
     retain: float = RETAIN
+    open: bool = False
 
     def examples_needed(self, examples: int, half_width: float = 0.02) -> int | None:
         """How many examples would bring the interval to ``±half_width``, by 1/sqrt(N) from ``examples``.
@@ -70,7 +72,7 @@ class CriticalSparsity:
         >>> CriticalSparsity(0.4, 0.36, 0.44, 0.4, "crossed", None).examples_needed(100)
         400
         """
-        if self.low is None or self.high is None:
+        if self.low is None or self.high is None or self.open:
             return None
         return math.ceil(round(examples * ((self.high - self.low) / 2 / half_width) ** 2, 6))
 
@@ -132,14 +134,21 @@ def task_average(curves: Sequence[Curve]) -> Curve:
     """
     if not curves:
         raise SpecError("task_average: no curves")
-    if any(not np.array_equal(c.p, curves[0].p) for c in curves):
+    by_p = [np.argsort(c.p, kind="stable") for c in curves]
+    if any(not np.array_equal(c.p[order], curves[0].p[by_p[0]]) for c, order in zip(curves, by_p, strict=True)):
         raise SpecError("task_average: the tasks were measured at different p")
+    sparsity = np.mean([c.sparsity[order] for c, order in zip(curves, by_p, strict=True)], 0)
+    score = np.mean([c.score[order] for c, order in zip(curves, by_p, strict=True)], 0)
+    ascending = np.argsort(sparsity, kind="stable")
+    examples = [
+        matrix[:, [0, *(1 + order[ascending])]] for c, order in zip(curves, by_p, strict=True) for matrix in c.examples
+    ]
     return Curve(
-        sparsity=np.mean([c.sparsity for c in curves], 0),
-        score=np.mean([c.score for c in curves], 0),
+        sparsity=sparsity[ascending],
+        score=score[ascending],
         dense=float(np.mean([c.dense for c in curves])),
-        p=curves[0].p,
-        examples=sum((c.examples for c in curves), ()) if all(c.examples for c in curves) else (),
+        p=curves[0].p[by_p[0]][ascending],
+        examples=tuple(examples) if all(c.examples for c in curves) else (),
     )
 
 
@@ -174,13 +183,16 @@ def critical_sparsity(
     values, first, last = _crossings(measured.sparsity, measured.retention[None], retain)
     status = BEYOND if last[0] == len(measured.sparsity) else CROSSED if last[0] else NOT_REACHED
     low = high = None
+    unbounded = False
     if measured.examples:
         resampled = resampled_retention(measured, resamples, seed)
-        spread, _, _ = _crossings(measured.sparsity, resampled, retain)
+        spread, _, ends = _crossings(measured.sparsity, resampled, retain)
         low, high = (float(q) for q in np.quantile(spread, [0.025, 0.975]))
+        unbounded = bool((ends == len(measured.sparsity)).mean() > 0.025)
     known = np.isfinite(measured.p)
-    p = float(np.interp(values[0], measured.sparsity[known], measured.p[known])) if known.any() else None
-    return CriticalSparsity(float(values[0]), low, high, float(first[0]), status, p, retain)
+    inside = known.any() and values[0] >= measured.sparsity[known][0]
+    p = float(np.interp(values[0], measured.sparsity[known], measured.p[known])) if inside else None
+    return CriticalSparsity(float(values[0]), low, high, float(first[0]), status, p, retain, unbounded)
 
 
 def resampled_retention(measured: Curve, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -57,11 +57,17 @@ def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> 
     kwargs: dict[str, Any] = {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
     placed = {"device_map": "auto"} if device == "spread" else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.path, dtype=DTYPES[name], use_safetensors=True, **placed, **kwargs
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.path, dtype=DTYPES[name], use_safetensors=True, output_loading_info=True, **placed, **kwargs
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {source.name!r} ({source.origin}) could not be loaded: {error}") from error
+    model, info = loaded
+    if absent := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise ModelError(
+            f"model {source.name!r} ({source.origin}): {len(absent)} weights are missing or of another shape "
+            f"({', '.join(absent[:4])}): they would be random. Expected a causal language model's checkpoint."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, **kwargs)
     except (OSError, ValueError, KeyError):
@@ -83,6 +89,8 @@ def pick_device(device: str) -> torch.device:
         wanted = torch.device(device)
     except RuntimeError:
         raise SpecError(f"device {device!r}: expected auto, spread, cpu, cuda or cuda:N") from None
+    if wanted.type not in ("cpu", "cuda"):
+        raise SpecError(f"device {device!r}: expected auto, spread, cpu, cuda or cuda:N")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise SpecError(f"device {device!r}: this machine has {torch.cuda.device_count()} GPUs")
     return wanted

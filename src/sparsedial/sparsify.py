@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -90,7 +91,8 @@ class Dial:
                 self._attach(index, ffn, vector)
             for module in self._model.modules():
                 if module is self._model or _is_model(module):
-                    self._handles.append(module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True))
+                    begin = self._begin(tuple(signature(module.forward).parameters))
+                    self._handles.append(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True))
                     self._handles.append(module.register_forward_hook(self._end, always_call=True))
         except BaseException:
             self.__exit__()
@@ -243,10 +245,13 @@ class Dial:
 
     # ------------------------------------------------------------------ watching the forward
 
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._depth += not watching()
-        if self._depth == 1:
-            self._seen = self._observation(args, kwargs)
+    def _begin(self, names: tuple[str, ...]) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._depth += not watching()
+            if self._depth == 1:
+                self._seen = self._observation({**dict(zip(names, args, strict=False)), **kwargs})
+
+        return hook
 
     def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._depth -= not watching()
@@ -260,18 +265,18 @@ class Dial:
         self._counters.close(self._seen)
         self._seen = Observation()
 
-    def _observation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observation:
+    def _observation(self, given: dict[str, Any]) -> Observation:
         told = self._told or Observation("")
-        seen = told if told.phase else replace(told, phase=self._phase(kwargs))
-        if seen.real is None and (mask := kwargs.get("attention_mask")) is not None:
-            tokens = args[0] if args else kwargs.get("input_ids")
-            tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        seen = told if told.phase else replace(told, phase=self._phase(given))
+        if seen.real is None and (mask := given.get("attention_mask")) is not None:
+            tokens = given.get("input_ids")
+            tokens = given.get("inputs_embeds") if tokens is None else tokens
             if tokens is not None:
                 seen = replace(seen, real=_real(mask, tokens.shape[1], seen.phase))
         return seen
 
-    def _phase(self, kwargs: dict[str, Any]) -> str:
-        cache = kwargs.get("past_key_values")
+    def _phase(self, given: dict[str, Any]) -> str:
+        cache = given.get("past_key_values")
         if cache is None:
             return "prefill"
         try:

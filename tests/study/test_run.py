@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from sparsedial.errors import NonFiniteError, SpecError
+from sparsedial.errors import NonFiniteError, SpecError, StoreError
 from sparsedial.study import run as running
 from sparsedial.study.results import results
 from sparsedial.study.run import run_study
@@ -155,3 +155,56 @@ def test_layers_and_search(spec, tmp_path):
     assert set(found.layers["layer"]) == {1}
     assert len(found.points) >= 3
     assert set(found.points["chosen_by"]) == {"search"}
+
+
+def test_ffns_named_by_hand_are_other_trials(spec, tmp_path):
+    """The same command with and without --ffn must not share trials."""
+    layer = "model.layers.0.mlp"
+    by_hand = {"up": f"{layer}.up_proj", "gate": f"{layer}.gate_proj", "down": f"{layer}.down_proj"}
+    first = results(run_study(dataclasses.replace(spec, modules=by_hand), tmp_path))
+    assert set(first.layers["layer"]) == {0}
+    store = run_study(spec, tmp_path)
+    assert len(list(store.trials())) == 1 + 4 + 4
+
+
+def test_a_report_shows_the_last_settings_and_says_what_it_leaves_out(spec, tmp_path):
+    run_study(spec, tmp_path)
+    more = dataclasses.replace(spec, options=dataclasses.replace(spec.options, sequences=60))
+    found = results(run_study(more, tmp_path))
+    assert found.critical["examples"].tolist() == [60, 60]
+    assert found.provenance["trials of other settings, not shown"] == 5
+    assert found.problems == []
+
+
+def test_a_repaired_trial_is_no_problem_any_more(spec, tmp_path):
+    run_study(spec, tmp_path)
+    path = sorted(tmp_path.glob("trials/*/*.json"))[1]
+    path.write_bytes(b"")
+    assert results(run_study(spec, tmp_path)).problems == []
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1
+
+
+def test_sites_are_by_default_those_the_model_has(spec, tmp_path, gpt2):
+    gpt2.save_pretrained(tmp_path / "gpt2")
+    plain = dataclasses.replace(spec, models=(str(tmp_path / "gpt2"),), sites=None)
+    plain = dataclasses.replace(plain, options=dataclasses.replace(plain.options, sequences=40))
+    found = results(run_study(plain, tmp_path / "out"))
+    assert found.critical["site"].tolist() == ["input", "up", "intermediate", "all_inputs"]
+
+
+def test_a_layer_there_is_not_is_said_before_anything_is_run(spec, tmp_path):
+    with pytest.raises(SpecError, match=r"\[99\]"):
+        run_study(dataclasses.replace(spec, layers=(99,)), tmp_path)
+    assert not (tmp_path / "trials").exists()
+
+
+def test_no_finished_trials_is_an_error(spec, tmp_path):
+    from sparsedial.study.store import Store
+
+    store = Store.create(tmp_path)
+    store.write_spec(spec.to_json())
+    with pytest.raises(StoreError, match="no finished trial"):
+        results(store)
+    (tmp_path / "study.json").write_text("[1, 2]")
+    with pytest.raises(StoreError, match="not a study"):
+        results(store)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sparsedial as sd
-from sparsedial.errors import SpecError
+from sparsedial.errors import SpecError, TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.sources import Source
 from sparsedial.tasks.self_prediction import START_TOKENS, SelfPrediction
@@ -80,6 +80,27 @@ def test_batches_do_not_change_the_scores_beyond_rounding(llama, tokens):
     lm = language_model(llama)
     one, four = (SelfPrediction(batch=b).score(lm, {"tokens": tokens.tolist()}).values for b in (1, 4))
     assert np.abs(one - four).max() <= 1 / 11
+
+
+def test_without_a_cache_the_sequences_are_the_same(own_llama):
+    task = SelfPrediction(sequences=6, length=8)
+    cached = task.prepare(language_model(own_llama))
+    own_llama.config.use_cache = False
+    assert task.prepare(language_model(own_llama)) == cached
+
+
+def test_a_model_that_sees_the_future_is_refused():
+    from transformers import BertConfig, BertLMHeadModel
+
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=96)
+    with pytest.raises(TaskError, match="not causal"):
+        SelfPrediction(2, 4).prepare(language_model(BertLMHeadModel(config).eval()))
+
+
+def test_a_length_beyond_the_models_positions_is_refused(llama):
+    with pytest.raises(TaskError, match="length 500, but the model has 128 positions"):
+        SelfPrediction(length=500).prepare(language_model(llama))
 
 
 @pytest.mark.parametrize("name", ["sequences", "length", "batch"])

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sparsedial.report.words import estimate, goal, is_wide, meaning, plain, short, size, sort_rows
+from sparsedial.report.words import estimate, goal, is_wide, meaning, number, plain, short, size, sort_rows
 
 if TYPE_CHECKING:
     from sparsedial.study.results import Results
@@ -37,7 +37,7 @@ def critical_cells(results: Results) -> Cells:
     """The rows of ``results.critical`` in words, in the report's order."""
     said = []
     for _, row in sort_rows(results.critical).iterrows():
-        status = row["status"]
+        status, is_open = row["status"], number(row.get("open")) == 1.0
         said.append(
             {
                 "Model": plain(row["model"]) + (f" ({parameters})" if (parameters := size(row["parameters"])) else ""),
@@ -45,10 +45,10 @@ def critical_cells(results: Results) -> Cells:
                 "Layers": plain(row["layers"]),
                 "Task": plain(row["task"]),
                 SITE: plain(row["site"]),
-                "Critical sparsity (95%)": estimate(row["value"], row["low"], row["high"], status),
+                "Critical sparsity (95%)": estimate(row["value"], row["low"], row["high"], status, is_open),
                 "p": short(row["p"]),
                 "FFN multiplications skippable": estimate(
-                    row["skippable"], row["skippable_low"], row["skippable_high"], status
+                    row["skippable"], row["skippable_low"], row["skippable_high"], status, is_open
                 ),
                 "Dense score": f"{short(row['dense_score'])} {plain(row['metric'])}",
                 "Examples": short(row["examples"]),
@@ -69,7 +69,7 @@ def critical_table(results: Results) -> Table:
     if any(marked):
         about += "\n⚠ the interval spans more than 10 points: too few examples to say more (the report says how many)"
     if any("≥" in text for row in cells.rows for text in row.values()):
-        about += f"\n≥ a lower bound: the last point measured still keeps {goal(results.retain)}"
+        about += f"\n≥ a lower bound: the last point measured still keeps {goal(results.retain)}, or may do so"
     table = Table(
         title=Text(f"Critical sparsity: what can be dropped with {goal(results.retain)} of the score kept"),
         caption=Text(about) if about else None,

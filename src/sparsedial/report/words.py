@@ -50,16 +50,18 @@ def percent(value: object) -> str:
     return NOTHING if found is None else f"{100 * found:.1f}%"
 
 
-def interval(low: object, high: object) -> str:
-    """A 95% interval of fractions; empty where it is not known.
+def interval(low: object, high: object, is_open: bool = False) -> str:
+    """A 95% interval of fractions; empty where it is not known; ``≥`` where its upper end is a lower bound.
 
-    >>> interval(0.36, 0.415), interval(None, 0.4)
-    ('36.0–41.5%', '')
+    >>> interval(0.36, 0.415), interval(0.36, 0.415, True), interval(None, 0.4)
+    ('36.0–41.5%', '36.0–≥41.5%', '')
     """
-    return "" if number(low) is None or number(high) is None else f"{percent(low)[:-1]}–{percent(high)}"
+    if number(low) is None or number(high) is None:
+        return ""
+    return f"{percent(low)[:-1]}–{'≥' if is_open else ''}{percent(high)}"
 
 
-def estimate(value: object, low: object, high: object, status: object = CROSSED) -> str:
+def estimate(value: object, low: object, high: object, status: object = CROSSED, is_open: bool = False) -> str:
     """A fraction with its interval; ``≥`` where it is a lower bound.
 
     >>> estimate(0.39, 0.37, 0.41), estimate(0.4, None, None, "beyond")
@@ -67,7 +69,7 @@ def estimate(value: object, low: object, high: object, status: object = CROSSED)
     """
     if number(value) is None:
         return NOTHING
-    spread = interval(low, high)
+    spread = interval(low, high, is_open)
     return f"{'≥ ' if status == BEYOND else ''}{percent(value)}{f' ({spread})' if spread else ''}"
 
 

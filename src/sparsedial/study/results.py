@@ -14,11 +14,13 @@ from sparsedial.critical import (
     CriticalSparsity,
     Curve,
     critical_sparsity,
-    curve,
     resampled_retention,
     task_average,
 )
-from sparsedial.errors import SparsedialError
+from sparsedial.errors import SparsedialError, StoreError
+from sparsedial.ffn import SITES
+from sparsedial.rules import RULES
+from sparsedial.study.run import measured_curve
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store, digest
 from sparsedial.tasks.self_prediction import SelfPrediction
@@ -48,14 +50,23 @@ class Results:
     retain: float = RETAIN
 
 
-def results(store: Store, retain: float = RETAIN) -> Results:
+def results(store: Store, retain: float | None = None) -> Results:
     """Read a study's trials and compute what its report shows.
 
+    Finished trials of other settings (another limit, seed, dtype, ...) stay in the directory and are not shown.
+
+    Args:
+        store: the study. retain: the share of the dense score to keep; by default the study's.
+
     Raises:
-        StoreError: the directory cannot be read.
+        StoreError: the directory cannot be read, or has no finished trial.
     """
-    records = list(store.trials())
     spec = store.read_spec()
+    finished = list(store.trials())
+    records = [r for r in finished if _belongs(r, spec, store.read_resolved())]
+    if not records:
+        raise StoreError(f"{str(store.folder)!r}: no finished trial of its study.json. Run it first.")
+    retain = float(spec.get("retain", RETAIN)) if retain is None else retain
     problems: list[str] = []
     dense = {_setting(r): r for r in records if r["identity"]["site"] is None}
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -71,10 +82,7 @@ def results(store: Store, retain: float = RETAIN) -> Results:
         try:
             if setting not in dense:
                 raise SparsedialError("its dense trial is missing")
-            points = [
-                (max(r["result"]["sparsity"], 1e-12), store.samples(r), r["identity"]["rule"]["value"]) for r in found
-            ]
-            c = curve(points, dense=store.samples(dense[setting]))
+            c = measured_curve(store, dense[setting], found)
         except SparsedialError as error:
             problems.append(f"{label['model']}, {site}, {label['task']}: left out: {error}")
             continue
@@ -86,7 +94,9 @@ def results(store: Store, retain: float = RETAIN) -> Results:
         points_rows += _point_rows(label, c, spec)
         if label["task"] != AVERAGE:
             layer_rows += _layer_rows(label, critical, found)
-    quarantined = sorted(p.name for p in (store.folder / "quarantine").glob("*"))
+    whole = {r["key"] for r in finished}
+    aside = sorted(p.name for p in (store.folder / "quarantine").glob("*"))
+    quarantined = [name for name in aside if name.split(".")[0] not in whole]
     problems += [f"damaged, set aside: quarantine/{name}" for name in quarantined]
     models = {r["labels"]["model"]: {**r["labels"], **r["identity"]["model"]} for r in records}
     for entry in models.values():
@@ -102,11 +112,25 @@ def results(store: Store, retain: float = RETAIN) -> Results:
             "tasks": {r["labels"]["task"]: r["identity"]["task"] for r in records},
             "study": spec,
             "trials": len(records),
+            "trials of other settings, not shown": len(finished) - len(records),
             "seconds": round(sum(r["seconds"] for r in records), 1),
             "command": StudySpec.from_json(spec).command(),
         },
         title=f"Activation sparsity of {', '.join(models)}",
         retain=retain,
+    )
+
+
+def _belongs(record: dict[str, Any], spec: dict[str, Any], resolved: dict[str, Any] | None) -> bool:
+    """Whether a trial is of the settings that were asked for last."""
+    identity = record["identity"]
+    if resolved is None:
+        return True
+    if identity["model"] not in resolved["models"] or identity["task"] not in resolved["tasks"]:
+        return False
+    sites = spec["sites"] or SITES
+    return identity["site"] is None or (
+        identity["site"] in sites and identity["rule"]["rule"] == spec["rule"] and identity["layers"] == spec["layers"]
     )
 
 
@@ -148,8 +172,6 @@ def _averages(
         common = sorted(set.intersection(*(set(c.p.tolist()) for _, c, _ in entries)))
         if common:
             mean = task_average([_at(c, common) for _, c, _ in entries])
-            order = np.argsort(mean.sparsity, kind="stable")
-            mean = _at(mean, mean.p[order].tolist())
             found = [record for _, _, records in entries for record in records]
             averages.append(({**entries[0][0], "task": AVERAGE, "metric": "mean"}, mean, found))
     return averages
@@ -175,7 +197,8 @@ def _critical_row(
         "high": critical.high,
         "first_crossing": critical.first_crossing,
         "status": critical.status,
-        "p": critical.p,
+        "p": _dial(label["rule"], c, critical),
+        "open": critical.open,
         "skippable": share * critical.value,
         "skippable_low": None if critical.low is None else share * critical.low,
         "skippable_high": None if critical.high is None else share * critical.high,
@@ -192,7 +215,10 @@ def _skippable(value: float, found: list[dict[str, Any]]) -> float:
 
     The two vectors of all_inputs are not equally sparse, so it is the counts there that say it.
     """
-    nearest = min(found, key=lambda r: abs(r["result"]["sparsity"] - value))["identity"]["rule"]["value"]
+    dropping = [r for r in found if r["result"]["dropped"]]
+    if not dropping:
+        return 0.0
+    nearest = min(dropping, key=lambda r: abs(r["result"]["sparsity"] - value))["identity"]["rule"]["value"]
     records = [r for r in found if r["identity"]["rule"]["value"] == nearest]
     counts: dict[str, list[int]] = {}
     for row in (row for r in records for row in r["stats"]):
@@ -201,14 +227,22 @@ def _skippable(value: float, found: list[dict[str, Any]]) -> float:
         entry[1] += row["total"]
     skipped = sum(records[0]["skippable"][site] * dropped / total for site, (dropped, total) in counts.items())
     dropped, total = (sum(column) for column in zip(*counts.values(), strict=True))
-    return skipped * total / dropped if dropped else 0.0
+    return skipped * total / dropped
+
+
+def _dial(rule: str, c: Curve, critical: CriticalSparsity) -> float | None:
+    """The dial value at the critical sparsity; before the first point, between the rule's dense end and that point."""
+    if critical.p is not None or not np.isfinite(c.p[0]):
+        return critical.p
+    dense = RULES[rule].dense
+    return float(dense + (c.p[0] - dense) * critical.value / c.sparsity[0])
 
 
 def _point_rows(label: dict[str, Any], c: Curve, spec: dict[str, Any]) -> list[dict[str, Any]]:
     low = high = np.full(len(c.p), np.nan)
     if c.examples:
         low, high = np.quantile(resampled_retention(c), [0.025, 0.975], axis=0)
-    chosen = "search" if spec.get("values") is None else "grid"
+    grid = spec.get("values")
     return [
         {
             **label,
@@ -219,7 +253,7 @@ def _point_rows(label: dict[str, Any], c: Curve, spec: dict[str, Any]) -> list[d
             "retention": c.retention[k],
             "low": low[k],
             "high": high[k],
-            "chosen_by": chosen,
+            "chosen_by": "search" if grid is None else "grid" if c.p[k] in grid else "earlier",
         }
         for k in range(len(c.p))
     ]
@@ -250,8 +284,6 @@ def _merged(entries: Iterable[dict[str, Any]]) -> Any:
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    from sparsedial.ffn import SITES
-
     if frame.empty:
         return frame
     frame = frame.assign(_site=frame["site"].map(SITES.index), _average=frame["task"] == AVERAGE)

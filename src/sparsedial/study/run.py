@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparsedial.critical import Curve, curve, task_average
-from sparsedial.errors import StoreError
-from sparsedial.ffn import FFNs, check_site, find_ffns
+from sparsedial.errors import StoreError, TaskError
+from sparsedial.ffn import SITES, FFNs, find_ffns
 from sparsedial.models import LanguageModel, load_model
-from sparsedial.rules import make_rule
+from sparsedial.rules import RULES, make_rule
 from sparsedial.sources import find_model
+from sparsedial.sparsify import sparsify
 from sparsedial.study.provenance import provenance
 from sparsedial.study.search import next_value
 from sparsedial.study.spec import StudySpec
@@ -21,6 +22,12 @@ from sparsedial.tasks.base import Task
 from sparsedial.tasks.self_prediction import SelfPrediction
 
 TYPICAL_POINTS = 6  # of an adaptive search: for the estimate of what is left only
+
+
+def measured_curve(store: Store, dense: dict[str, Any], found: list[dict[str, Any]]) -> Curve:
+    """The curve of one site's trials on one task. A point that dropped nothing stays a point, just above 0."""
+    points = [(max(r["result"]["sparsity"], 1e-12), store.samples(r), r["identity"]["rule"]["value"]) for r in found]
+    return curve(points, dense=store.samples(dense))
 
 
 class Watcher(Protocol):
@@ -90,7 +97,8 @@ class _Run:
         self.provenance = provenance()
         self.done = 0
         points = len(spec.values) if spec.values else TYPICAL_POINTS
-        self.expected = len(spec.models) * len(tasks) * (1 + len(spec.sites) * points)
+        self.expected = len(spec.models) * len(tasks) * (1 + len(spec.sites or SITES) * points)
+        self.resolved: dict[str, Any] = {"tasks": [task.identity() for task in tasks], "models": []}
 
     def run(self) -> None:
         for name in self.spec.models:
@@ -98,13 +106,33 @@ class _Run:
             self.watcher.say(f"loading {name}")
             lm = load_model(source, device=self.device, dtype=self.spec.dtype)
             ffns = find_ffns(lm.model, modules=self.spec.modules)
-            for site in self.spec.sites:
-                check_site(ffns, site)
+            sites = self._sites(lm, ffns)
+            self.resolved["models"].append(lm.identity())
+            self.store.write_resolved(self.resolved)
             self.watcher.say(f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.dtype} on {lm.device}")
             examples = {task.name: _Examples(self, lm, task) for task in self.tasks}
             dense = {task.name: self._trial(lm, ffns, examples[task.name], Trial(task)) for task in self.tasks}
-            for site in self.spec.sites:
+            for task_name, record in dense.items():
+                if record["result"]["score"] <= 0:
+                    raise TaskError(
+                        f"task {task_name}: the dense model scores {record['result']['score']:g} on "
+                        f"{record['result']['examples']} examples, so there is nothing to retain. Take more examples, "
+                        "another metric, or leave the task out."
+                    )
+            for site in sites:
                 self._site(lm, ffns, examples, dense, site)
+
+    def _sites(self, lm: LanguageModel, ffns: FFNs) -> list[str]:
+        """The sites to measure, checked against the model before anything is run."""
+        chosen = [f for f in ffns if self.spec.layers is None or f.layer in self.spec.layers]
+        missing = {site: next((f.why_not(site) for f in chosen if f.why_not(site)), None) for site in SITES}
+        sites = list(self.spec.sites or (site for site in SITES if missing[site] is None))
+        for site in sites:
+            rule = make_rule(self.spec.rule, RULES[self.spec.rule].dense)
+            sparsify(lm.model, site, rule, layers=self.spec.layers, ffns=ffns)
+        for site in set(SITES) - set(sites) if self.spec.sites is None else ():
+            self.watcher.say(f"no site {site!r}: {missing[site]}")
+        return sites
 
     def _site(
         self, lm: LanguageModel, ffns: FFNs, examples: dict[str, _Examples], dense: dict[str, Any], site: str
@@ -133,13 +161,10 @@ class _Run:
     def _curve(self, dense: dict[str, Any], found: list[dict[str, Any]]) -> Curve | None:
         if not found:
             return None
-        points = [
-            (max(r["result"]["sparsity"], 1e-12), self.store.samples(r), r["identity"]["rule"]["value"]) for r in found
-        ]
-        return curve(points, dense=self.store.samples(dense))
+        return measured_curve(self.store, dense, found)
 
     def _trial(self, lm: LanguageModel, ffns: FFNs, examples: _Examples, trial: Trial) -> dict[str, Any]:
-        key = digest(trial.identity(lm))
+        key = digest(trial.identity(lm, ffns))
         record = self.store.trial(key)
         if record is None:
             what = "dense" if trial.rule is None else f"{trial.site} {trial.rule.name} {trial.rule.value:g}"

@@ -24,7 +24,7 @@ class StudySpec:
 
     Attributes:
         models: names as `find_model` takes them.
-        sites: of `SITES`. rule: a name of `RULES`.
+        sites: of `SITES`, or None for all that the model has. rule: a name of `RULES`.
         tasks: task names; ``self_prediction`` needs no data. options: what else the tasks take.
         values: the dial values to measure, or None for the adaptive search.
         tolerance: the search's: critical sparsity to within this fraction (or its interval if wider).
@@ -36,7 +36,7 @@ class StudySpec:
     """
 
     models: tuple[str, ...]
-    sites: tuple[str, ...] = SITES
+    sites: tuple[str, ...] | None = None
     rule: str = "top_p"
     tasks: tuple[str, ...] = ("self_prediction",)
     options: TaskOptions = field(default_factory=TaskOptions)
@@ -63,6 +63,8 @@ class StudySpec:
         >>> StudySpec.from_json(spec.to_json()) == spec
         True
         """
+        if not isinstance(data, dict):
+            raise SpecError(f"study: expected an object, got {type(data).__name__}")
         data = dict(data)
         if (version := data.pop("version", None)) != SPEC_VERSION:
             raise SpecError(f"study: version {version!r}, expected {SPEC_VERSION}: made by another sparsedial?")
@@ -83,7 +85,7 @@ class StudySpec:
         """
         words = ["sparsedial", "run", *self.models]
         default = StudySpec(models=self.models)
-        if self.sites != default.sites:
+        if self.sites is not None:
             words += [word for site in self.sites for word in ("--site", site)]
         for name in ("rule", "tasks", "values", "tolerance", "retain", "layers", "dtype"):
             value = getattr(self, name)
@@ -116,7 +118,7 @@ class StudySpec:
 
         for model in self.models:
             attempt(lambda model=model: check_model(model))  # type: ignore[misc]
-        for site in self.sites:
+        for site in self.sites or ():
             if site not in SITES:
                 problems.append(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
         if self.rule not in RULES:
@@ -124,7 +126,7 @@ class StudySpec:
         elif self.values is not None:
             for value in self.values:
                 attempt(lambda value=value: make_rule(self.rule, value))  # type: ignore[misc]
-        for name in ("models", "sites", "tasks", "values"):
+        for name in ("models", "sites", "tasks", "values", "layers"):
             if getattr(self, name) == ():
                 problems.append(f"no {name}: expected at least one")
         if not 0.0 < self.retain < 1.0:

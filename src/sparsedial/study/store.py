@@ -126,6 +126,18 @@ class Store:
             self._place(self.folder / "specs" / f"{hashlib.sha256(old).hexdigest()}.json", old)
         self._place(path, text, replace=True)
 
+    def write_resolved(self, resolved: dict[str, Any]) -> None:
+        """Keep what the spec turned out to mean (identities of models and tasks), so that a report shows just that."""
+        self._place(self.folder / "resolved.json", canonical(resolved).encode(), replace=True)
+
+    def read_resolved(self) -> dict[str, Any] | None:
+        """What the spec turned out to mean, or None where that is not known: then every trial is shown."""
+        try:
+            resolved = json.loads((self.folder / "resolved.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return resolved if isinstance(resolved, dict) else None
+
     def read_spec(self) -> dict[str, Any]:
         """What was asked for.
 
@@ -134,11 +146,14 @@ class Store:
         """
         path = self.folder / "study.json"
         try:
-            return json.loads(path.read_text())
+            spec = json.loads(path.read_text())
+            if not isinstance(spec, dict):
+                raise ValueError("expected an object")
+            return spec
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}. Expected a directory that a run has written.") from None
         except ValueError as error:
-            raise StoreError(f"{path}: not JSON: {error}") from None
+            raise StoreError(f"{path}: not a study: {error}") from None
 
     def _trial_path(self, key: str) -> Path:
         return self.folder / "trials" / key[:2] / f"{key}.json"

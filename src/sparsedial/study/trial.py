@@ -26,14 +26,16 @@ class Trial:
     rule: Rule | None = None
     layers: tuple[int, ...] | None = None
 
-    def identity(self, lm: LanguageModel) -> dict[str, Any]:
+    def identity(self, lm: LanguageModel, ffns: FFNs) -> dict[str, Any]:
         """Everything that moves the number; its sha256 is the trial's key."""
+        chosen = [f for f in ffns if self.layers is None or f.layer in self.layers]
         return {
             "model": lm.identity(),
             "task": self.task.identity(),
             "site": self.site,
             "rule": None if self.rule is None else self.rule.to_json(),
             "layers": None if self.layers is None or self.site is None else list(self.layers),
+            "ffns": None if self.site is None else digest([[f.layer, f.expert, dict(f.names)] for f in chosen]),
         }
 
     def run(
@@ -58,7 +60,7 @@ class Trial:
                 f"task {self.task.name}: {len(scores.values)} scores, some not finite; nothing is kept of it"
             )
         dropped, total = (sum(int(r[k]) for r in rows) for k in ("dropped", "total"))
-        identity = self.identity(lm)
+        identity = self.identity(lm, ffns)
         record = {
             "key": digest(identity),
             "identity": identity,
@@ -66,6 +68,7 @@ class Trial:
                 "model": lm.source.name,
                 "origin": lm.source.origin,
                 "parameters": lm.parameters,
+                "device": lm.device.type,
                 "task": self.task.name,
             },
             "result": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from sparsedial.errors import SpecError
@@ -70,6 +71,15 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     >>> [task.name for task in make_tasks(["self_prediction"], TaskOptions())]
     ['self_prediction']
     """
+    problems = [
+        f"{name} {number}: expected at least {least}"
+        for name, number, least in (("limit", options.limit, 1), ("num_fewshot", options.num_fewshot, 0))
+        if number is not None and number < least
+    ]
+    if options.include_path and not Path(options.include_path).is_dir():
+        problems.append(f"include_path {options.include_path!r}: no such folder")
+    if problems:
+        raise SpecError("; ".join(problems))
     tasks: list[Task] = []
     if SelfPrediction.name in names:
         tasks.append(SelfPrediction(options.sequences, options.length, options.seed, options.batch))

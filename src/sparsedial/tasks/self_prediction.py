@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from sparsedial.errors import SpecError
+from sparsedial.errors import SpecError, TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.sparsify import Dial
 from sparsedial.tasks.base import Progress, Scores, no_progress, observe
@@ -37,14 +37,16 @@ class SelfPrediction:
     name: ClassVar[str] = "self_prediction"
 
     sequences: int = 64
-    length: int = 64
+    length: int = 96
     seed: int = 0
-    batch: int = 16
+    batch: int = 8
 
     def __post_init__(self) -> None:
         for name in ("sequences", "length", "batch"):
             if getattr(self, name) < 1:
                 raise SpecError(f"self_prediction: {name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise SpecError(f"seed={self.seed}: expected a number from 0 to 2**63 - 1")
 
     def identity(self) -> dict[str, Any]:
         """Name, version and all four numbers."""
@@ -53,21 +55,35 @@ class SelfPrediction:
     @torch.inference_mode()
     def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
         """Sample the sequences: ``{"tokens": [[start, t1, ... tL], ...]}``."""
+        self._check(lm)
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         starts = _starts(lm, self.sequences)
         rows: list[list[int]] = []
         for batch in starts.split(SAMPLED_AT_ONCE):
             tokens, cache, new = [batch], None, batch[:, None]
             for step in range(self.length):
-                out = lm.model(input_ids=new.to(lm.device), past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                out = lm.model(input_ids=new.to(lm.device), **({} if cache is None else {"past_key_values": cache}))
+                cache = getattr(out, "past_key_values", None)
                 draws = torch.rand(len(batch), 1, generator=generator)  # on the CPU: the same ones on every device
                 mass = out.logits[:, -1].float().softmax(-1).cumsum(-1)
                 new = torch.searchsorted(mass, draws.to(mass.device) * mass[:, -1:]).clamp(max=mass.shape[-1] - 1)
                 tokens.append(new[:, 0].cpu())
+                if cache is None:  # a model without one reads everything again
+                    new = torch.stack(tokens, 1)
                 progress(len(rows) * self.length + len(batch) * (step + 1), self.sequences * self.length)
             rows += torch.stack(tokens, 1).tolist()
         return {"tokens": rows}
+
+    def _check(self, lm: LanguageModel) -> None:
+        """Raise where a model cannot be sampled from left to right, or not that far."""
+        limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(limit, int) and 0 < limit < self.length:
+            raise TaskError(f"{self.name}: length {self.length}, but the model has {limit} positions: take fewer")
+        pair = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]]) % int(lm.model.config.get_text_config().vocab_size)
+        first, second = lm.model(input_ids=pair.to(lm.device)).logits[:, :-1].float()
+        noise = max(1e-4, 8 * torch.finfo(lm.model.dtype).eps) * first.abs().max()
+        if (first - second).abs().max() > noise:
+            raise TaskError(f"{self.name}: the model is not causal: what comes later changes what is said before it")
 
     @torch.inference_mode()
     def score(
