@@ -183,7 +183,8 @@ class _Screen:
         return self  # the bars appear with the first work: what is wrong with the words is said without them
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.bars.live.is_started:
+            self.bars.stop()
 
     def say(self, message: str) -> None:
         err.print(escape(_printable(message)), soft_wrap=True)
