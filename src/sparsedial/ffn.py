@@ -147,7 +147,7 @@ def _siblings(model: nn.Module, places: Places, ffns: list[FFN]) -> tuple[list[F
         for path in places.siblings(member):
             if path in reached or type(sibling := model.get_submodule(path)) is not kind:
                 continue
-            x = ffn.up.module.weight.new_zeros(1, ffn.hidden)  # type: ignore[operator]
+            x = ffn.up.module.weight.new_zeros(1, ffn.hidden)  # type: ignore[operator]  # a projection has a tensor
             try:
                 alone = _matches(trace(sibling, {}, x), {id(m): f"{path}.{n}" for n, m in sibling.named_modules()})
             except Exception:

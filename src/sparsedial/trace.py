@@ -116,12 +116,12 @@ class Read:
 def min_output(module: nn.Module) -> int:
     """How many outputs a projection has (`nn.Linear`: rows of its weight; `Conv1D`: columns)."""
     weight = module.weight
-    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])  # type: ignore[index]
+    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])  # type: ignore[index]  # `is_projection` saw 2-D
 
 
 def input_width(module: nn.Module) -> int:
     """How many entries a projection reads."""
-    return sum(module.weight.shape) - min_output(module)  # type: ignore[arg-type]
+    return sum(module.weight.shape) - min_output(module)  # type: ignore[arg-type]  # as above
 
 
 def is_projection(module: nn.Module) -> bool:

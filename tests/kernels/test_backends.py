@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.library import opcheck
 
 from sparsedial.errors import SpecError
 from sparsedial.kernels import apply_rule, cpu, op, reference
@@ -106,7 +107,7 @@ def test_without_an_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_opcheck() -> None:
     for x in (torch.randn(4, 33), torch.randn(2, 3, 16).bfloat16(), torch.randn(5)):
-        torch.library.opcheck(torch.ops.sparsedial.select, (x, "top_p", 0.9))
+        opcheck(torch.ops.sparsedial.select, (x, "top_p", 0.9))
 
 
 def test_compile_fullgraph() -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]  # numba exports it untyped
 from numba.extending import intrinsic
 
 RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
@@ -268,7 +268,7 @@ def _work(call, x_type, a_type, bits_type, shift):
     args = carray(call, 8)
     rows, width, rule = args[3], args[4], args[5]
     value = args.view(np.float64)[6]
-    x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]
+    x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
     y = carray(_pointer(args[1], x_type), (rows, width))
     kept = carray(_pointer(args[2], np.int32), (rows,))
     a = np.empty(width, a_type)

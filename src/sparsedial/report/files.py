@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from sparsedial.errors import StoreError
 from sparsedial.report.words import plain
+from sparsedial.study.store import place
 
 FORMULA = ("=", "+", "-", "@")  # what makes a spreadsheet compute a cell
 
@@ -23,17 +23,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StoreError: it cannot be written; an older file of that name is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        place(path, content, replace=True)
     except OSError as error:
         raise StoreError(f"{plain(path)}: cannot be written: {error.strerror or error}") from error
 

@@ -34,7 +34,7 @@ def number(value: object) -> float | None:
     (0.5, None, None)
     """
     try:
-        found = float(value)  # type: ignore[arg-type]
+        found = float(value)  # type: ignore[arg-type]  # what is no number raises, and is caught
     except (TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None

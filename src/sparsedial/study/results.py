@@ -63,7 +63,8 @@ def results(store: Store, retain: float | None = None) -> Results:
     """
     spec = store.read_spec()
     finished = list(store.trials())
-    records = [r for r in finished if _belongs(r, spec, store.read_resolved())]
+    resolved = store.read_resolved()
+    records = [r for r in finished if _belongs(r, spec, resolved)]
     if not records:
         raise StoreError(f"{str(store.folder)!r}: no finished trial of its study.json. Run it first.")
     retain = float(spec.get("retain", RETAIN)) if retain is None else retain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from sparsedial.critical import RETAIN
@@ -117,7 +118,7 @@ class StudySpec:
                 problems.append(str(error))
 
         for model in self.models:
-            attempt(lambda model=model: check_model(model))  # type: ignore[misc]
+            attempt(partial(check_model, model))
         for site in self.sites or ():
             if site not in SITES:
                 problems.append(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
@@ -125,7 +126,7 @@ class StudySpec:
             problems.append(f"unknown rule {self.rule!r}: expected one of {', '.join(RULES)}")
         elif self.values is not None:
             for value in self.values:
-                attempt(lambda value=value: make_rule(self.rule, value))  # type: ignore[misc]
+                attempt(partial(make_rule, self.rule, value))
         for name in ("models", "sites", "tasks", "values", "layers"):
             if getattr(self, name) == ():
                 problems.append(f"no {name}: expected at least one")

@@ -32,6 +32,33 @@ def digest(data: Any) -> str:
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
+def place(path: Path, data: bytes, *, replace: bool) -> None:
+    """Write to a temporary name, fsync, move into place, fsync the directory; the folder is made.
+
+    With ``replace`` an older file of that name gives way; without, the first to finish wins. Whatever fails
+    (OSError), no half-written file bears the name.
+    """
+    part = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            part.replace(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 class Store:
     """A study's directory: ``study.json``, ``trials/ab/<key>.json``, ``samples/``, ``prepared/``, ``quarantine/``."""
 
@@ -178,27 +205,9 @@ class Store:
         return None
 
     def _place(self, path: Path, data: bytes, replace: bool = False) -> None:
-        """Write to a temporary name, fsync, link into place (the first to finish wins), fsync the directory."""
-        part = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        """`place`; a trial that was finished twice keeps the first."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if replace:
-                    part.replace(path)
-                else:
-                    with suppress(FileExistsError):  # the same trial, finished twice: the first is kept
-                        os.link(part, path)
-            finally:
-                part.unlink(missing_ok=True)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            place(path, data, replace=replace)
         except OSError as error:
             raise StoreError(
                 f"{path}: could not be written: {error.strerror or error}. Finished trials are kept."

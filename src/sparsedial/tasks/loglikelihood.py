@@ -67,11 +67,11 @@ def _score(model: Any, batch: Batch, dial: Dial | None) -> torch.Tensor:
     device = model.device
     real, at = batch.real.to(device), batch.at.to(device)  # before the forward, which shall wait for nothing
     inputs: dict[str, Any] = {"input_ids": batch.tokens.to(device), "use_cache": False}
-    if batch.attends is None:
+    if batch.attends is None or batch.positions is None:
         inputs["attention_mask"] = real.long()
     else:
         inputs["attention_mask"] = _additive(batch.attends.to(device), model.dtype)
-        inputs["position_ids"] = batch.positions.to(device)  # type: ignore[union-attr]
+        inputs["position_ids"] = batch.positions.to(device)
     with observe(dial, phase="prefill", real=real), _logits_only_at(model, at):
         logits = model(**inputs).logits
     if logits.shape[0] * logits.shape[1] != len(batch.at):  # there was no output layer to narrow
