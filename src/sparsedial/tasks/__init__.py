@@ -1,4 +1,4 @@
-"""Tasks: what "performance" means. `self_prediction` needs no data; every other name is lm-eval's."""
+"""Tasks: what "performance" means. `self_prediction` needs no data, `next_token` any text; the rest is lm-eval's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from sparsedial.errors import SpecError
 from sparsedial.tasks.base import Scores, Task
+from sparsedial.tasks.next_token import NextToken
 from sparsedial.tasks.self_prediction import SelfPrediction
 
-__all__ = ["Scores", "SelfPrediction", "Task", "TaskOptions", "make_tasks"]
+__all__ = ["NextToken", "Scores", "SelfPrediction", "Task", "TaskOptions", "make_tasks"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class TaskOptions:
     """What tasks take beside their names.
 
     Attributes:
-        sequences, length: self-prediction's N and L.
+        sequences, length: self-prediction's N and L; next_token's documents have that length too.
         seed: of everything that is drawn.
-        batch: sequences in a forward (self-prediction), or so many times 512 tokens (lm-eval tasks).
-        limit: examples of each lm-eval task, None for all.
+        batch: sequences in a forward (self_prediction, next_token), or so many times 512 tokens (lm-eval tasks).
+        limit: examples of each lm-eval task, documents of next_token, None for all.
+        text: next_token's file, None for the zoo's held-out documents.
         num_fewshot, apply_chat_template, include_path, metrics: as lm-eval means them; metrics by task.
     """
 
@@ -31,6 +33,7 @@ class TaskOptions:
     seed: int = 0
     batch: int = 8
     limit: int | None = None
+    text: str | None = None
     num_fewshot: int | None = None
     apply_chat_template: bool = False
     include_path: str | None = None
@@ -83,7 +86,9 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     tasks: list[Task] = []
     if SelfPrediction.name in names:
         tasks.append(SelfPrediction(options.sequences, options.length, options.seed, options.batch))
-    if others := [name for name in names if name != SelfPrediction.name]:
+    if NextToken.name in names:
+        tasks.append(NextToken(options.text, options.limit, options.length, options.batch))
+    if others := [name for name in names if name not in (SelfPrediction.name, NextToken.name)]:
         from sparsedial.tasks.catalogue import lm_eval_tasks  # lm-eval is heavy, and self-prediction needs none of it
 
         tasks += lm_eval_tasks(
