@@ -45,6 +45,15 @@ def gpt2():
     return _seeded(lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=128, **SIZES)))
 
 
+@pytest.fixture(scope="session")
+def trained():
+    """A small model that was trained, with its tokenizer: the zoo's smallest."""
+    from sparsedial.models import load_model
+    from sparsedial.sources import find_model
+
+    return load_model(find_model("zoo:dense-0.4m"), device="cpu", dtype="float32")
+
+
 @pytest.fixture
 def tokens():
     """Four rows of twelve token ids, none of them special."""

@@ -1,0 +1,59 @@
+"""Next-token accuracy: counted document by document, padding left out."""
+
+import pytest
+import torch
+
+import sparsedial as sd
+from sparsedial.errors import SpecError
+from sparsedial.tasks import NextToken, TaskOptions, make_tasks
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "documents.txt"
+    path.write_text("The history of bridges is long.\n\nWhy?\nA lighthouse keeper wrote a letter to his sister.\n")
+    return str(path)
+
+
+def test_each_document_is_scored_by_itself(trained, text):
+    task = NextToken(text=text, batch=3)
+    examples = task.prepare(trained)
+    assert len({len(row) for row in examples["tokens"]}) > 1
+    values = task.score(trained, examples).values
+    for row, value in zip(examples["tokens"], values, strict=True):
+        with torch.inference_mode():
+            best = trained.model(input_ids=torch.tensor([row[:-1]])).logits[0].argmax(-1)
+        assert value == pytest.approx((best == torch.tensor(row[1:])).double().mean().item())
+
+
+def test_padding_is_not_counted(trained, text):
+    task = NextToken(text=text, batch=3)
+    examples = task.prepare(trained)
+    with sd.sparsify(trained.model, "input", sd.TopP(0.9)) as dial:
+        task.score(trained, examples, dial)
+    table = dial.stats()
+    hidden = trained.model.config.hidden_size
+    assert set(table["total"]) == {hidden * sum(len(row) - 1 for row in examples["tokens"])}
+    assert set(table["phase"]) == {"prefill"}
+
+
+def test_its_identity_follows_the_text(text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Another.\n")
+    identities = [NextToken(text=t).identity() for t in (None, text, str(other))]
+    assert len({str(i["text"]) for i in identities}) == 3
+    (task,) = make_tasks(["next_token"], TaskOptions(text=text, limit=2))
+    assert task.identity()["documents"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "limit", "message"),
+    [(None, None, "No such file"), ("", None, "0 documents"), ("one\n", 2, "1 documents, expected at least 2"),
+     ('{"words": 1}\n', None, "expected lines such as")],
+)  # fmt: skip
+def test_a_text_that_cannot_be_used(tmp_path, content, limit, message):
+    path = tmp_path / ("t.jsonl" if content and content[0] == "{" else "t.txt")
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SpecError, match=message):
+        make_tasks(["next_token"], TaskOptions(text=str(path), limit=limit))
