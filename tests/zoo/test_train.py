@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def small_corpus(tmp_path_factory):
     return folder
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys, torch
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +38,9 @@ from sparsedial.zoo.recipes import RECIPES, WINDOW
 name, corpus, out = sys.argv[1:]
 torch.set_num_threads(1)
 train.REPORT, train.KEEP = 2, 3
-recipe = replace(RECIPES[name], batch=4, tokens=4 * WINDOW * {steps})
+recipe = replace(RECIPES[name], batch=4, tokens=4 * WINDOW * {STEPS})
 train.train(recipe, Path(corpus), Path(out), torch.device("cpu"))
-""".format(steps=STEPS)
+"""
 
 
 def run(name, folder, out, kill_at=None):
@@ -95,7 +96,7 @@ def test_every_window_comes_once_an_epoch_and_from_any_step():
     recipe = replace(RECIPES["dense-0.4m"], batch=2)
     from_start = train.batches(data, recipe, 0)
     first = [next(from_start)[:, 0].tolist() for _ in range(10)]
-    assert sorted(sum(first[:5], [])) == sorted(sum(first[5:], [])) == list(range(10))
+    assert sorted(chain(*first[:5])) == sorted(chain(*first[5:])) == list(range(10))
     assert first[:5] != first[5:]
     from_seven = train.batches(data, recipe, 7)
     assert [next(from_seven)[:, 0].tolist() for _ in range(3)] == first[7:]
