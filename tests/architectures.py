@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 import sparsedial as sd
 from sparsedial.errors import ModelError
-from sparsedial.ffn import SITES, FFNs
+from sparsedial.ffn import FFN, SITES, FFNs
 
 HIDDEN, HEADS, WIDTH, LAYERS = 64, 4, 96, 2
 
@@ -166,13 +166,15 @@ def _one_of_each_kind(default: PreTrainedConfig, names: list[str]) -> dict[str, 
     return {n: [v[i] for i in chosen] for n, v in lists.items()} | {layers: len(chosen)}
 
 
-def build(model_type: str) -> nn.Module:
+def build(model_type: str, kind: type[nn.Module] | None = None, **particulars: Any) -> nn.Module:
     """The tiny model, its matrices drawn anew so that none is so small that nothing depends on it."""
     cls = CONFIG_MAPPING[model_type]
-    config = shrunk(cls, **PARTICULARS.get(model_type, {}))
+    config = shrunk(cls, **PARTICULARS.get(model_type, {}) | particulars)
     torch.manual_seed(0)
     if model_type.startswith("musicgen"):  # the auto class would hand its decoder the whole configuration
         model = MODEL_FOR_CAUSAL_LM_MAPPING[cls](config.decoder)
+    elif kind is not None:
+        model = kind(config)
     else:
         model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -225,6 +227,7 @@ class Row:
     result: str
     kind: str = ""
     projections: str = ""
+    experts: str = ""
     found: str = ""
     sites: str = ""
 
@@ -242,22 +245,30 @@ def measure(model_type: str) -> Row:
         return Row(model_type, f"none found: {NOTHING_FOUND.get(model_type, 'not known why')}")
     except AssertionError as error:
         return Row(model_type, f"fails: {error}")
-    stacked = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in ffns.not_understood})
-    result = f"experts: not yet, stacked in `{stacked[0]}`{'; dense FFNs: work' * bool(ffns)}" if stacked else "works"
+    unclear = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in ffns.not_understood})
+    result = f"partly: experts stacked in `{unclear[0]}`, which runs them by itself" if unclear else "works"
     layers = f"{len({f.layer for f in ffns})} of {layers_with_ffn(model_type, model)}"
-    if not ffns:
-        return Row(model_type, result, found=layers)
-    names = ffns[0].names
-    fused = "fused " if names.get("gate") == names["up"] else ""
-    short = ", ".join(dict.fromkeys(n.removeprefix(ffns[0].name + ".") for n in names.values()))
-    sites = [s for s in SITES if all(f.why_not(s) is None for f in ffns)]
-    return Row(model_type, result, f"{fused}gated" if ffns[0].gated else "plain", short, layers, ", ".join(sites))
+    kind, projections = _described(next((f for f in ffns if f.stack is None), None))
+    experts = " ".join(_described(next((f for f in ffns if f.stack is not None), None))).strip()
+    sites = [s for s in SITES if ffns and all(f.why_not(s) is None for f in ffns)]
+    return Row(model_type, result, kind, projections, experts, layers, ", ".join(sites))
+
+
+def _described(ffn: FFN | None) -> tuple[str, str]:
+    """Of what kind it is, and its projections (up, down, gate)."""
+    if ffn is None:
+        return "", ""
+    fused = "fused " if ffn.names.get("gate") == ffn.names["up"] else ""
+    prefix = f"{ffn.name if ffn.stack is None else ffn.mixture}."
+    short = ", ".join(dict.fromkeys(n.removeprefix(prefix) for n in ffn.names.values()))
+    return f"{fused}gated" if ffn.gated else "plain", short
 
 
 def page(rows: list[Row]) -> str:
     """docs/architectures.md."""
     works = sum(r.result == "works" for r in rows)
-    partly = sum(r.result.startswith("experts") for r in rows)
+    partly = sum(r.result.startswith("partly") for r in rows)
+    mixtures = sum(r.result == "works" and bool(r.experts) for r in rows)
     none = sum(r.result.startswith("none found") for r in rows)
     unbuilt = sum(r.result.startswith("not built") for r in rows)
     lines = [
@@ -269,19 +280,20 @@ def page(rows: list[Row]) -> str:
         "",
         f"- **{works} work**: an FFN is found in every layer that has one; at every site listed p = 1 leaves the",
         "  logits as they were, bit for bit, p = 0.5 in any one layer changes them, and nothing is left behind.",
-        f"- **{partly} are mixtures of experts** that stack the experts' weights in one parameter: their dense and",
-        "  shared FFNs, where there are any, work in the same way; for the experts an error names the module.",
+        f"  Of these, {mixtures} are mixtures that stack experts' weights in one parameter: each expert is an FFN.",
+        f"- **{partly} work partly**: they are mixtures, too, but the module named runs its stacked experts by itself",
+        "  instead of asking transformers' experts interface. An error names it; what else there is works.",
         f"- **{none}** have no FFN that is found, **{unbuilt}** are not built here; the line says why.",
         f"- **{len(rows) - works - partly - none - unbuilt}** fail.",
         "",
         "*Layers* is how many layers an FFN was found in, of how many of the tiny model's have one (experts included).",
         "`all_inputs` is there wherever `input` and `intermediate` are.",
         "",
-        "| architecture | FFN | projections (up, down, gate) | layers | sites | result |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| architecture | FFN | projections (up, down, gate) | stacked experts | layers | sites | result |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
-        cells = (r.model_type, r.kind, r.projections, r.found, r.sites.replace(", all_inputs", ""), r.result)
+        cells = (r.model_type, r.kind, r.projections, r.experts, r.found, r.sites.replace(", all_inputs", ""), r.result)
         lines.append("| " + " | ".join(cells).replace("  ", " ") + " |")
     return "\n".join(lines) + "\n"
 

@@ -228,12 +228,36 @@ def test_gates_of_other_kinds(block):
     assert ffn.name == "layers.0"
 
 
-def test_a_site_whose_zeros_are_not_the_projections_is_refused():
-    class Shifted(Gated):
-        def forward(self, x):
-            return self.down_proj(F.silu(self.gate_proj(x)) * (self.up_proj(x) + 1))
+class Shifted(Gated):
+    scale = 1
 
-    ffn = only(Shifted)
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * (self.up_proj(x) + 1) * self.scale)
+
+
+def test_zeros_that_are_not_the_projections_are_made_where_u_and_g_are_multiplied():
+    net, x = Net(Shifted), torch.randn(5, D)
+    ffn, layer = sd.find_ffns(net)[0], net.layers[0]
+    assert ffn.why_not("up") is ffn.why_not("gate") is None
+    with torch.no_grad():
+        u = layer.up_proj(x) + 1
+        kept = reference.select(u, "top_p", 0.5)[0]
+        expected = layer.down_proj(F.silu(layer.gate_proj(x)) * kept)
+        with sd.sparsify(net, "up", sd.TopP(0.5)) as dial:
+            torch.testing.assert_close(layer(x), expected)
+        assert dial.stats()["dropped"].item() == int(((kept == 0) & (u != 0)).sum())
+        # Nested, whoever came first: the rule on i sees what is left of it.
+        expected = layer.down_proj(reference.select(F.silu(layer.gate_proj(x)) * kept, "top_p", 0.5)[0])
+        for first, second in (("up", "intermediate"), ("intermediate", "up")):
+            with sd.sparsify(net, first, sd.TopP(0.5)), sd.sparsify(net, second, sd.TopP(0.5)):
+                torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_site_whose_zeros_are_nobodys_is_refused():
+    class Scaled(Shifted):
+        scale = 3
+
+    ffn = only(Scaled)
     assert ffn.why_not("up") == "zeroing entries of W x would not zero entries of the up vector"
     assert ffn.why_not("gate") is ffn.why_not("input") is None
 
@@ -372,7 +396,9 @@ def test_stacked_experts_are_named():
 
     found = sd.find_ffns(Net(StackedExperts))
     assert len(found) == 0
-    assert found.not_understood == {"layers.0": "StackedExperts stacks its experts' weights in one parameter"}
+    (reason,) = found.not_understood.values()
+    assert list(found.not_understood) == ["layers.0"]
+    assert reason.startswith("StackedExperts stacks its experts' weights in one parameter and runs them by itself")
 
 
 def test_a_tied_block_is_found_where_it_is_first():

@@ -93,7 +93,7 @@ def test_counts_are_those_of_the_definition(llama, tokens):
         handle.remove()
     table = dial.stats()
     assert list(table.columns) == [
-        "layer", "module", "site", "expert", "phase", "step", "dropped", "total", "sparsity"
+        "layer", "module", "site", "expert", "phase", "step", "dropped", "total", "sparsity", "tokens", "weight"
     ]  # fmt: skip
     for row in table.itertuples():
         kept = reference.select(seen[row.layer], "top_p", 0.7)[1]

@@ -8,10 +8,11 @@ the outputs of one projection (plain: ``down(act(up(x)))``) or of two (gated: ``
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +21,9 @@ from sparsedial.errors import ModelError, SpecError
 from sparsedial.places import Places, common, numbered
 from sparsedial.sites import FFN, SITES, FFNs, check_site, skippable
 from sparsedial.trace import Expression, Part, Read, input_width, is_projection, min_output, trace
+
+if TYPE_CHECKING:
+    from sparsedial.experts import Shape
 
 __all__ = ["BY_HAND", "FFN", "FFNs", "SITES", "check_site", "find_ffns", "skippable"]
 
@@ -37,6 +41,9 @@ def find_ffns(
     One forward over six tokens is watched; nothing is left behind. It works for gated and plain FFNs,
     separate or fused gate/up projections, `nn.Linear` and GPT-2's `Conv1D`, any activation, FFNs that
     sit directly in the decoder layer or beside the attention, and models inside a multimodal wrapper.
+    In a mixture every expert is an FFN: one in a list, and one whose weights are stacked with the others'
+    in one parameter, as transformers keeps them. What looks like experts and is not understood is in
+    ``not_understood`` of what is returned, with the reason.
 
     Args:
         model: the model, with its weights.
@@ -58,18 +65,22 @@ def find_ffns(
     >>> ffns = sd.find_ffns(LlamaForCausalLM(config))
     >>> len(ffns), ffns[1].name, ffns[1].hidden, ffns[1].width, ffns[1].gated
     (2, 'model.layers.1.mlp', 16, 32, True)
+    >>> from transformers import MixtralConfig, MixtralForCausalLM
+    >>> config = MixtralConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+    ...                        num_key_value_heads=2, num_local_experts=4, vocab_size=64)
+    >>> ffns = sd.find_ffns(MixtralForCausalLM(config))
+    >>> len(ffns), ffns[5].name, ffns[5].layer, ffns[5].expert
+    (8, 'model.layers.1.mlp.experts.1', 1, 1)
     """
     if modules is not None:
         return FFNs(_placed(Places(model), _by_hand(model, modules), []))
     paths = {id(module): name for name, module in model.named_modules()}
-    reads = _watch(model, dict(inputs) if inputs is not None else _some_tokens(model))
+    with _routing(model) as active:
+        reads = _watch(model, dict(inputs) if inputs is not None else _some_tokens(model))
     places, ffns = Places(model), _matches(reads, paths)
     siblings, not_understood = _siblings(model, places, ffns)
-    ffns = _placed(places, [*ffns, *siblings], reads)
-    holders = {f.names["down"].rpartition(".")[0] for f in ffns}
-    for name, module in model.named_modules():
-        if name not in holders and "expert" in f"{name} {type(module).__name__}".lower() and _stacks_weights(module):
-            not_understood[name] = f"{type(module).__name__} stacks its experts' weights in one parameter"
+    stacked, refused = _stacked(model, {f.names["down"].rpartition(".")[0] for f in [*ffns, *siblings]}, active)
+    ffns, not_understood = _placed(places, [*ffns, *siblings, *stacked], reads), not_understood | refused
     if not ffns and not not_understood:
         raise ModelError(_nothing_found(model, reads, paths))
     return FFNs(ffns, not_understood)
@@ -134,7 +145,11 @@ def _match(read: Read, source: Mapping[int, int], paths: Mapping[int, str]) -> F
     names = {"up": paths[id(up.module)], "down": paths[id(read.module)]}
     if gate is not None:
         names["gate"] = paths[id(gate.module)]
-    return FFN(0, common(names.values()), up, gate, read.module, names, hidden, up.width, up_value, gate_value)
+    ffn = FFN(0, common(names.values()), up, gate, read.module, names, hidden, up.width, up_value, gate_value)
+    if gate_value is None or up_value is None:
+        return ffn
+    expected = gate_value.tensor.float() * up_value.tensor.float()
+    return replace(ffn, product=torch.allclose(expected, i.tensor.float(), rtol=0.02, atol=1e-4))
 
 
 def _siblings(model: nn.Module, places: Places, ffns: list[FFN]) -> tuple[list[FFN], dict[str, str]]:
@@ -159,6 +174,64 @@ def _siblings(model: nn.Module, places: Places, ffns: list[FFN]) -> tuple[list[F
     return found, not_understood
 
 
+@contextmanager
+def _routing(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
+    """How many of the experts that it stacks each module sends a token to, while the model runs."""
+    active: dict[nn.Module, int] = {}
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if len(args) == 3:  # x, the experts of each token, their weights
+            active[module] = int(args[1].shape[-1])
+
+    handles = [m.register_forward_pre_hook(hook) for m in model.modules() if hasattr(m, "_apply_gate")]
+    try:
+        yield active
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stacked(
+    model: nn.Module, holders: Collection[str], active: Mapping[nn.Module, int]
+) -> tuple[list[FFN], dict[str, str]]:
+    """Experts stacked in one parameter, one FFN each, and the modules that stack some in a way not understood."""
+    found: list[FFN] = []
+    not_understood: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if path in holders or not _stacks_weights(module):
+            continue
+        if not (hasattr(module, "_apply_gate") or "expert" in f"{path} {type(module).__name__}".lower()):
+            continue
+        from sparsedial import experts  # needs transformers
+
+        shape = experts.shape(module)
+        ffn = shape if isinstance(shape, str) else _one_expert(module, path, shape)
+        if isinstance(ffn, str):
+            not_understood[path] = ffn
+        elif not isinstance(shape, str):
+            share = active[module] / shape.experts if module in active else None
+            found += [replace(ffn, name=f"{path}.{e}", expert=e, active=share) for e in range(shape.experts)]
+    return found, not_understood
+
+
+def _one_expert(stack: nn.Module, path: str, shape: Shape) -> FFN | str:
+    """What every expert of a stack is, or why that cannot be said."""
+    from sparsedial.experts import OneExpert
+
+    one = OneExpert(stack, shape.width)
+    unknown = f"what {type(stack).__name__} computes between its two projections is not an FFN's activation"
+    try:
+        reads = trace(one, {}, one.up.weight.new_tensor([[2.0, -3.0], [-1.0, 4.0]]))
+        (ffn,) = _matches(reads, {id(m): name for name, m in one.named_modules()})
+    except Exception:
+        return unknown
+    if ffn.width != shape.width or ffn.gated != stack.has_gate or ffn.gated > ffn.product:
+        return unknown
+    first = f"{path}.{'gate_up_proj' if ffn.gated else 'up_proj'}"
+    names = {"up": first, "down": f"{path}.down_proj"} | ({"gate": first} if ffn.gated else {})
+    return replace(ffn, names=names, hidden=shape.hidden, down=stack, mixture=path, stack=stack)
+
+
 def _placed(places: Places, ffns: list[FFN], reads: list[Read]) -> list[FFN]:
     """Every FFN with its layer's number, its expert's, and a name of its own; in the order of the layers."""
     layers = {id(f): places.layer(f.names.values()) for f in ffns}
@@ -166,21 +239,23 @@ def _placed(places: Places, ffns: list[FFN], reads: list[Read]) -> list[FFN]:
     calls = {id(r.module): r for r in reads}
     lists: dict[str, dict[str, FFN]] = {}
     for f in ffns:
-        if (member := places.member(f.names.values())) is not None:
+        if f.stack is None and (member := places.member(f.names.values())) is not None:
             lists.setdefault(member.rpartition(".")[0], {})[member] = f
-    expert: dict[int, int] = {}
-    for members in lists.values():
+    expert: dict[int, tuple[int, str]] = {id(f): (f.expert or 0, f.mixture or "") for f in ffns if f.stack is not None}
+    for holder, members in lists.items():
         x = [calls[id(f.up.module)] for f in members.values() if id(f.up.module) in calls]
         # Blocks that follow one another in a list each read their own x; experts share one or its rows, or stay idle.
         if any(r.picked for r in x) or len({r.source for r in x}) < len(members):
             index = {path: i for i, path in enumerate(places.siblings(next(iter(members))))}
-            expert |= {id(f): index[member] for member, f in members.items()}
+            expert |= {id(f): (index[member], holder) for member, f in members.items()}
     names = Counter(f.name for f in ffns)
     ffns = [
         replace(
             f,
             layer=number[layers[id(f)]],
-            expert=expert.get(id(f)),
+            expert=expert.get(id(f), (None, None))[0],
+            mixture=expert.get(id(f), (None, None))[1],
+            active=f.active if f.stack is not None or id(f) not in expert else None,
             name=f.name if f.name and names[f.name] == 1 else f.names["down"],
         )
         for f in ffns

@@ -34,14 +34,17 @@ class Places:
         return (larger[-1:] or numbered[:1] or [""])[0]
 
     def member(self, projections: Collection[str]) -> str | None:
-        """The path of the list member that holds these projections and no other, if there is one inside their layer."""
-        layer = self.layer(projections)
+        """The path of the list member that holds these projections and no other, if there is one inside their layer.
+
+        The outermost one, for an expert may keep its own parts in a list or a dictionary.
+        """
+        layer, member = self.layer(projections), None
         for path in reversed(_prefixes(common(projections))):
             if path == layer or self._held[path] > len(set(projections)):
-                return None
+                break
             if isinstance(self._model.get_submodule(path.rpartition(".")[0]), nn.ModuleList | nn.ModuleDict):
-                return path
-        return None
+                member = path
+        return member
 
     def siblings(self, member: str) -> list[str]:
         """The paths of all members of the list (or dictionary) that holds ``member``, in its order."""

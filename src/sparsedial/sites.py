@@ -27,7 +27,13 @@ class FFN:
         names: qualified names of the projections, by role.
         hidden: D, the width of x. width: F, the width of u, g and i.
         up_value, gate_value: u and g as functions of those outputs (None where unknown).
+        product: whether what ``down`` reads is u ⊙ g as it stands.
         expert: the expert's index in a mixture of experts, else None.
+        active: the share of the tokens that it reads, on average over the layer's experts: 1 for an FFN that is none,
+            None where it was not seen.
+        mixture: the path of the module that holds this expert and the layer's others, else None.
+        stack: that module, where it keeps the weights of all of them in one parameter, else None. It is ``down``
+            too; ``up`` and ``gate`` are then parts of what its first projection puts out.
     """
 
     layer: int
@@ -40,7 +46,11 @@ class FFN:
     width: int
     up_value: Expression | None = None
     gate_value: Expression | None = None
+    product: bool = False
     expert: int | None = None
+    active: float | None = 1.0
+    mixture: str | None = None
+    stack: nn.Module | None = None
 
     @property
     def gated(self) -> bool:
@@ -60,19 +70,34 @@ class FFN:
     @property
     def down_out(self) -> int:
         """The width of the FFN's output."""
-        return min_output(self.down)
+        return self.hidden if self.stack is not None else min_output(self.down)
+
+    def vector(self, name: str, output: torch.Tensor) -> torch.Tensor:
+        """What u (``name`` is ``up``) or g (``gate``) is, given the output of the projection that computes it."""
+        part, value = (self.gate, self.gate_value) if name == "gate" else (self.up, self.up_value)
+        if part is None:
+            raise ModelError(f"{self.name}: no vector {name!r}")
+        raw = part.of(output)
+        return raw if value is None or value.part is not None else value({part: raw})
 
     def why_not(self, site: str) -> str | None:
         """None where this FFN has ``site``; otherwise the reason it has not."""
         if site == "gate" and self.gate is None:
             return "it is a plain FFN, down(act(up(x))): it has no gate"
-        value = {"gate": self.gate_value, "up": self.up_value}.get(site)
-        if site == "gate" and value is None:
+        if site == "gate" and self.gate_value is None:
             return "the gate's activation is not known: it was named by hand"
-        part = self.gate if site == "gate" else self.up
-        if value is not None and part is not None and not _keeps_zero(value, part):
+        if site in ("gate", "up") and not self.product and not self.keeps_zero(site):
             return f"zeroing entries of W x would not zero entries of the {site} vector"
         return None
+
+    def keeps_zero(self, name: str) -> bool:
+        """Whether an entry of u (``up``) or g (``gate``) is zero where its projection put out zero."""
+        part, value = (self.gate, self.gate_value) if name == "gate" else (self.up, self.up_value)
+        if value is None or part is None:
+            return True
+        reference = next(e for e in _walk(value) if e.part is not None).tensor
+        with torch.no_grad():
+            return bool((value({part: torch.zeros_like(reference)}) == 0).all())
 
 
 class FFNs(Sequence[FFN]):
@@ -131,12 +156,6 @@ def skippable(ffn: FFN, site: str) -> dict[str, float]:
         "gate": {"gate": (reads_x / 2 + reads_i) / total},
         "up": {"up": (reads_x / 2 + reads_i if ffn.gated else reads_i) / total},
     }[site]
-
-
-def _keeps_zero(value: Expression, part: Part) -> bool:
-    reference = next(e for e in _walk(value) if e.part is not None).tensor
-    with torch.no_grad():
-        return bool((value({part: torch.zeros_like(reference)}) == 0).all())
 
 
 def _walk(expression: Expression) -> Iterator[Expression]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from inspect import signature
-from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
@@ -15,9 +14,14 @@ from torch import nn
 
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn import FFN, FFNs, check_site, find_ffns
+from sparsedial.forwards import Forwards
+from sparsedial.rows import Listed
 from sparsedial.rules import Rule
-from sparsedial.stats import PHASES, Counter, Counters, Observation
+from sparsedial.stats import Counter, Counters, Observation
 from sparsedial.trace import Expression, Part, watching
+
+if TYPE_CHECKING:
+    from sparsedial.experts import Routed, Tap
 
 _attached: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # down projection -> vectors taken
 
@@ -72,28 +76,31 @@ class Dial:
         self._vectors = ("input", "intermediate") if site == "all_inputs" else (site,)
         self._counters = Counters(
             [
-                Counter(f.layer, f.name, v, f.expert, f.hidden if v == "input" else f.width)
+                Counter(f.layer, f.name, v, f.expert, f.hidden if v == "input" else f.width, f.mixture)
                 for f in ffns
                 for v in self._vectors
             ]
         )
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._told: Observation | None = None
-        self._seen = Observation()
-        self._depth = 0
-        self._caches: WeakSet[Any] = WeakSet()
+        self._handles: list[torch.utils.hooks.RemovableHandle | Tap] = []
+        self._forwards = Forwards(self._ended)
+        self._listed = Listed(lambda: self._forwards.seen.real)
         self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __enter__(self) -> Dial:
         self._take()
         try:
+            stacks: dict[tuple[nn.Module, str], dict[int, int]] = {}
             for index, (ffn, vector) in enumerate((f, v) for f in self._ffns for v in self._vectors):
+                if ffn.stack is not None:
+                    stacks.setdefault((ffn.stack, vector), {})[ffn.expert or 0] = index
+                    continue
+                if ffn.mixture is not None and vector == self._vectors[0]:
+                    block = self._model.get_submodule(ffn.mixture.rpartition(".")[0])
+                    self._handles += self._listed.attach(block, ffn.up.module, ffn.name)
                 self._attach(index, ffn, vector)
-            for module in self._model.modules():
-                if module is self._model or _is_model(module):
-                    begin = self._begin(tuple(signature(module.forward).parameters))
-                    self._handles.append(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True))
-                    self._handles.append(module.register_forward_hook(self._end, always_call=True))
+            for (stack, vector), counters in stacks.items():
+                self._tap(stack, vector, counters)
+            self._handles += self._forwards.attach(self._model)
         except BaseException:
             self.__exit__()
             raise
@@ -109,8 +116,8 @@ class Dial:
             if not taken:
                 _attached.pop(ffn.down, None)
         self._flush()
-        self._depth = 0
-        self._caches.clear()
+        self._forwards.forget()
+        self._listed.detach()
 
     @contextmanager
     def observe(
@@ -124,25 +131,32 @@ class Dial:
             step: the denoising step of a diffusion model.
             real: boolean, one entry per token of the forward's input; by default ``attention_mask``.
         """
-        if phase is not None and phase not in PHASES:
-            raise SpecError(f"unknown phase {phase!r}: expected one of {', '.join(PHASES)}")
-        before, self._told = self._told, Observation(phase or "", step, real)
-        try:
+        with self._forwards.told(phase, step, real):
             yield
-        finally:
-            self._told = before
 
     def stats(self) -> pd.DataFrame:
         """What was dropped, one row per FFN, vector, phase and step; over real tokens only.
 
         Columns: layer (int), module, site (the vector: ``all_inputs`` has ``input`` and ``intermediate``),
-        expert (int or <NA>), phase, step (int or <NA>), dropped, total, sparsity.
+        expert (int or <NA>), phase, step (int or <NA>), dropped, total, sparsity, tokens (for an expert,
+        those routed to it), weight (for an expert, its share of the layer's routing weight in that phase;
+        <NA> where the router's weights are not seen: dense FFNs, experts that are modules of their own).
+
+        An expert that no token was routed to, in a phase in which its layer ran, has a row with
+        ``total`` 0 and sparsity <NA>: no data.
 
         Raises:
-            AttachError: a hook never fired, so there is nothing to report for its layer.
+            AttachError: a hook never fired, so there is nothing to report for its layer; or padding could not
+                be told from tokens among what an expert in a list read.
             NonFiniteError: a vector held a NaN or Inf; the message names the layers.
         """
         self._flush()
+        if self._listed.lost:
+            names = ", ".join(sorted(self._listed.lost)[:3])
+            raise AttachError(
+                f"which tokens {names} read could not be followed, so padding would have been counted: "
+                "run without padding (one row at a time), or leave that layer out with layers="
+            )
         table = self._counters.table()
         bad = table[table["nonfinite"] > 0]
         if len(bad):
@@ -152,10 +166,17 @@ class Dial:
                 "they are; the scores of this run mean nothing. Check the weights, or use a wider dtype."
             )
         counted = set(zip(table["module"], table["site"], strict=True))
-        silent = [c for c in self._counters.counters if (c.module, c.site) not in counted and c.expert is None]
+        # Of experts, the module that holds them all: one that no token was sent to is in the table, with no data.
+        silent = list(
+            dict.fromkeys(
+                f"{c.mixture or c.module} ({c.site})"
+                for c in self._counters.counters
+                if (c.module, c.site) not in counted
+            )
+        )
         if silent:
             raise AttachError(
-                f"never reached: {', '.join(f'{c.module} ({c.site})' for c in silent[:6])}"
+                f"never reached: {', '.join(silent[:6])}"
                 f"{f' and {len(silent) - 6} more' if len(silent) > 6 else ''}. Run the model inside the `with` block, "
                 "and leave out layers it does not use with layers=."
             )
@@ -190,18 +211,40 @@ class Dial:
             part, value = (ffn.gate, ffn.gate_value) if vector == "gate" else (ffn.up, ffn.up_value)
             if part is None:
                 raise ModelError(f"{ffn.name}: no site {vector!r}")
-            self._handles.append(part.module.register_forward_hook(self._writing(index, part, value)))
+            if ffn.keeps_zero(vector):
+                self._handles.append(part.module.register_forward_hook(self._writing(index, part, value)))
+            else:
+                self._multiply(index, ffn, vector, part.module)
 
-    def _before(self, module: nn.Module, apply: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def _tap(self, stack: nn.Module, vector: str, counters: dict[int, int]) -> None:
+        """Reach ``vector`` of all the experts that ``stack`` holds; ``counters`` are theirs."""
+        from sparsedial.experts import Tap
+
+        ffn = self._ffns[next(iter(counters.values())) // len(self._vectors)]
+        if len(counters) != (held := len(stack.down_proj)):  # type: ignore[arg-type]  # a 3-D parameter
+            raise AttachError(
+                f"{ffn.name}: only {len(counters)} of {held} experts that keep their weights in one parameter were "
+                "chosen: they are sparsified together, so choose all of them, or none"
+            )
+        indices = tuple(counters[e] for e in range(held))
+
+        def apply(x: torch.Tensor, routed: Routed) -> torch.Tensor:
+            y, kept = torch.ops.sparsedial.select.default(x, self._name, self._value)
+            self._counters.add_routed(indices, kept[routed.token] if vector == "input" else kept, routed)
+            return y
+
+        self._handles.append(Tap(stack, vector, apply, partial(ffn.vector, vector)))
+
+    def _before(self, module: nn.Module, apply: Callable[[torch.Tensor], torch.Tensor], first: bool = False) -> None:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             if watching():
                 return args, kwargs
             if args:
                 return (apply(args[0]), *args[1:]), kwargs
-            first = next(iter(kwargs))
-            return args, {**kwargs, first: apply(kwargs[first])}
+            name = next(iter(kwargs))
+            return args, {**kwargs, name: apply(kwargs[name])}
 
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first))
 
     def _reading(self, index: int, readers: int) -> Callable[[torch.Tensor], torch.Tensor]:
         """Sparsify what a projection reads; up and gate read the same x, which is done (and counted) once."""
@@ -224,7 +267,7 @@ class Dial:
         def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if watching():
                 return output
-            raw = output[..., part.start : part.start + part.step * part.width : part.step]
+            raw = part.of(output)
             if value is None or value.part is not None:
                 new = self._select(index, raw)
             else:
@@ -233,60 +276,41 @@ class Dial:
             if new.shape == output.shape:
                 return new
             output = output.clone()
-            output[..., part.start : part.start + part.step * part.width : part.step] = new
+            part.of(output).copy_(new)
             return output
 
         return hook
 
+    def _multiply(self, index: int, ffn: FFN, vector: str, module: nn.Module) -> None:
+        """Sparsify u or g where they are multiplied: an entry of either that is dropped makes that of i zero."""
+        dropped: list[torch.Tensor] = []
+
+        def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+            if not watching():
+                v = ffn.vector(vector, output)
+                dropped[:] = [(self._select(index, v) == 0) & (v != 0)]
+
+        def apply(i: torch.Tensor) -> torch.Tensor:
+            return i.masked_fill(dropped.pop().view(i.shape), 0)
+
+        self._handles.append(module.register_forward_hook(hook))
+        self._before(ffn.down, apply, first=True)
+
     def _select(self, index: int, x: torch.Tensor) -> torch.Tensor:
         y, kept = torch.ops.sparsedial.select.default(x, self._name, self._value)
-        self._counters.add(index, kept)
+        self._counters.add(index, kept, self._listed.tokens.get(self._ffns[index // len(self._vectors)].name))
         return y
 
-    # ------------------------------------------------------------------ watching the forward
-
-    def _begin(self, names: tuple[str, ...]) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._depth += not watching()
-            if self._depth == 1:
-                self._seen = self._observation({**dict(zip(names, args, strict=False)), **kwargs})
-
-        return hook
-
-    def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._depth -= not watching()
-        if self._depth == 0:
-            if output is None:  # the forward failed
-                self._counters.forget()
-            self._flush()
+    def _ended(self, failed: bool) -> None:
+        if failed:
+            self._counters.forget()
+        self._flush()
 
     def _flush(self) -> None:
         self._shared.clear()
-        self._counters.close(self._seen)
-        self._seen = Observation()
-
-    def _observation(self, given: dict[str, Any]) -> Observation:
-        told = self._told or Observation("")
-        seen = told if told.phase else replace(told, phase=self._phase(given))
-        if seen.real is None and (mask := given.get("attention_mask")) is not None:
-            tokens = given.get("input_ids")
-            tokens = given.get("inputs_embeds") if tokens is None else tokens
-            if tokens is not None:
-                seen = replace(seen, real=_real(mask, tokens.shape[1], seen.phase))
-        return seen
-
-    def _phase(self, given: dict[str, Any]) -> str:
-        cache = given.get("past_key_values")
-        if cache is None:
-            return "prefill"
-        try:
-            length = cache.get_seq_length()
-        except (AttributeError, ValueError):  # a cache of another kind, or with no attention layer
-            length = None
-        # A static cache's length lives on the device: one met before holds tokens, without asking it.
-        filled = length > 0 if isinstance(length, int) else cache in self._caches
-        self._caches.add(cache)
-        return "generation" if filled else "prefill"
+        self._listed.tokens.clear()
+        self._counters.close(self._forwards.seen)
+        self._forwards.seen = Observation()
 
 
 def _choose(ffns: FFNs, layers: Iterable[int] | None) -> list[FFN]:
@@ -302,22 +326,3 @@ def _choose(ffns: FFNs, layers: Iterable[int] | None) -> list[FFN]:
     if not chosen:
         raise SpecError("no layer chosen: nothing to sparsify")
     return chosen
-
-
-def _is_model(module: nn.Module) -> bool:
-    """A Hugging Face model: it takes the attention mask and the cache, called directly or by a wrapper."""
-    return hasattr(module, "config") and hasattr(module, "get_input_embeddings")
-
-
-def _real(mask: Any, length: int, phase: str) -> torch.Tensor | None:
-    """Which of the last ``length`` tokens are real: a 2-D mask says it; in a 4-D one, what attends to itself is."""
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
-    if not isinstance(mask, torch.Tensor):
-        return None
-    if mask.dim() == 2:
-        return mask[:, -length:] != 0
-    if mask.dim() == 4 and mask.shape[2] == length:
-        attends = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
-        return attends.diagonal(dim1=1, dim2=2) if phase == "prefill" else attends.any(-1)
-    return None

@@ -6,16 +6,22 @@ those of many forwards are reduced together, on the device. Nothing is copied to
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
+if TYPE_CHECKING:
+    from sparsedial.experts import Routed
+
 PHASES = ("prefill", "generation")
 WAITING = 32  # forwards that may wait to be reduced together,
 SMALL = 256  # if they are no larger than this many vectors
+PAIRS = 1 << 20  # and of those that were routed to experts, if they are no more than this together
+UNIT = 2.0**-32  # routing weights are added up as multiples of this: exact, and in any order the same
 
 
 @dataclass(frozen=True)
@@ -39,24 +45,46 @@ class Counter:
     site: str
     expert: int | None
     width: int
+    mixture: str | None = None  # of an expert, the module that holds it and the layer's others
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the op: ``kept`` int32, one entry per vector, -1 where the vector is not finite.
+
+    The vectors are one counter's, or, where they were ``routed``, the experts' of a layer: ``counters`` by expert.
+    ``tokens``, where it is known, is the number of each vector's token; by default they are in order.
+    """
+
+    counters: tuple[int, ...]
+    kept: torch.Tensor
+    tokens: torch.Tensor | None = None
+    routed: Routed | None = None
 
 
 class Counters:
-    """Dropped and total entries (and vectors with NaN or Inf) per counter, phase and step."""
+    """Dropped and total entries, vectors with NaN or Inf, and routing weight; per counter, phase and step."""
 
     def __init__(self, counters: Sequence[Counter]) -> None:
         self.counters = list(counters)
-        self._pending: list[tuple[int, torch.Tensor]] = []
-        self._closed: list[tuple[Observation, list[tuple[int, torch.Tensor]]]] = []
+        self._pending: list[Call] = []
+        self._closed: list[tuple[Observation, list[Call]]] = []
+        self._pairs = 0  # noted and not yet added up
         self._sums: dict[tuple[torch.device, str, int | None], torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def add(self, counter: int, kept: torch.Tensor) -> None:
+    def add(self, counter: int, kept: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
         """Note one call: ``kept`` int32, one entry per vector, -1 where the vector is not finite."""
-        self._pending.append((counter, kept))
+        self._pending.append(Call((counter,), kept, tokens))
+
+    def add_routed(self, counters: tuple[int, ...], kept: torch.Tensor, routed: Routed) -> None:
+        """Note one call for all experts of a layer: ``kept`` has one entry per (token, expert) pair."""
+        self._pending.append(Call(counters, kept, routed=routed))
+        self._pairs += kept.numel()
 
     def forget(self) -> None:
         """Drop what was noted since the last forward (this one failed)."""
+        self._pairs -= sum(call.kept.numel() for call in self._pending if call.routed is not None)
         self._pending.clear()
 
     def close(self, seen: Observation) -> None:
@@ -69,19 +97,29 @@ class Counters:
             return
         self._closed.append((seen, self._pending))
         self._pending = []
-        small = len(self._closed) < WAITING and all(kept.numel() <= SMALL for _, kept in self._closed[-1][1])
+        few = len(self._closed) < WAITING and self._pairs <= PAIRS
+        small = few and all(call.kept.numel() <= SMALL for call in self._closed[-1][1] if call.routed is None)
         if torch.compiler.is_compiling() or not small:
             self.reduce()
 
     def reduce(self) -> None:
         """Add up what was noted, on the device."""
-        groups: dict[Any, list[tuple[int, torch.Tensor, torch.Tensor | None]]] = {}
-        for seen, calls in self._closed:
-            for counter, kept in calls:
-                real = seen.real if seen.real is not None and seen.real.numel() == kept.numel() else None
-                key = (kept.device, seen.phase, seen.step, kept.numel(), real is None)
-                groups.setdefault(key, []).append((counter, kept, real))
+        calls = [(seen, call) for seen, calls in self._closed for call in calls]
         self._closed.clear()
+        self._pairs = 0
+        self._reduce_plain([(seen, call) for seen, call in calls if call.routed is None])
+        self._reduce_routed([(seen, call, call.routed) for seen, call in calls if call.routed is not None])
+
+    def _reduce_plain(self, calls: Sequence[tuple[Observation, Call]]) -> None:
+        groups: dict[Any, list[tuple[int, torch.Tensor, torch.Tensor | None]]] = {}
+        for seen, call in calls:
+            kept, real = call.kept, seen.real
+            if real is not None and call.tokens is not None:
+                real = real.reshape(-1).to(kept.device, non_blocking=True)[call.tokens]
+            elif real is not None and real.numel() != kept.numel():
+                real = None
+            key = (kept.device, seen.phase, seen.step, kept.numel(), real is None)
+            groups.setdefault(key, []).append((call.counters[0], kept, real))
         for (device, phase, step, _, all_real), group in groups.items():
             index, width = self._on(device, tuple(counter for counter, _, _ in group))
             kept = torch.stack([k.reshape(-1) for _, k, _ in group])
@@ -93,12 +131,38 @@ class Counters:
                 good, bad = good & real, bad & real
             total = good.sum(1) * width
             dropped = total - (kept * good).sum(1)
-            sums = self._sums.get((device, phase, step))
-            if sums is None:
-                with torch.inference_mode(False):  # so that it can be added to outside inference mode too
-                    sums = torch.zeros(len(self.counters), 3, dtype=torch.int64, device=device)
-                self._sums[device, phase, step] = sums
+            sums = self._sums_of(device, phase, step)[:, :3]
             sums.index_add_(0, index, torch.stack([dropped, total, bad.sum(1)], 1))
+
+    def _reduce_routed(self, calls: Sequence[tuple[Observation, Call, Routed]]) -> None:
+        """As above, by expert: no loop over experts, and no look at which of them were used."""
+        groups: dict[Any, dict[tuple[int, ...], list[tuple[torch.Tensor, ...]]]] = {}
+        for seen, call, routed in calls:
+            kept = call.kept
+            counts = routed.weight != 0  # a pair that does not count reached no expert (ZAYA's skipped tokens)
+            if seen.real is not None and seen.real.numel() == routed.tokens:
+                counts &= seen.real.reshape(-1).to(kept.device, non_blocking=True)[routed.token]
+            group = groups.setdefault((kept.device, seen.phase, seen.step), {})
+            group.setdefault(call.counters, []).append((routed.expert, kept, counts, routed.weight.float()))
+        for (device, phase, step), layers in groups.items():
+            rows = []
+            for counters, pieces in layers.items():
+                expert, kept, counts, weight = (torch.cat(piece) for piece in zip(*pieces, strict=True))
+                index, width = self._on(device, counters)
+                rows.append((index[expert], kept, counts, weight, width[expert]))
+            index, kept, counts, weight, width = (torch.cat(row) for row in zip(*rows, strict=True))
+            good = counts & (kept >= 0)
+            total = width * good
+            columns = [total - kept * good, total, counts & ~good, (weight / UNIT).to(torch.int64) * good]
+            self._sums_of(device, phase, step).index_add_(0, index, torch.stack(columns, 1))
+
+    def _sums_of(self, device: torch.device, phase: str, step: int | None) -> torch.Tensor:
+        """Dropped, total, not finite, routing weight; int64, one row per counter."""
+        if (device, phase, step) not in self._sums:
+            with torch.inference_mode(False):  # so that it can be added to outside inference mode too
+                zeros = torch.zeros(len(self.counters), 4, dtype=torch.int64, device=device)
+            self._sums[device, phase, step] = zeros
+        return self._sums[device, phase, step]
 
     def _on(self, device: torch.device, counters: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         if (device, counters) not in self._constants:
@@ -114,23 +178,44 @@ class Counters:
         """Everything counted so far, one row per counter, phase and step: the one host synchronisation.
 
         Columns: layer, module, site, expert (or <NA>), phase, step (or <NA>), dropped, total, sparsity,
-        nonfinite (vectors seen with NaN or Inf; they are in neither count). Counters that saw no real
-        token in a phase have no row there.
+        tokens, weight (or <NA>), nonfinite (vectors seen with NaN or Inf; they are in neither count).
+        Counters that saw no real token in a phase have no row there, but for experts of a layer that did.
         """
         self.reduce()
         merged: dict[tuple[str, int | None], torch.Tensor] = {}
         for (_, phase, step), sums in self._sums.items():
             merged[phase, step] = merged.get((phase, step), 0) + sums.cpu()
-        rows = [
-            (c.layer, c.module, c.site, c.expert, phase, step, dropped, total, bad)
-            for (phase, step), sums in merged.items()
-            for c, (dropped, total, bad) in zip(self.counters, sums.tolist(), strict=True)
-            if total or bad
+        rows = []
+        for (phase, step), sums in merged.items():
+            counted = list(zip(self.counters, sums.tolist(), strict=True))
+            ran, weights = set(), Tally[tuple[str | None, str]]()
+            for c, (_, total, bad, weight) in counted:
+                if c.mixture is not None and (total or bad):
+                    ran.add((c.mixture, c.site))
+                    weights[c.mixture, c.site] += weight
+            for c, (dropped, total, bad, weight) in counted:
+                if total or bad or (c.expert is not None and (c.mixture, c.site) in ran):
+                    tokens, whole = total // c.width, weights[c.mixture, c.site] if c.expert is not None else 0
+                    share = weight / whole if whole else None
+                    rows.append((c.layer, c.module, c.site, c.expert, phase, step, dropped, total, tokens, share, bad))
+        names = [
+            "layer",
+            "module",
+            "site",
+            "expert",
+            "phase",
+            "step",
+            "dropped",
+            "total",
+            "tokens",
+            "weight",
+            "nonfinite",
         ]
-        columns = ["layer", "module", "site", "expert", "phase", "step", "dropped", "total", "nonfinite"]
-        frame = pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(rows, columns=names)
         frame = frame.astype(
-            dict.fromkeys(("expert", "step"), "Int64") | dict.fromkeys(("layer", "dropped", "total"), "int64")
+            dict.fromkeys(("expert", "step"), "Int64")
+            | dict.fromkeys(("layer", "dropped", "total", "tokens"), "int64")
+            | {"weight": "Float64"}
         )
         frame.insert(8, "sparsity", frame["dropped"] / frame["total"].where(frame["total"] > 0))
         return frame

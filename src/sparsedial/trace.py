@@ -27,6 +27,7 @@ _BENDS = frozenset({
 _COPIES = frozenset({"_to_copy", "alias", "clone", "contiguous", "detach", "lift_fresh"})
 # Rows picked out: what an expert reads.
 _PICKS = frozenset({"gather", "index", "index_select"})
+_JOINS = frozenset({"cat", "stack"})
 # One number per token out of a vector (Gemma 3n's cut-off): part of an expression, never its result.
 _REDUCTIONS = frozenset({
     "amax", "amin", "linalg_vector_norm", "max", "mean", "min", "std", "std_mean", "sum", "var", "var_mean",
@@ -54,6 +55,10 @@ class Part:
     def whole(self) -> bool:
         """Whether this is the module's output as it is."""
         return self.start == 0 and self.step == 1 and self.width == min_output(self.module)
+
+    def of(self, output: torch.Tensor) -> torch.Tensor:
+        """These entries of the module's output, a view."""
+        return output[..., self.start : self.start + self.step * self.width : self.step]
 
 
 @dataclass(eq=False)
@@ -200,7 +205,7 @@ class _Watch(TorchDispatchMode):
         out = func(*args, **kwargs)
         results = [o for o in tree_flatten(out)[0] if isinstance(o, torch.Tensor)]
         name = _name(func)
-        if name in _PICKS:
+        if name in _PICKS or (name in _COPIES | _JOINS and any(id(t) in self.picked for t in tensors)):
             self._pick(results)
         if tensors and not _mutates(func) and _is_view(results, tensors[0]):
             for o in results:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +70,7 @@ class Trial:
                 "model": lm.source.name,
                 "origin": lm.source.origin,
                 "parameters": lm.parameters,
+                "active_parameters": _active(lm.parameters, ffns),
                 "device": lm.device.type,
                 "task": self.task.name,
             },
@@ -81,16 +84,35 @@ class Trial:
                 "sparsity": dropped / total if total else 0.0,
             },
             "stats": rows,
-            "skippable": _skippable([f for f in ffns if self.layers is None or f.layer in self.layers], self.site),
+            "skippable": _skippable(
+                [f for f in ffns if self.layers is None or f.layer in self.layers], self.site, rows
+            ),
             "seconds": round(time.time() - began, 3),
         }
         return record, scores.values
 
 
-def _skippable(ffns: list[FFN], site: str | None) -> dict[str, float]:
-    """`skippable` over all these FFNs, each counted by its multiplications."""
+def _active(parameters: int, ffns: Iterable[FFN]) -> int | None:
+    """How many of these parameters a token goes through; None where experts are not seen to be routed to."""
+    idle = 0.0
+    for f in ffns:
+        if f.active is None:
+            return None
+        idle += (1 - f.active) * sum(f.weights)
+    return parameters - round(idle)
+
+
+def _skippable(ffns: list[FFN], site: str | None, rows: Iterable[Mapping[Hashable, Any]]) -> dict[str, float]:
+    """`skippable` over all these FFNs, each counted by its multiplications.
+
+    An expert's are those of the tokens that were routed to it: it is the active weights that a runtime reads.
+    """
     if site is None:
         return {}
-    cost = [sum(f.weights) for f in ffns]
     shares = [skippable(f, site) for f in ffns]
+    tokens = Counter[str]()
+    for row in rows:
+        tokens[row["module"]] += row["tokens"]
+    most = max(tokens.values())
+    cost = [sum(f.weights) * (tokens[f.name] / most) for f in ffns]
     return {v: sum(c * s[v] for c, s in zip(cost, shares, strict=True)) / sum(cost) for v in shares[0]}

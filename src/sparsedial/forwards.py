@@ -1,0 +1,111 @@
+"""Watches a model's outermost forwards: their phase, their denoising step, and which of their tokens are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from inspect import signature
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from sparsedial.errors import SpecError
+from sparsedial.stats import PHASES, Observation
+from sparsedial.trace import watching
+
+
+class Forwards:
+    """What is known about the forward under way (`seen`), from what the model is called with or what it is told.
+
+    ``ended`` is called when one is over, with whether it failed.
+    """
+
+    def __init__(self, ended: Callable[[bool], None]) -> None:
+        self.seen = Observation()
+        self._ended = ended
+        self._told: Observation | None = None
+        self._depth = 0
+        self._caches: WeakSet[Any] = WeakSet()
+
+    def attach(self, model: nn.Module) -> Iterator[RemovableHandle]:
+        """Hook the model, and the models inside it, which may be called instead."""
+        for module in model.modules():
+            if module is model or _is_model(module):
+                begin = self._begin(tuple(signature(module.forward).parameters))
+                yield module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+                yield module.register_forward_hook(self._end, always_call=True)
+
+    def forget(self) -> None:
+        """Begin anew: no forward is under way, no cache has been met."""
+        self._depth = 0
+        self._caches.clear()
+
+    @contextmanager
+    def told(self, phase: str | None, step: int | None, real: torch.Tensor | None) -> Iterator[None]:
+        """See `Dial.observe`."""
+        if phase is not None and phase not in PHASES:
+            raise SpecError(f"unknown phase {phase!r}: expected one of {', '.join(PHASES)}")
+        before, self._told = self._told, Observation(phase or "", step, real)
+        try:
+            yield
+        finally:
+            self._told = before
+
+    def _begin(self, names: tuple[str, ...]) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._depth += not watching()
+            if self._depth == 1:
+                self.seen = self._observation({**dict(zip(names, args, strict=False)), **kwargs})
+
+        return hook
+
+    def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._depth -= not watching()
+        if self._depth == 0:
+            self._ended(output is None)
+
+    def _observation(self, given: dict[str, Any]) -> Observation:
+        told = self._told or Observation("")
+        seen = told if told.phase else replace(told, phase=self._phase(given))
+        if seen.real is None and (mask := given.get("attention_mask")) is not None:
+            tokens = given.get("input_ids")
+            tokens = given.get("inputs_embeds") if tokens is None else tokens
+            if tokens is not None:
+                seen = replace(seen, real=_real(mask, tokens.shape[1], seen.phase))
+        return seen
+
+    def _phase(self, given: dict[str, Any]) -> str:
+        cache = given.get("past_key_values")
+        if cache is None:
+            return "prefill"
+        try:
+            length = cache.get_seq_length()
+        except (AttributeError, ValueError):  # a cache of another kind, or with no attention layer
+            length = None
+        # A static cache's length lives on the device: one met before holds tokens, without asking it.
+        filled = length > 0 if isinstance(length, int) else cache in self._caches
+        self._caches.add(cache)
+        return "generation" if filled else "prefill"
+
+
+def _is_model(module: nn.Module) -> bool:
+    """A Hugging Face model: it takes the attention mask and the cache, called directly or by a wrapper."""
+    return hasattr(module, "config") and hasattr(module, "get_input_embeddings")
+
+
+def _real(mask: Any, length: int, phase: str) -> torch.Tensor | None:
+    """Which of the last ``length`` tokens are real: a 2-D mask says it; in a 4-D one, what attends to itself is."""
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    if not isinstance(mask, torch.Tensor):
+        return None
+    if mask.dim() == 2:
+        return mask[:, -length:] != 0
+    if mask.dim() == 4 and mask.shape[2] == length:
+        attends = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
+        return attends.diagonal(dim1=1, dim2=2) if phase == "prefill" else attends.any(-1)
+    return None
