@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,3 +112,117 @@ def test_option_texts():
     problems = []
     assert _numbers(["0.5, 0.6", "1"], problems) == (0.5, 0.6, 1.0)
     assert problems == []
+
+
+def spec_file(tmp_path, models, **more):
+    path = tmp_path / "study.yaml"
+    spec = {"models": [str(model) for model in models], "sites": ["input"], "values": [0.9, 0.5], "dtype": "float32",
+            "options": {"sequences": 40, "length": 10}, **more}  # fmt: skip
+    path.write_text(json.dumps(spec))  # JSON is YAML
+    return path
+
+
+def test_a_study_is_previewed_run_checked_and_extended(tiny, tmp_path):
+    path, out = spec_file(tmp_path, [tiny]), tmp_path / "out"
+    ahead = sparsedial("study", path, "--out", out, "--dry-run")
+    assert ahead.returncode == 0, ahead.stderr
+    assert "0 trials finished, 3 to run" in ahead.stdout
+    assert "none of these models and tasks has a finished trial" in ahead.stdout
+    assert not out.exists()
+    done = sparsedial("study", path, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    assert sparsedial("fsck", out).stdout.strip() == "no problems"
+    before = {p: p.read_bytes() for p in out.glob("trials/*/*.json")}
+    spec_file(tmp_path, [tiny], values=[0.9, 0.5, 0.7])
+    ahead = sparsedial("study", path, "--out", out, "--dry-run")
+    assert "3 trials finished, 1 to run" in ahead.stdout
+    assert "top_p 0.7" in ahead.stdout
+    assert "time: " in ahead.stdout
+    missing = next(iter(before))
+    missing.unlink()
+    checked = sparsedial("fsck", out)
+    assert checked.returncode == 1
+    assert "missing (1): run the study again" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "words"),
+    [
+        ("model: m\nsites: input\n", (), ["'model', perhaps 'models'", "sites: expected a list", "3 problems"]),
+        ("models: [no/where/]\nrules: [top-q]\n", (), ["no/where/", "top-q"]),
+        ("models: [smollm2-135m]", ("--timeout", -1, "--num-workers", 3), ["timeout -1", "--workers ray"]),
+        ("models: [smollm2-135m]", ("--workers", "slurm"), ["'slurm'", "local or ray"]),
+        ("version: 9\nmodels: [smollm2-135m]", (), ["version 9", "newer"]),
+    ],
+)  # fmt: skip
+def test_a_study_that_cannot_be_run_is_said(tmp_path, text, args, words):
+    (tmp_path / "study.yaml").write_text(text)
+    done = sparsedial("study", tmp_path / "study.yaml", "--out", tmp_path / "out", *args)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_sigterm(tiny, tmp_path):
+    out = tmp_path / "out"
+    grid = [i / 1000 for i in range(1, 400)]
+    command = [sys.executable, "-m", "sparsedial", "study", str(spec_file(tmp_path, [tiny], values=grid)), "--out", out]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("trials/*/*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 143, stderr
+    assert "run the same command again" in stderr
+    assert sparsedial("fsck", out).returncode == 1
+
+
+FULL = """
+mount -t tmpfs -o size=56k none "$1" || exit 99
+"$2" -m sparsedial study "$3" --out "$1"
+echo "full: $?"
+find "$1" -name '*.json' -path '*/trials/*' -size +0 | wc -l
+mount -o remount,size=10m "$1"
+"$2" -m sparsedial study "$3" --out "$1" > /dev/null
+echo "then: $?"
+"$2" -m sparsedial fsck "$1"
+mount -o remount,ro "$1"
+"$2" -m sparsedial study "$3" --out "$1" > /dev/null
+echo "read-only: $?"
+"""
+
+
+def test_a_full_disk_and_a_read_only_one(tiny, tmp_path):
+    """A tmpfs of 56 KiB in a namespace of its own; then more space; then no more writing."""
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here: see test_store for a full disk by RLIMIT_FSIZE")
+    out = tmp_path / "out"
+    out.mkdir()
+    path = spec_file(tmp_path, [tiny], values=[i / 20 for i in range(20)])
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", FULL, "sh", str(out), sys.executable, str(path)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    full, kept, then, problems, read_only = done.stdout.splitlines()
+    assert full == "full: 2", done.stderr
+    assert f"{out}/" in done.stderr
+    assert "could not be written: No space left on device" in done.stderr
+    assert 0 < int(kept) < 21
+    assert (then, problems) == ("then: 0", "no problems")
+    assert read_only == "read-only: 2"
+    assert f"{out}' cannot be written: Read-only file system" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_hostile_names_stay_names(tiny, tmp_path):
+    hostile = tmp_path / "<script>alert(1)</script>\x1b[31m..%2f"
+    shutil.copytree(tiny, hostile)
+    out = tmp_path / "out"
+    done = sparsedial("study", spec_file(tmp_path, [hostile]), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert all(re.fullmatch(r"[\w.-]+", path.name) for path in out.rglob("*"))
+    assert "<script>alert(1)" not in (out / "report.html").read_text()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsedial as sd
-from sparsedial.critical import Curve, critical_sparsity, curve, resampled_retention, task_average
+from sparsedial.critical import Curve, critical_sparsity, curve, resampled_retention, size_trend, task_average
 from sparsedial.errors import SpecError
 
 # (points, value, first crossing, status): dense score 1, so scores are retentions; the line to cross is 0.99
@@ -134,3 +134,53 @@ def test_the_answer_lies_on_the_curve(points):
     beyond = [r for s, r in zip(measured.sparsity, measured.retention, strict=True) if s > found.value + 1e-9]
     assert all(r < 0.99 + 1e-9 for r in beyond)
     assert isinstance(measured, Curve)
+
+
+def family(slope, sizes, count=2000, noise=1.0):
+    """Models whose critical sparsity is 0.2 at the smallest size and grows by ``slope`` for ten times the size."""
+    curves = []
+    for seed, size in enumerate(sizes):
+        true = 0.2 + slope * np.log10(size / sizes[0])
+        dense = np.ones(count)
+        luck = np.random.default_rng(seed).normal(size=count)
+        points = [(s, dense - 0.01 * s / true + noise * 0.1 * s * (luck - luck.mean()), 1 - s) for s in (0.1, 0.3, 0.6)]
+        curves.append(curve(points, dense))
+    return curves
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.1, "more"), (-0.05, "less"), (0.0, "unclear")])
+def test_the_trend_with_size_is_found_with_its_interval(slope, verdict):
+    sizes = [1e8, 5e8, 2e9, 1e10]
+    found = size_trend(sizes, family(slope, sizes))
+    assert found.slope == pytest.approx(slope, abs=0.01)
+    assert found.low <= found.slope <= found.high
+    assert found.verdict == verdict
+    assert found.steps == 3
+    assert found.rising == {"more": 3, "less": 0}.get(verdict, found.rising)
+
+
+def test_a_trend_without_examples_has_no_interval_and_no_verdict():
+    small, large = (curve([(s, 1.0), (s + 0.2, 0.9)], dense=1.0) for s in (0.2, 0.4))
+    found = size_trend([1e8, 1e9], [small, large])
+    assert (round(found.slope, 6), found.low, found.verdict, found.bounds) == (0.2, None, "unclear", 0)
+    kept = curve([(0.5, 1.0)], dense=1.0)
+    assert size_trend([1e8, 1e9], [small, kept]).bounds == 1
+
+
+def test_models_scored_on_the_same_examples_are_paired():
+    """The larger model tolerates more in every resample, although both intervals are wide."""
+    random = np.random.default_rng(0)
+    falls = random.random(300) < 0.05
+    dense = np.ones(300)
+    small, large = (curve([(s, dense), (s + 0.2, np.where(falls, 0.0, 1.0))], dense) for s in (0.2, 0.3))
+    alone = [critical_sparsity(c) for c in (small, large)]
+    found = size_trend([1e8, 1e9], [small, large])
+    assert all(c.high - c.low > 0.01 for c in alone)
+    assert found.high - found.low < 1e-9
+    assert found.verdict == "more"
+
+
+@pytest.mark.parametrize("sizes", [[1e8], [1e8, 1e8], [0.0, 1e8], [1e8, float("nan")], [1e8, 1e9, 1e10]])
+def test_sizes_that_give_no_trend_are_an_error(sizes):
+    with pytest.raises(SpecError, match="at least two sizes"):
+        size_trend(sizes, family(0.1, [1e8, 1e9]))

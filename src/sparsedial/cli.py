@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from sparsedial.errors import SparsedialError, SpecError
+from sparsedial.errors import SparsedialError, SpecError, StoreError
 from sparsedial.ffn import SITES
+from sparsedial.screen import Screen, err, out, printable, say
+
+if TYPE_CHECKING:
+    from sparsedial.study.executors import Workers
+    from sparsedial.study.spec import StudySpec
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-out = Console()
-err = Console(stderr=True)
 
 Model = Annotated[str, typer.Argument(help="A hub id, a directory of safetensors, a .gguf file, or a short name.")]
 Modules = Annotated[
@@ -36,6 +31,8 @@ Modules = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, or spread (over all devices).")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")]
+
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what has failed for good.")]
 
 
 @app.command()
@@ -49,7 +46,7 @@ def inspect(
 
     named = _modules(ffn)
     check_model(model)
-    source = find_model(model, trust_remote_code=trust_remote_code, say=_say)
+    source = find_model(model, trust_remote_code=trust_remote_code, say=say)
     lm = load_model(source, device=device, dtype=dtype)
     ffns = find_ffns(lm.model, modules=named)
     table = Table(title=f"{escape(model)}: {lm.parameters / 1e6:.1f} M parameters, {len(ffns)} FFNs")
@@ -94,10 +91,11 @@ def run(
     device: Device = "auto",
     dtype: DType = "auto",
     trust_remote_code: Trust = False,
+    retry_failed: Retry = False,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Default: runs/<model>.")] = None,
 ) -> None:
     """Measure a model's critical sparsity, at every site, and write a report. Run again to go on where it stopped."""
-    from sparsedial.study.run import run_study
+    from sparsedial.study.run import LOCAL
     from sparsedial.study.spec import StudySpec
     from sparsedial.tasks import TaskOptions
 
@@ -105,7 +103,7 @@ def run(
     spec = StudySpec(
         models=(model,),
         sites=tuple(dict.fromkeys(site)) if site else None,
-        rule=rule,
+        rules=(rule,),
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         options=TaskOptions(
             sequences=sequences, length=length, seed=seed, batch=batch, limit=limit, num_fewshot=num_fewshot,
@@ -121,23 +119,64 @@ def run(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     name = Path(model).resolve().name if Path(model).exists() else model
-    folder = out_dir or Path("runs") / (re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "model")
-    try:
-        with _Screen() as screen:
-            store = run_study(spec, folder, device=device, watcher=screen, problems=problems)
-    except KeyboardInterrupt:
-        _say("interrupted: finished trials are kept; run the same command again to go on")
-        raise typer.Exit(130) from None
-    _report(store.folder)
+    _go(spec, out_dir or _folder(name), device, LOCAL, retry_failed=retry_failed, problems=problems)
+
+
+@app.command()
+def study(
+    spec_file: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to run: see docs/studies.md.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Default: runs/<name of the spec>.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and the time; run none.")] = False,
+    device: Device = "auto",
+    workers: Annotated[str, typer.Option(help="local (this process) or ray.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; default: this machine.")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="Default: as many as there is room for.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")] = None,
+    cpus_per_worker: Annotated[float, typer.Option(help="Slots, and threads, of each worker.")] = 1.0,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one trial; then its worker is killed.")] = None,
+    retry_failed: Retry = False,
+) -> None:
+    """Run a study of many models, sites, rules and tasks, and write a report. Run again to go on or to extend it."""
+    from sparsedial.study.executors import Workers
+    from sparsedial.study.spec import StudySpec
+
+    spec = StudySpec.from_yaml(spec_file)
+    folder = out_dir or _folder(spec_file.stem)
+    where = Workers(workers, timeout, ray_address, num_workers, gpus_per_worker, cpus_per_worker)
+    if dry_run:
+        _preview(spec, folder, device, where.problems())
+    else:
+        _go(spec, folder, device, where, retry_failed=retry_failed)
+
+
+@app.command()
+def fsck(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's directory.")]) -> None:
+    """Say what is missing, failed, corrupt, conflicting, invalid or stray in a study. Exits with 1 if anything is."""
+    from sparsedial.study.fsck import KINDS
+    from sparsedial.study.fsck import fsck as check
+    from sparsedial.study.store import Store
+
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such directory. Expected one that a run has written.")
+    problems = check(Store(folder))
+    for kind in dict.fromkeys(problem.kind for problem in problems):
+        found = [problem for problem in problems if problem.kind == kind]
+        out.print(f"[yellow]{kind}[/] ({len(found)}): {KINDS[kind]}")
+        for problem in found:
+            out.print(f"  {escape(printable(problem.text))}", soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+    out.print("no problems")
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `run` has written.")],
-    retain: Annotated[float | None, typer.Option(help="Instead of the run's own.")] = None,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Directories that runs have written.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Default: DIR itself; of several: runs/joined.")] = None,
+    retain: Annotated[float | None, typer.Option(help="Instead of the runs' own.")] = None,
 ) -> None:
-    """Write a run's report again, from its finished trials."""
-    _report(folder, retain)
+    """Write the report of a run again, or one of several runs joined, from their finished trials."""
+    _report(folders, out_dir, retain)
 
 
 def main() -> None:
@@ -147,66 +186,90 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except SparsedialError as error:
-        err.print(f"[red]error:[/] {escape(_printable(str(error)))}", soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(printable(str(error)))}", soft_wrap=True)
         sys.exit(2)
 
 
-def _report(folder: Path, retain: float | None = None) -> None:
+def _report(folders: list[Path], out_dir: Path | None = None, retain: float | None = None) -> None:
     from sparsedial.report.page import write_report
     from sparsedial.report.table import critical_table
     from sparsedial.study.results import results
     from sparsedial.study.store import Store
 
-    found = results(Store(folder), retain)
-    page = write_report(found, folder)
+    found = results([Store(folder) for folder in folders], retain)
+    page = write_report(found, out_dir or (folders[0] if len(folders) == 1 else Path("runs") / "joined"))
     out.print(critical_table(found))
-    for problem in found.problems:
-        out.print(f"[yellow]problem:[/] {escape(_printable(problem))}")
+    for kind, colour, said in (("note", "cyan", found.notes), ("problem", "yellow", found.problems)):
+        for line in said:
+            out.print(f"[{colour}]{kind}:[/] {escape(printable(line))}", soft_wrap=True)
     out.print(f"report: {escape(str(page))}", soft_wrap=True)
     if found.problems:
         raise typer.Exit(1)
 
 
-class _Screen:
-    """Progress with time left, on stderr; plain lines where that is not a terminal."""
-
-    def __init__(self) -> None:
-        self.bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=err,
-        )  # fmt: skip
-        self.trials = self.bars.add_task("trials", total=None)
-        self.now = self.bars.add_task("starting", total=None)
-        self.last = ""
-
-    def __enter__(self) -> _Screen:
-        return self  # the bars appear with the first work: what is wrong with the words is said without them
-
-    def __exit__(self, *_: object) -> None:
-        if self.bars.live.is_started:
-            self.bars.stop()
-
-    def say(self, message: str) -> None:
-        err.print(escape(_printable(message)), soft_wrap=True)
-
-    def expect(self, done: float, of: float) -> None:
-        self.bars.update(self.trials, completed=done, total=of)
-
-    def work(self, what: str, done: int, of: int) -> None:
-        if not err.is_terminal and what != self.last:
-            err.print(escape(_printable(what)), soft_wrap=True)
-        self.last = what
-        self.bars.start()
-        self.bars.update(self.now, description=escape(_printable(what)), completed=done, total=of)
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, with another exit code."""
 
 
-def _say(message: str) -> None:
-    err.print(escape(_printable(message)), soft_wrap=True)
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
-def _printable(text: str) -> str:
-    """Without control characters: a name cannot write to the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+def _go(
+    spec: StudySpec, folder: Path, device: str, workers: Workers, *, retry_failed: bool, problems: Sequence[str] = ()
+) -> None:
+    """Run a study and write its report; exit with 1 where something of it is missing or wrong."""
+    from sparsedial.study.fsck import fsck as check
+    from sparsedial.study.run import run_study
+
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with Screen() as screen:
+            store = run_study(
+                spec, folder, device=device, watcher=screen, problems=problems, workers=workers,
+                retry_failed=retry_failed,
+            )  # fmt: skip
+    except KeyboardInterrupt as stopped:
+        say("interrupted: finished trials are kept; run the same command again to go on")
+        raise typer.Exit(143 if isinstance(stopped, _Terminated) else 130) from None
+    _report([store.folder])
+    if wrong := [problem for problem in check(store) if problem.kind != "stray"]:
+        say(f"{len(wrong)} problem(s): sparsedial fsck {store.folder}")
+        raise typer.Exit(1)
+
+
+def _preview(spec: StudySpec, folder: Path, device: str, problems: Sequence[str]) -> None:
+    from sparsedial.study.fsck import check_study
+    from sparsedial.study.preview import preview
+    from sparsedial.study.store import Store
+
+    check_study(folder)
+    tasks = spec.check(device, problems)
+    found = preview(spec, {task.name: task.identity() for task in tasks}, Store(folder))
+    for job in found.jobs:
+        out.print(escape(printable(str(job))), soft_wrap=True)
+    search = f", then at most {found.further} more as the search asks for them" if found.further else ""
+    out.print(f"{found.finished} trials finished, {len(found.jobs)} to run{search}")
+    for model in found.unknown:
+        sites = "its sites as in the spec" if spec.sites else "all five sites assumed"
+        out.print(f"not loaded yet: {escape(printable(model))}: {sites}", soft_wrap=True)
+    if found.seconds is None:
+        out.print("time: none of these models and tasks has a finished trial here to go by")
+        return
+    low, high = found.seconds
+    most = f" to {_duration(high)}" if found.further else ""
+    out.print(f"time: {_duration(low)}{most} on one worker like the last")
+    for model, task in found.untimed:
+        out.print(f"time: without {escape(printable(f'{model}, {task}'))}: no finished trial to go by", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    size, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
+    return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
+
+
+def _folder(name: str) -> Path:
+    return Path("runs") / (re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "model")
 
 
 def _numbers(texts: list[str], problems: list[str]) -> tuple[float, ...]:

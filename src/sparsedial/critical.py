@@ -18,6 +18,8 @@ from sparsedial.errors import SpecError
 RETAIN = 0.99
 RESAMPLES = 2000
 CROSSED, BEYOND, NOT_REACHED = "crossed", "beyond", "not reached"
+NOTICED = 0.0005  # a slope within this is 0.0 points
+MORE, LESS, UNCLEAR = "more", "less", "unclear"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,32 @@ class CriticalSparsity:
         if self.low is None or self.high is None or self.open:
             return None
         return math.ceil(round(examples * ((self.high - self.low) / 2 / half_width) ** 2, 6))
+
+
+@dataclass(frozen=True)
+class SizeTrend:
+    """How the critical sparsity of a family changes with the size of its models.
+
+    Attributes:
+        slope: of critical sparsity for ten times the parameters. low, high: its 95% interval, over examples
+            (None without per-example scores); how much the models scatter about the line is not in it.
+        rising: at how many of the ``steps`` from one size to the next it rises.
+        bounds: how many of the critical sparsities, or of their intervals' upper ends, are lower bounds.
+    """
+
+    slope: float
+    low: float | None
+    high: float | None
+    rising: int
+    steps: int
+    bounds: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """``more``: larger models tolerate more; ``less``; ``unclear``: the interval holds 0, or is not known."""
+        if self.low is None or self.high is None:
+            return UNCLEAR
+        return MORE if self.low > NOTICED else LESS if self.high < -NOTICED else UNCLEAR
 
 
 def curve(points: Sequence[object], dense: float | Sequence[float] | np.ndarray | None = None) -> Curve:
@@ -200,14 +228,74 @@ def resampled_retention(measured: Curve, resamples: int = RESAMPLES, seed: int =
 
     Resamples whose dense score is 0 have no retention and are left out.
     """
+    resampled = _resampled(measured, resamples, seed)
+    return resampled[np.isfinite(resampled).all(1)]
+
+
+def size_trend(
+    parameters: Sequence[float],
+    curves: Sequence[Curve],
+    retain: float = RETAIN,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> SizeTrend:
+    """Whether larger models of a family tolerate more: the slope of critical sparsity over log10(parameters).
+
+    Least squares, every model alike. Its interval resamples the examples of all models at once: those of as
+    many examples in the same way, so that models scored on the same ones are paired.
+
+    Args:
+        parameters: how many each model has. curves: each model's, in the same order.
+        retain: the share of the dense score to keep, in (0, 1].
+
+    Raises:
+        SpecError: fewer than two sizes, a size that is not positive, or not one curve per size.
+
+    >>> small, large = curve([(0.2, 1.0), (0.4, 0.98)], dense=1.0), curve([(0.4, 1.0), (0.6, 0.98)], dense=1.0)
+    >>> trend = size_trend([1e8, 1e9], [small, large])
+    >>> round(trend.slope, 3), trend.low, trend.rising, trend.steps
+    (0.2, None, 1, 1)
+    """
+    sizes = np.asarray(parameters, dtype=np.float64)
+    if len(sizes) != len(curves) or not (np.isfinite(sizes) & (sizes > 0)).all() or len(set(sizes.tolist())) < 2:
+        raise SpecError(
+            f"size_trend: {len(curves)} curves of sizes {sizes.tolist()}; expected one positive size each, "
+            "and at least two sizes"
+        )
+    crossed = [_crossings(c.sparsity, c.retention[None], retain) for c in curves]
+    values = np.array([highest[0] for highest, _, _ in crossed])
+    x = np.log10(sizes) - np.log10(sizes).mean()
+    bounds = np.array([last[0] == len(c.sparsity) for c, (_, _, last) in zip(curves, crossed, strict=True)])
+    low = high = None
+    if all(c.examples for c in curves):
+        resampled = [_resampled(c, resamples, seed) for c in curves]
+        known = np.all([np.isfinite(r).all(1) for r in resampled], 0)
+        again = [_crossings(c.sparsity, r[known], retain) for c, r in zip(curves, resampled, strict=True)]
+        spread = np.stack([highest for highest, _, _ in again], 1) @ x / (x @ x)
+        low, high = (float(q) for q in np.quantile(spread, [0.025, 0.975]))
+        bounds |= [(last == len(c.sparsity)).mean() > 0.025 for c, (_, _, last) in zip(curves, again, strict=True)]
+    means = [values[sizes == size].mean() for size in sorted(set(sizes.tolist()))]
+    return SizeTrend(
+        slope=float(values @ x / (x @ x)),
+        low=low,
+        high=high,
+        rising=int((np.diff(means) > 0).sum()),
+        steps=len(means) - 1,
+        bounds=int(bounds.sum()),
+    )
+
+
+def _resampled(measured: Curve, resamples: int, seed: int) -> np.ndarray:
+    """Retention in each resample, ``[B, K]``; NaN where the dense score is 0."""
     random = np.random.default_rng(seed)
     total = np.zeros((resamples, 1 + len(measured.sparsity)))
     for matrix in measured.examples:
         count = len(matrix)
         weights = random.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
         total += weights @ matrix
-    total = total[total[:, 0] > 0]
-    return total[:, 1:] / total[:, :1]
+    dense = np.where(total[:, :1] > 0, total[:, :1], np.nan)
+    return total[:, 1:] / dense
 
 
 def _point(point: object) -> tuple[float, np.ndarray, float]:

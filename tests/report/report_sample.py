@@ -2,12 +2,9 @@
 
 import numpy as np
 import pandas as pd
+from made_up_studies import CRITICAL, SKIPPED, VECTORS
 
 from sparsedial.study.results import Results
-
-CRITICAL = {"input": 0.18, "up": 0.19, "gate": 0.16, "intermediate": 0.39, "all_inputs": 0.23}
-SKIPPED = {"input": 2 / 3, "up": 2 / 3, "gate": 2 / 3, "intermediate": 1 / 3, "all_inputs": 1.0}
-VECTORS = {"all_inputs": ("input", "intermediate")}
 
 
 def sample(models=("SmolLM2-135M-Instruct",), tasks=("self_prediction",), sites=tuple(CRITICAL), points=7, layers=30):
@@ -16,11 +13,12 @@ def sample(models=("SmolLM2-135M-Instruct",), tasks=("self_prediction",), sites=
     for m, model in enumerate(models):
         for t, task in enumerate(tasks):
             for site in sites:
-                own = {"model": model, "rule": "top_p", "task": task, "site": site}
+                own = {"model": model, "family": "SmolLM2-Instruct", "rule": "top_p", "task": task, "site": site}
                 value = CRITICAL.get(site, 0.3) * (1 + 0.1 * m + 0.05 * t)
                 share = SKIPPED.get(site, 0.5)
                 critical.append(own | {
-                    "parameters": 134_515_008, "metric": "agreement", "value": value, "low": value - 0.012,
+                    "parameters": 134_515_008 * (m + 1), "active_parameters": 134_515_008 * (m + 1),
+                    "metric": "agreement", "value": value, "low": value - 0.012,
                     "high": value + 0.014, "first_crossing": value, "status": "crossed", "p": 0.97,
                     "skippable": value * share, "skippable_low": (value - 0.012) * share,
                     "skippable_high": (value + 0.014) * share, "dense_score": 0.4127, "examples": 384,

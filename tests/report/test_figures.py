@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from report_sample import sample
 
-from sparsedial.report import figures
+from sparsedial.report import drawing, figures, within
 
 HOSTILE = "<script>alert(1)</script>\"'\\' + datum.x \x1b[31m\x00"
 
@@ -28,7 +28,7 @@ def draw(results):
     return [
         figures.critical_sparsities(results.critical, results.retain),
         figures.retention(results.points, results.critical, results.retain),
-        figures.layer_profile(results.layers),
+        within.layer_profile(results.layers),
     ]
 
 
@@ -48,8 +48,8 @@ def test_a_curve_starts_at_dense_and_a_lower_bound_is_marked_as_one(results):
     drawn = rows(figures.retention(results.points, critical, 0.99))
     assert [(r["sparsity"], r["retention"]) for r in drawn if r["kind"] == "dense"] == [(0.0, 1.0)] * 5
     assert [r["site"] for r in drawn if r["kind"] == "bound"] == ["input"]
-    assert "triangles" in text_of(figures.to_svg(figures.retention(results.points, critical, 0.99)))
-    assert "≥ 18.0%" in text_of(figures.to_svg(figures.critical_sparsities(critical, 0.99)))
+    assert "triangles" in text_of(drawing.to_svg(figures.retention(results.points, critical, 0.99)))
+    assert "≥ 18.0%" in text_of(drawing.to_svg(figures.critical_sparsities(critical, 0.99)))
 
 
 def test_sites_keep_their_order_and_colour_whichever_are_there():
@@ -76,10 +76,28 @@ def test_sites_keep_their_order_and_colour_whichever_are_there():
 )
 def test_draws_what_there_is(given):
     for chart in draw(sample(**given)):
-        text = text_of(figures.to_svg(chart))
+        text = text_of(drawing.to_svg(chart))
         assert all(name in text for name in given.get("models", ()))
         assert ("task average" in text) == ("tasks" in given)
         assert "undefined" not in text and "NaN" not in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (["search"], "the points were chosen by the search"),
+        (["grid"], ""),
+        (["search", "grid"], "large points were chosen"),
+    ],
+)
+def test_points_of_the_search_and_of_a_grid_differ(chosen, said):
+    few = sample(sites=("input",), points=4)
+    chart = figures.retention(few.points.assign(chosen_by=(chosen * 4)[:4]), few.critical, 0.99)
+    text = text_of(drawing.to_svg(chart))
+    assert (said in text) and (("chosen by the search" in text) == ("search" in chosen))
+    marks = [layer for layer in chart.to_dict()["layer"] if "size" in layer["encoding"]]
+    sizes = dict(zip(*(marks[0]["encoding"]["size"]["scale"][k] for k in ("domain", "range")), strict=True))
+    assert sizes["search"] > sizes["grid"]
 
 
 def test_missing_intervals_and_invalid_points_are_not_drawn(results):
@@ -91,7 +109,7 @@ def test_missing_intervals_and_invalid_points_are_not_drawn(results):
     assert sum(row["kind"] == "point" for row in drawn) == len(points) - 1
     assert all(row["low"] is None for row in drawn if row["kind"] == "point")
     for chart in draw(replace(results, points=points, critical=critical)):
-        assert "NaN" not in figures.to_svg(chart)
+        assert "NaN" not in drawing.to_svg(chart)
 
 
 def test_nothing_to_draw_is_said(results):
@@ -107,13 +125,13 @@ def test_the_axis_shows_the_crossing_and_says_what_it_cuts_off(results):
     assert (
         chart.to_dict()["layer"][1]["encoding"]["x"]["scale"]["domain"][1] < 0.5
     )  # not the 78% of the last, unseen point
-    assert "cut off" in text_of(figures.to_svg(chart))
+    assert "cut off" in text_of(drawing.to_svg(chart))
 
 
 def test_hostile_names_are_text():
     hostile = sample(models=(HOSTILE,), tasks=(HOSTILE, "other"), sites=("input", HOSTILE), points=2, layers=2)
     for chart in draw(hostile):
-        root = ET.fromstring(figures.to_svg(chart))  # well-formed, although the name holds what XML cannot
+        root = ET.fromstring(drawing.to_svg(chart))  # well-formed, although the name holds what XML cannot
         assert not [element.tag for element in root.iter() if "script" in element.tag]
         assert "<script>alert(1)</script>" in "".join(root.itertext())
 
@@ -126,6 +144,6 @@ def test_choices_of_layers_are_panels_of_their_own(results):
 
 
 def test_save_writes_both_formats(results, tmp_path):
-    figures.save(figures.critical_sparsities(results.critical, 0.99), tmp_path / "deep" / "critical.v1")
+    drawing.save(figures.critical_sparsities(results.critical, 0.99), tmp_path / "deep" / "critical.v1")
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["critical.v1.png", "critical.v1.svg"]
     assert (tmp_path / "deep" / "critical.v1.png").read_bytes().startswith(b"\x89PNG")

@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_studies import Model, study
 from report_sample import sample
 
 from sparsedial.errors import StoreError
 from sparsedial.report.page import write_report
+from sparsedial.study.results import results
 
 HOSTILE = [
     '<script>alert(1)</script>"onload="x',
@@ -157,6 +159,45 @@ def test_problems_are_shown_also_where_nothing_was_measured(tmp_path):
     assert "trial 3f9a: out of memory" in page.text
     assert "No critical sparsity could be read off" in page.text
     assert "problems" in [attributes.get("class") for _, attributes in page.tags]
+
+
+def test_problems_and_notes_come_before_the_numbers(tmp_path):
+    given = replace(
+        sample(models=("a-1b", "b-2b")), problems=["trial 3f9a: <b>failed</b>"], notes=["on <i>two</i> devices"]
+    )
+    page = Page(write_report(given, tmp_path))
+    order = [page.text.index(word) for word in ("Problems", "trial 3f9a: <b>failed</b>", "What can be dropped")]
+    assert order == sorted(order)
+    assert order[-1] < page.text.index("on <i>two</i> devices") < page.text.index("At a glance")
+
+
+def test_hostile_names_are_inert_in_every_table_and_figure(tmp_path):
+    """A whole study of such names: trends, experts, steps, generated texts."""
+    models = [Model(f"{HOSTILE[0]}-100m", 10**8, experts=6), Model(f"{HOSTILE[0]}-1b", 10**9, experts=6),
+              Model(HOSTILE[3], 10**7, steps=3)]  # fmt: skip
+    store = study(tmp_path / "in", models, tuple(HOSTILE[1:3]), ("input",), generates=(HOSTILE[2],))
+    found = results(store)
+    assert not found.trends.empty and not found.experts.empty and not found.steps.empty and not found.generated.empty
+    path = write_report(found, tmp_path / "out")
+    page = Page(path)
+    assert {"Model size", "Outlier experts", "Generated texts"} <= set(re.findall(r"[A-Z][a-z]+ [a-z]+", page.text))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    for file in (path, *(tmp_path / "out").glob("*.csv"), tmp_path / "out" / "results.json"):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", file.read_text())
+    for file in (tmp_path / "out").glob("*.csv"):
+        with file.open() as lines:
+            assert not [cell for row in csv.reader(lines) for cell in row if cell.startswith(("=", "+", "@"))]
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(svg|png)", p.name) for p in (tmp_path / "out" / "figures").iterdir())
+
+
+def test_several_models_show_the_averages_first_and_the_tasks_folded_away(tmp_path):
+    given = sample(models=("a-1b", "b-2b"), tasks=("piqa", "average"), sites=("input",), points=1, layers=1)
+    page = Page(write_report(given, tmp_path))
+    folded = page.text.index("Task by task")
+    assert page.text.index("task average") < folded
+    assert "Task: average" in page.text[:folded] and "Task: piqa" not in page.text[:folded]
+    assert "piqa" in page.text[folded:]
 
 
 def test_overlapping_intervals_are_said(tmp_path):

@@ -1,6 +1,7 @@
 """The terminal's table."""
 
 import io
+from dataclasses import replace
 
 from report_sample import sample
 from rich.console import Console
@@ -43,3 +44,15 @@ def test_markup_and_control_characters_are_text():
     assert "[/nonsense]" in text
     assert "\x1b[31m" not in text and "\x07" not in text
     assert "\\x07t" in text
+
+
+def test_several_models_are_shown_by_their_averages():
+    given = sample(models=("a", "b"), tasks=("piqa", "average"), sites=("input",))
+    text = shown(given)
+    assert "average" in text and "piqa" not in text and "the report has the tasks one by one" in text
+    assert "piqa" in shown(sample(tasks=("piqa", "average"), sites=("input",)))
+
+
+def test_that_there_are_problems_is_said_with_the_table(results):
+    assert "problems (2): not everything that was asked for is here" in shown(replace(results, problems=["a", "b"]))
+    assert "problems" not in shown(results)

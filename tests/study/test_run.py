@@ -10,15 +10,11 @@ import textwrap
 import pytest
 
 from sparsedial.errors import NonFiniteError, SpecError, StoreError
-from sparsedial.study import run as running
+from sparsedial.study import worker as running
 from sparsedial.study.results import results
 from sparsedial.study.run import run_study
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.trial import Trial
-
-
-def numbers(store):
-    return {r["key"]: (r["result"], r["stats"]) for r in store.trials()}
 
 
 def test_what_a_run_leaves(spec, tmp_path):
@@ -39,7 +35,7 @@ def test_what_a_run_leaves(spec, tmp_path):
     assert set(found.layers["layer"]) == {0, 1, 2}
 
 
-def test_finished_trials_are_not_run_again(spec, tmp_path, monkeypatch):
+def test_finished_trials_are_not_run_again(spec, tmp_path, monkeypatch, numbers):
     first = numbers(run_study(spec, tmp_path))
 
     def fail(*_args, **_kwargs):
@@ -49,7 +45,7 @@ def test_finished_trials_are_not_run_again(spec, tmp_path, monkeypatch):
     assert numbers(run_study(spec, tmp_path)) == first
 
 
-def test_extending_a_spec_adds_trials_and_keeps_the_old_spec(spec, tmp_path):
+def test_extending_a_spec_adds_trials_and_keeps_the_old_spec(spec, tmp_path, numbers):
     first = numbers(run_study(spec, tmp_path))
     more = dataclasses.replace(spec, values=(0.9, 0.7, 0.5))
     both = numbers(run_study(more, tmp_path))
@@ -58,7 +54,7 @@ def test_extending_a_spec_adds_trials_and_keeps_the_old_spec(spec, tmp_path):
     assert len(list((tmp_path / "specs").iterdir())) == 1
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(spec, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_numbers(spec, tmp_path, numbers):
     """SIGKILL after the third trial, in a real child; then the same command again."""
     spec_file = tmp_path / "spec.json"
     spec_file.write_text(json.dumps(spec.to_json()))
@@ -90,7 +86,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(spec, tmp_path):
     assert resumed == whole
 
 
-def test_a_damaged_trial_is_set_aside_and_only_that_one_runs_again(spec, tmp_path):
+def test_a_damaged_trial_is_set_aside_and_only_that_one_runs_again(spec, tmp_path, numbers):
     store = run_study(spec, tmp_path)
     first = numbers(store)
     path = sorted(tmp_path.glob("trials/*/*.json"))[2]

@@ -7,32 +7,33 @@ comes from the results goes through `_text` before it meets HTML.
 from __future__ import annotations
 
 import html
-import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import altair as alt
-import pandas as pd
-
-from sparsedial.report import figures
 from sparsedial.report.answer import answer
+from sparsedial.report.charts import comparisons, details
+from sparsedial.report.drawing import save
 from sparsedial.report.files import to_csv, to_json, write_atomically
 from sparsedial.report.style import CSS
-from sparsedial.report.table import MEANING, SAID_ONCE, SITE, critical_cells
+from sparsedial.report.table import MEANING, SAID_ONCE, SITE, critical_cells, split
+from sparsedial.report.tables import Listed, tables
 from sparsedial.report.theme import COLOURS, SPARE
-from sparsedial.report.words import goal, number, ordered, plain, with_numbers
+from sparsedial.report.words import goal, number, plain
 
 if TYPE_CHECKING:
     from sparsedial.study.results import Results
 
+LONG = 40  # rows, beyond which a table is folded away
 SCHEMA = 1  # of results.json
 SVG = "http://www.w3.org/2000/svg"
-NUMBERS = ("critical.csv", "points.csv", "layers.csv", "results.json")
+ALWAYS = ("critical", "points", "layers")  # tables that are written even where they are empty
+SOMETIMES = ("trends", "experts", "steps", "generated")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 TERMS = {
@@ -51,60 +52,29 @@ TERMS = {
 def write_report(results: Results, folder: Path | str) -> Path:
     """Write the report into ``folder`` (made where missing) and return the path of its ``report.html``.
 
-    Beside the page: ``figures/*.svg`` and ``*.png``, ``critical.csv``, ``points.csv``, ``layers.csv`` and
-    ``results.json``. Every file is moved into place whole, the page last.
+    Beside the page: ``figures/*.svg`` and ``*.png``, a CSV file for each table (``critical.csv``, ``points.csv``,
+    ``layers.csv``, ...) and ``results.json``. Every file is moved into place whole, the page last.
 
     Raises:
         StoreError: a file cannot be written; the message names it.
     """
     target = Path(folder)
-    for name in ("critical", "points", "layers"):
+    for name in _files(results):
         write_atomically(target / f"{name}.csv", to_csv(getattr(results, name)))
     content = {field.name: getattr(results, field.name) for field in fields(results)}
     write_atomically(target / "results.json", to_json({"schema": SCHEMA, **content}))
-    drawn = [
-        _figure(name, text, figures.save(chart, target / "figures" / name)) for name, text, chart in _charts(results)
-    ]
+    compared, drawn = (
+        "".join(_figure(name, text, save(chart, target / "figures" / name)) for name, text, chart in charts)
+        for charts in (comparisons(results), details(results))
+    )
     page = target / "report.html"
-    write_atomically(page, _page(results, drawn).encode())
+    write_atomically(page, _page(results, compared, drawn).encode())
     return page
 
 
-def _charts(results: Results) -> Iterator[tuple[str, str, alt.TopLevelMixin]]:
-    """Name, text alternative and chart of each figure; what would be crowded is drawn model by model."""
-    retain = results.retain
-    critical = with_numbers(results.critical, "value")
-    if not critical.empty:
-        together = critical["model"].nunique() == 1 or critical["task"].nunique() == 1
-        for name, of, rows in [("critical", "", critical)] if together else _by_model("critical", critical, ("value",)):
-            about = f"Critical sparsity of each site{of} with its 95% interval; the table has the numbers."
-            yield name, about, figures.critical_sparsities(rows, retain)
-    for name, of, points in _by_model("retention", results.points, ("sparsity", "retention")):
-        about = f"Share of the dense score that is retained{of}, as more activations are dropped, for each site."
-        yield name, about, figures.retention(points, _of_models(critical, points), retain)
-    for name, of, layers in _by_model("layers", results.layers, ("layer", "sparsity")):
-        about = f"Sparsity of each layer{of}, at the measured p nearest the critical sparsity of the site."
-        yield name, about, figures.layer_profile(layers)
-
-
-def _by_model(name: str, frame: pd.DataFrame, needed: tuple[str, ...]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """File name, `` of MODEL`` (empty for the only one) and rows of each model that has something to draw."""
-    drawable = with_numbers(frame, *needed)
-    if drawable.empty:
-        return
-    models = ordered(drawable["model"])
-    for index, model in enumerate(models, start=1):
-        rows = drawable[drawable["model"].astype(str) == model]
-        slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:60]
-        yield (
-            (name, "", rows)
-            if len(models) == 1
-            else (f"{name}-{index}-{slug}".rstrip("-"), f" of {plain(model)}", rows)
-        )
-
-
-def _of_models(critical: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    return critical if critical.empty else critical[critical["model"].isin(points["model"])]
+def _files(results: Results) -> list[str]:
+    """The tables that are files of their own."""
+    return [*ALWAYS, *(name for name in SOMETIMES if not getattr(results, name).empty)]
 
 
 def _figure(name: str, about: str, svg: str) -> str:
@@ -120,12 +90,13 @@ def _figure(name: str, about: str, svg: str) -> str:
     return f'<figure id="{name}"><div class="wide">{inline}</div></figure>'
 
 
-def _page(results: Results, drawn: list[str]) -> str:
+def _page(results: Results, compared: str, drawn: str) -> str:
     title = _text(results.title)
     sections: list[tuple[str, Callable[[], str]]] = [
-        ("Problems", lambda: _problems(results.problems)),
-        ("Critical sparsity", lambda: _table(results)),
-        ("Figures", lambda: "".join(drawn) or "<p>Nothing could be drawn: there are no valid points.</p>"),
+        ("At a glance", lambda: compared),
+        ("Critical sparsity", lambda: _tables(results)),
+        *((table.heading, partial(_listed, table)) for table in tables(results)),
+        ("Curves and layers", lambda: drawn or "<p>Nothing could be drawn: there are no valid points.</p>"),
         ("How to read it", lambda: _terms(results.retain)),
         ("Where it comes from", lambda: _provenance(results.provenance)),
     ]
@@ -137,7 +108,7 @@ def _page(results: Results, drawn: list[str]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{CSS}</style></head>\n"
-        f"<body><main><h1>{title}</h1>{_answer(results)}{body}</main></body></html>\n"
+        f"<body><main><h1>{title}</h1>{_problems(results.problems)}{_answer(results)}{_notes(results)}{body}</main></body></html>\n"
     )
 
 
@@ -150,14 +121,27 @@ def _problems(problems: list[str]) -> str:
     if not problems:
         return ""
     items = "".join(f"<li>{_text(problem)}</li>" for problem in problems)
-    heading = "<p>Not everything that was asked for is in this report:</p>"
-    return f'<div class="problems" role="note">{heading}<ul>{items}</ul></div>'
+    heading = "<h2>Problems</h2><p>Not everything that was asked for is in this report:</p>"
+    return f'<section class="problems" role="note">{heading}<ul>{items}</ul></section>'
+
+
+def _notes(results: Results) -> str:
+    return "".join(f'<p class="note">{_text(note)}</p>' for note in results.notes)
+
+
+def _tables(results: Results) -> str:
+    """The critical sparsities; of several models the averages first, and the tasks one by one folded away."""
+    main, others = split(results)
+    names = [*(f"{name}.csv" for name in _files(results)), "results.json"]
+    files = " ".join(f'<a href="{name}">{name}</a>' for name in names)
+    shown = _table(main) if len(main.critical) else "<p>No critical sparsity is known: no trial gave valid points.</p>"
+    if len(others.critical):
+        shown += f"<details><summary>Task by task</summary>{_table(others)}</details>"
+    return f'{shown}<p class="files">All numbers: {files}</p>'
 
 
 def _table(results: Results) -> str:
     cells = critical_cells(results)
-    if not cells.rows:
-        return "<p>No critical sparsity is known: no trial gave valid points.</p>"
     about = " · ".join(f"{_text(name)}: <b>{_text(text)}</b>" for name, text in cells.common.items())
     shown = [name for name in cells.columns if name not in SAID_ONCE]
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in shown)
@@ -169,11 +153,25 @@ def _table(results: Results) -> str:
         heading = f'<tr><th scope="rowgroup" colspan="{len(shown)}">{group}</th></tr>' if group else ""
         lines = "".join(f"<tr>{''.join(_cell(name, row[name]) for name in shown)}</tr>" for row in rows)
         body += f"<tbody>{heading}{lines}</tbody>"
-    files = " ".join(f'<a href="{name}">{name}</a>' for name in NUMBERS)
     return (
         f'<div class="wide"><table class="critical"><caption>{about}</caption>'
-        f'<thead><tr>{head}</tr></thead>{body}</table></div><p class="files">All numbers: {files}</p>'
+        f"<thead><tr>{head}</tr></thead>{body}</table></div>"
     )
+
+
+def _listed(table: Listed) -> str:
+    """A table whose rows are grouped under what they have in common."""
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.columns)
+    body = ""
+    for group, rows in groupby(zip(table.groups, table.rows, strict=True), key=lambda pair: pair[0]):
+        heading = f'<tr><th scope="rowgroup" colspan="{len(table.columns)}">{_text(group)}</th></tr>' if group else ""
+        lines = "".join(
+            f"<tr>{''.join(_cell(n, t) for n, t in zip(table.columns, row, strict=True))}</tr>" for _, row in rows
+        )
+        body += f"<tbody>{heading}{lines}</tbody>"
+    shown = f'<div class="wide"><table class="critical"><thead><tr>{head}</tr></thead>{body}</table></div>'
+    folded = f"<details><summary>{len(table.rows)} rows</summary>{shown}</details>" if len(table.rows) > LONG else shown
+    return f"<p>{_text(table.about)}</p>{folded}"
 
 
 def _cell(column: str, text: str) -> str:
@@ -193,12 +191,12 @@ def _terms(retain: float) -> str:
 
 def _provenance(provenance: dict[str, Any]) -> str:
     """The command, and everything else as rows of path and value in a block that can be folded away."""
-    command = provenance.get("command")
-    line = shlex.join(map(str, command)) if isinstance(command, list | tuple) else command
+    commands = provenance.get("commands") or [provenance.get("command")]
+    line = "\n".join(shlex.join(map(str, c)) if isinstance(c, list | tuple) else str(c) for c in commands if c)
     rows = "".join(
         f'<tr><th scope="row">{_text(path)}</th><td>{_text(value)}</td></tr>' for path, value in _flat(provenance)
     )
-    made = f"<p>Made by</p><pre><code>{_text(line)}</code></pre>" if line else ""
+    made = f"<p>Made by</p><pre><code>{'<br>'.join(map(_text, line.splitlines()))}</code></pre>" if line else ""
     return f"{made}<details><summary>Provenance</summary><table>{rows}</table></details>"
 
 

@@ -23,7 +23,10 @@ th i { display: inline-block; width: .75em; height: .75em; border-radius: 50%; m
 .warn { color: var(--warn); }
 .files { font-size: .92rem; color: var(--soft); }
 a { color: #00558c; margin-right: .5em; }
+section.problems { margin: 0 0 20px; }
 .problems { border-left: 5px solid #b00020; background: #fff4f4; padding: 10px 16px; }
+.problems h2 { margin: 0 0 4px; }
+.note { color: var(--soft); border-left: 3px solid var(--line); padding-left: 12px; }
 .problems p { margin: 0; font-weight: 600; }
 .problems ul { margin: 6px 0 0; padding-left: 20px; }
 figure { margin: 0 0 32px; break-inside: avoid; }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sparsedial.report.words import estimate, goal, is_wide, meaning, number, plain, short, size, sort_rows
+from sparsedial.report.words import estimate, goal, is_wide, leading, meaning, number, plain, short, size, sort_rows
 
 if TYPE_CHECKING:
     from sparsedial.study.results import Results
@@ -60,11 +60,24 @@ def critical_cells(results: Results) -> Cells:
     return Cells(columns, [{name: row[name] for name in columns} for row in said], common)
 
 
+def split(results: Results) -> tuple[Results, Results]:
+    """What is shown first, and the rest: of several models the averages first, of one everything."""
+    critical = results.critical
+    if critical.empty or critical["model"].nunique() == 1:
+        return results, replace(results, critical=critical.head(0))
+    main = leading(critical)
+    return replace(results, critical=main), replace(results, critical=critical.drop(main.index))
+
+
 def critical_table(results: Results) -> Table:
     """The same table for the terminal, with marks for words; names are text, never markup or control characters."""
+    results, others = split(results)  # a terminal is no place for hundreds of rows
     cells = critical_cells(results)
     columns = [name for name in cells.columns if name != MEANING and name not in SAID_ONCE]
     about = ", ".join(f"{name.lower()} {text}" for name, text in cells.common.items())
+    about += "\nthe averages; the report has the tasks one by one" if len(others.critical) else ""
+    if results.problems:
+        about += f"\n⚠ problems ({len(results.problems)}): not everything that was asked for is here"
     marked = [is_wide(row) for _, row in sort_rows(results.critical).iterrows()]
     if any(marked):
         about += "\n⚠ the interval spans more than 10 points: too few examples to say more (the report says how many)"

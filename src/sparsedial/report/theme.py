@@ -19,6 +19,9 @@ SHAPES = {
     "all_inputs": "diamond",
 }
 SPARE = ("#CC79A7", "#56B4E9", "#999999")  # for sites of which this module has not heard
+FAMILIES = ("#4E79A7", "#B07AA1", "#76B7B2", "#9C755F", "#E15759", "#59A14F")  # lines that are not sites
+FAMILY_SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
+SHADES = ("#F3F7FB", "#08519C")  # of a heat map: nothing dropped, most dropped
 INK, PALE = "#333333", "#E4E4E4"
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 THEME: dict[str, Any] = {

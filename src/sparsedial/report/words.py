@@ -11,8 +11,9 @@ import pandas as pd
 
 from sparsedial.critical import BEYOND, CROSSED, NOT_REACHED
 from sparsedial.ffn import SITES
+from sparsedial.study.naming import is_average
+from sparsedial.tasks.self_prediction import SelfPrediction
 
-AVERAGE = "average"  # the task average's name among the tasks
 NOTHING = "–"
 
 
@@ -130,6 +131,16 @@ def size(parameters: object) -> str:
     return f"{found / unit:.1f}{name}" if name else f"{found:.0f}"
 
 
+def points(value: object) -> str:
+    """A difference of fractions in percentage points, with its sign.
+
+    >>> points(0.081), points(-0.02), points(None)
+    ('+8.1', '−2.0', '–')
+    """
+    found = number(value)
+    return NOTHING if found is None else f"{100 * found:+.1f}".replace("-", "−")
+
+
 def which_layers(layers: object) -> str:
     """A choice of layers in words: runs of neighbours are joined; anything but a list is all of them.
 
@@ -159,13 +170,23 @@ def ordered(values: Iterable[object], first: Iterable[str] = ()) -> list[str]:
 
 def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows by model, rule and layers (put in words) as they come, then the average and the tasks, then the sites."""
-    orders = {"model": (), "rule": (), "layers": (), "task": (AVERAGE,), "site": SITES}
     if frame.empty:
         return frame
+    averages = [task for task in ordered(frame["task"]) if is_average(task)]
+    orders = {"family": (), "model": (), "rule": (), "layers": (), "task": averages, "site": SITES}
     chosen = [which_layers(value) for value in frame["layers"]] if "layers" in frame else "all"
     frame = frame.reset_index(drop=True).assign(layers=chosen)
-    keys = {name: _ranks(frame[name], first) for name, first in orders.items()}
+    keys = {name: _ranks(frame[name], first) for name, first in orders.items() if name in frame}
     return frame.loc[pd.DataFrame(keys, index=frame.index).sort_values(list(keys), kind="stable").index]
+
+
+def leading(frame: pd.DataFrame, of: str = "model") -> pd.DataFrame:
+    """The rows to compare models by: the task averages and self-prediction; each task of those without an average."""
+    if frame.empty:
+        return frame
+    averaged = set(frame[of][frame["task"].map(is_average)])
+    single = ~frame[of].isin(averaged) | (frame["task"] == SelfPrediction.name)
+    return frame[frame["task"].map(is_average) | single]
 
 
 def with_numbers(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:

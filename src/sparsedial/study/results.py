@@ -1,8 +1,8 @@
-"""From a study's trials to tables: points, critical sparsities, per-layer profiles. What is left out is said."""
+"""From the trials of studies to tables: points, critical sparsities, profiles. What is left out is said."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,19 +15,18 @@ from sparsedial.critical import (
     Curve,
     critical_sparsity,
     resampled_retention,
-    task_average,
+    size_trend,
 )
-from sparsedial.errors import SparsedialError, StoreError
-from sparsedial.ffn import SITES
 from sparsedial.rules import RULES
-from sparsedial.study.run import measured_curve
-from sparsedial.study.spec import StudySpec
+from sparsedial.study import profiles
+from sparsedial.study.curves import Measured, measured_curves, task_averages
+from sparsedial.study.joined import Joined, Record, device, join, retained
+from sparsedial.study.naming import is_average, model_names, task_names
 from sparsedial.study.store import Store, digest
 from sparsedial.tasks.self_prediction import SelfPrediction
 
 WIDE = 0.10  # an interval wider than this is marked
 HALF_WIDTH = 0.02  # "how many examples would be needed" is for this
-AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Results:
         points: one row per measured point. layers: sparsity by layer at the point nearest the critical one.
         problems: what is missing, failed, damaged or invalid, a sentence each.
         provenance: what made the numbers. title: of the report. retain: the share kept.
+        notes: what to know when comparing curves, a sentence each.
+        trends: one row per family of several sizes x site x rule x task: `size_trend`.
+        experts, steps: like ``layers``, for mixtures of experts and for diffusion models.
+        generated: what generation tasks generated at each point.
     """
 
     critical: pd.DataFrame
@@ -48,170 +51,98 @@ class Results:
     provenance: dict[str, Any] = field(default_factory=dict)
     title: str = "Activation sparsity"
     retain: float = RETAIN
+    notes: list[str] = field(default_factory=list)
+    trends: pd.DataFrame = field(default_factory=pd.DataFrame)
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)
+    generated: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def results(store: Store, retain: float | None = None) -> Results:
-    """Read a study's trials and compute what its report shows.
+def results(stores: Store | Sequence[Store], retain: float | None = None) -> Results:
+    """Read the trials of studies, joined, and compute what their report shows.
 
-    Finished trials of other settings (another limit, seed, dtype, ...) stay in the directory and are not shown.
+    The same trial in two studies counts once. Finished trials of other settings than a study asked for last (another
+    limit, seed, dtype, ...) stay in its directory and are not shown.
 
     Args:
-        store: the study. retain: the share of the dense score to keep; by default the study's.
+        stores: the studies. retain: the share of the dense score to keep; by default the studies'.
 
     Raises:
-        StoreError: the directory cannot be read, or has no finished trial.
+        StoreError: a directory cannot be read, or none has a finished trial.
+        SpecError: the studies keep different shares, and ``retain`` is not given.
     """
-    spec = store.read_spec()
-    finished = list(store.trials())
-    resolved = store.read_resolved()
-    records = [r for r in finished if _belongs(r, spec, resolved)]
-    if not records:
-        raise StoreError(f"{str(store.folder)!r}: no finished trial of its study.json. Run it first.")
-    retain = float(spec.get("retain", RETAIN)) if retain is None else retain
-    problems: list[str] = []
-    dense = {_setting(r): r for r in records if r["identity"]["site"] is None}
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        identity = record["identity"]
-        if identity["site"] is not None:
-            dial = digest({"rule": identity["rule"]["rule"], "layers": identity["layers"]})
-            groups.setdefault((_setting(record), identity["site"], dial), []).append(record)
-    measured: list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]] = []
-    for (setting, site, _), found in groups.items():
-        found.sort(key=lambda r: r["result"]["sparsity"])
-        label = _labels(found[0])
-        try:
-            if setting not in dense:
-                raise SparsedialError("its dense trial is missing")
-            c = measured_curve(store, dense[setting], found)
-        except SparsedialError as error:
-            problems.append(f"{label['model']}, {site}, {label['task']}: left out: {error}")
-            continue
-        measured.append((label, c, found))
-    rows, points_rows, layer_rows = [], [], []
-    for label, c, found in [*measured, *_averages(measured)]:
-        critical = critical_sparsity(c, retain)
-        rows.append(_critical_row(label, c, critical, found))
-        points_rows += _point_rows(label, c, spec)
-        if label["task"] != AVERAGE:
-            layer_rows += _layer_rows(label, critical, found)
-    whole = {r["key"] for r in finished}
-    aside = sorted(p.name for p in (store.folder / "quarantine").glob("*"))
-    quarantined = [name for name in aside if name.split(".")[0] not in whole]
-    problems += [f"damaged, set aside: quarantine/{name}" for name in quarantined]
-    models = {r["labels"]["model"]: {**r["labels"], **r["identity"]["model"]} for r in records}
-    for entry in models.values():
-        entry.pop("task", None)
+    joined = join([stores] if isinstance(stores, Store) else stores)
+    retain = retained(joined.specs) if retain is None else retain
+    models, tasks = model_names(joined.records), task_names(joined.records)
+    problems, notes = list(joined.problems), []
+    measured = sorted(measured_curves(joined, models, tasks, problems), key=lambda m: m.order)
+    if mixed := [m.name for m in measured if len({device(r) for r in (m.dense, *m.found)}) > 1]:
+        notes.append(f"Measured on different devices within one curve: {'; '.join(mixed)}.")
+    averages = task_averages(measured)
+    if len(sets := {m.label["task"] for m in averages}) > 1:
+        notes.append(f"The averages are over different tasks, and so not compared: {'; '.join(sorted(sets))}.")
+    if len(models) > 1 and not all(r["labels"].get("family") for r in joined.records):
+        notes.append("A model's family is what its record says, or else its name without its size.")
+    every = sorted([*measured, *averages], key=lambda m: m.order)
+    averaged = {m.whose for m in averages}
+    tasks_of: dict[str, list[Measured]] = {}
+    for m in measured:
+        if m.dense["labels"]["task"] != SelfPrediction.name and m.whose not in averaged:
+            tasks_of.setdefault(m.whose, []).append(m)
+    if apart := [f"{ms[0].label['model']}, {ms[0].label['site']}" for ms in tasks_of.values() if len(ms) > 1]:
+        notes.append(f"No average, since the tasks have no dial value in common: {'; '.join(apart)}.")
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in ("critical", "points", "layers")}
+    tables |= {name: [] for name in ("experts", "steps", "generated")}
+    experts = {m.label["model"]: 0 for m in measured}
+    for m in measured:
+        experts[m.label["model"]] = max(experts[m.label["model"]], profiles.experts_of(m.found))
+    for m in every:
+        critical = critical_sparsity(m.curve, retain)
+        here = profiles.near(m.found, critical.value)
+        tables["critical"].append(_critical_row(m, critical))
+        tables["points"] += _point_rows(m, joined)
+        if not is_average(m.label["task"]):
+            tables["layers"] += profiles.layer_rows(m.label, here)
+            tables["generated"] += profiles.generated_rows(m.label, m.dense, m.found)
+        if m.whose not in averaged or is_average(m.label["task"]) or m.label["task"] == SelfPrediction.name:
+            tables["experts"] += profiles.expert_rows(m.label, here, experts[m.label["model"]])
+            tables["steps"] += profiles.step_rows(m.label, here)
     return Results(
-        critical=_ordered(pd.DataFrame(rows)),
-        points=_ordered(pd.DataFrame(points_rows)),
-        layers=_ordered(pd.DataFrame(layer_rows)),
+        **{name: pd.DataFrame(rows) for name, rows in tables.items()},
+        trends=pd.DataFrame(_trends(every, retain)),
         problems=problems,
-        provenance={
-            "made by": _merged(r["provenance"] for r in records),
-            "models": models,
-            "tasks": {r["labels"]["task"]: r["identity"]["task"] for r in records},
-            "study": spec,
-            "trials": len(records),
-            "trials of other settings, not shown": len(finished) - len(records),
-            "seconds": round(sum(r["seconds"] for r in records), 1),
-            "command": StudySpec.from_json(spec).command(),
-        },
-        title=f"Activation sparsity of {', '.join(models)}",
+        provenance=_provenance(joined, models, tasks),
+        title=f"Activation sparsity of {', '.join(experts) if 0 < len(experts) <= 3 else f'{len(models)} models'}",
         retain=retain,
+        notes=notes,
     )
 
 
-def _belongs(record: dict[str, Any], spec: dict[str, Any], resolved: dict[str, Any] | None) -> bool:
-    """Whether a trial is of the settings that were asked for last."""
-    identity = record["identity"]
-    if resolved is None:
-        return True
-    if identity["model"] not in resolved["models"] or identity["task"] not in resolved["tasks"]:
-        return False
-    sites = spec["sites"] or SITES
-    return identity["site"] is None or (
-        identity["site"] in sites and identity["rule"]["rule"] == spec["rule"] and identity["layers"] == spec["layers"]
-    )
-
-
-def _setting(record: dict[str, Any]) -> str:
-    """Trials of one setting are comparable: same model, same task."""
-    return digest({"model": record["identity"]["model"], "task": record["identity"]["task"]})
-
-
-def _labels(record: dict[str, Any]) -> dict[str, Any]:
-    identity, labels = record["identity"], record["labels"]
-    return {
-        "model": labels["model"],
-        "parameters": labels["parameters"],
-        "site": identity["site"],
-        "rule": identity["rule"]["rule"],
-        "layers": identity["layers"],
-        "task": labels["task"],
-        "metric": record["result"]["metric"],
-    }
-
-
-def _averages(
-    measured: list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]],
-) -> list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]]:
-    """The average over tasks of each model and site, at the dial values that all its tasks have.
-
-    Self-prediction is no task of the paper's and stays out.
-    """
-    groups: dict[str, list[tuple[dict[str, Any], Curve, list[dict[str, Any]]]]] = {}
-    for entry in measured:
-        if entry[0]["task"] == SelfPrediction.name:
-            continue
-        label = {k: v for k, v in entry[0].items() if k not in ("task", "metric")}
-        groups.setdefault(digest(label), []).append(entry)
-    averages = []
-    for entries in groups.values():
-        if len(entries) < 2:
-            continue
-        common = sorted(set.intersection(*(set(c.p.tolist()) for _, c, _ in entries)))
-        if common:
-            mean = task_average([_at(c, common) for _, c, _ in entries])
-            found = [record for _, _, records in entries for record in records]
-            averages.append(({**entries[0][0], "task": AVERAGE, "metric": "mean"}, mean, found))
-    return averages
-
-
-def _at(c: Curve, values: list[float]) -> Curve:
-    """The curve's points at these dial values, in this order."""
-    index = [int(np.flatnonzero(c.p == value)[0]) for value in values]
-    columns = [0, *(i + 1 for i in index)]
-    return Curve(c.sparsity[index], c.score[index], c.dense, c.p[index], tuple(e[:, columns] for e in c.examples))
-
-
-def _critical_row(
-    label: dict[str, Any], c: Curve, critical: CriticalSparsity, found: list[dict[str, Any]]
-) -> dict[str, Any]:
-    examples = sum(len(e) for e in c.examples)
-    share = _skippable(critical.value, found)
+def _critical_row(m: Measured, critical: CriticalSparsity) -> dict[str, Any]:
+    examples = m.examples
+    share = _skippable(critical.value, m.found)
     span = None if critical.low is None or critical.high is None else critical.high - critical.low
     return {
-        **label,
+        **m.label,
         "value": critical.value,
         "low": critical.low,
         "high": critical.high,
         "first_crossing": critical.first_crossing,
         "status": critical.status,
-        "p": _dial(label["rule"], c, critical),
+        "p": _dial(m.label["rule"], m.curve, critical),
         "open": critical.open,
         "skippable": share * critical.value,
         "skippable_low": None if critical.low is None else share * critical.low,
         "skippable_high": None if critical.high is None else share * critical.high,
-        "dense_score": c.dense,
+        "dense_score": m.curve.dense,
         "examples": examples,
         "examples_needed": critical.examples_needed(examples, HALF_WIDTH),
         "wide": span is not None and span > WIDE,
-        "points": len(c.p),
+        "points": len(m.curve.p),
     }
 
 
-def _skippable(value: float, found: list[dict[str, Any]]) -> float:
+def _skippable(value: float, found: list[Record]) -> float:
     """Skippable multiplications per unit of sparsity, at the measured dial value nearest to ``value``.
 
     The two vectors of all_inputs are not equally sparse, so it is the counts there that say it.
@@ -219,8 +150,7 @@ def _skippable(value: float, found: list[dict[str, Any]]) -> float:
     dropping = [r for r in found if r["result"]["dropped"]]
     if not dropping:
         return 0.0
-    nearest = min(dropping, key=lambda r: abs(r["result"]["sparsity"] - value))["identity"]["rule"]["value"]
-    records = [r for r in found if r["identity"]["rule"]["value"] == nearest]
+    records = profiles.near(dropping, value)
     counts: dict[str, list[int]] = {}
     for row in (row for r in records for row in r["stats"]):
         entry = counts.setdefault(row["site"], [0, 0])
@@ -239,14 +169,15 @@ def _dial(rule: str, c: Curve, critical: CriticalSparsity) -> float | None:
     return float(dense + (c.p[0] - dense) * critical.value / c.sparsity[0])
 
 
-def _point_rows(label: dict[str, Any], c: Curve, spec: dict[str, Any]) -> list[dict[str, Any]]:
+def _point_rows(m: Measured, joined: Joined) -> list[dict[str, Any]]:
+    c = m.curve
     low = high = np.full(len(c.p), np.nan)
     if c.examples:
         low, high = np.quantile(resampled_retention(c), [0.025, 0.975], axis=0)
-    grid = spec.get("values")
+    chosen = {r["identity"]["rule"]["value"]: joined.chosen_by(r) for r in m.found}
     return [
         {
-            **label,
+            **m.label,
             "p": c.p[k],
             "sparsity": c.sparsity[k],
             "score": c.score[k],
@@ -254,39 +185,58 @@ def _point_rows(label: dict[str, Any], c: Curve, spec: dict[str, Any]) -> list[d
             "retention": c.retention[k],
             "low": low[k],
             "high": high[k],
-            "chosen_by": "search" if grid is None else "grid" if c.p[k] in grid else "earlier",
+            "chosen_by": chosen[c.p[k]],
         }
         for k in range(len(c.p))
     ]
 
 
-def _layer_rows(label: dict[str, Any], critical: CriticalSparsity, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    record = min(found, key=lambda r: abs(r["result"]["sparsity"] - critical.value))
-    return [
-        {
-            "model": label["model"],
-            "site": label["site"],
-            "vector": row["site"],
-            "rule": label["rule"],
-            "task": label["task"],
-            "p": record["identity"]["rule"]["value"],
-            "phase": row["phase"],
-            "layer": row["layer"],
-            "sparsity": row["sparsity"],
+def _trends(measured: Sequence[Measured], retain: float) -> Iterator[dict[str, Any]]:
+    """For every family of several sizes, whether its larger models tolerate more, by site, rule and task."""
+    by = ("family", "rule", "layers", "task", "site")
+    groups: dict[str, list[Measured]] = {}
+    for m in measured:
+        groups.setdefault(digest([m.label[name] for name in by]), []).append(m)
+    for group in groups.values():
+        sizes = [m.label["parameters"] for m in group]
+        if len(set(sizes)) < 2:
+            continue
+        trend = size_trend(sizes, [m.curve for m in group], retain)
+        yield {
+            **{name: group[0].label[name] for name in by},
+            "models": len(group),
+            "smallest": min(sizes),
+            "largest": max(sizes),
+            "slope": trend.slope,
+            "low": trend.low,
+            "high": trend.high,
+            "rising": trend.rising,
+            "steps": trend.steps,
+            "bounds": trend.bounds,
+            "verdict": trend.verdict,
         }
-        for row in record["stats"]
-    ]
+
+
+def _provenance(joined: Joined, models: dict[str, str], tasks: dict[str, str]) -> dict[str, Any]:
+    records = joined.records
+    about = {models[digest(r["identity"]["model"])]: {**r["labels"], **r["identity"]["model"]} for r in records}
+    for entry in about.values():
+        entry.pop("task", None)
+    specs = [spec.to_json() for spec in joined.specs]
+    commands = [spec.command() for spec in joined.specs]
+    return {
+        "made by": _merged(r["provenance"] for r in records),
+        "models": about,
+        "tasks": {tasks[digest(r["identity"]["task"])]: r["identity"]["task"] for r in records},
+        **({"study": specs[0]} if len(specs) == 1 else {"studies": specs}),
+        "trials": len(records),
+        "trials of other settings, not shown": joined.others,
+        "seconds": round(sum(r["seconds"] for r in records), 1),
+        **({"command": commands[0]} if len(commands) == 1 else {"commands": commands}),
+    }
 
 
 def _merged(entries: Iterable[dict[str, Any]]) -> Any:
     """One provenance if all trials share it, else the list of those there were."""
     distinct = list({digest(e): e for e in entries}.values())
     return distinct[0] if len(distinct) == 1 else distinct
-
-
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    frame = frame.assign(_site=frame["site"].map(SITES.index), _average=frame["task"] == AVERAGE)
-    keys = ["model", "_average", "task", "_site", *[c for c in ("vector", "layer", "p") if c in frame]]
-    return frame.sort_values(keys, kind="stable").drop(columns=["_site", "_average"]).reset_index(drop=True)

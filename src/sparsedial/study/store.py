@@ -1,11 +1,17 @@
-"""A study on disk: one immutable file per finished trial. The files are the truth; nothing else is needed to go on."""
+"""A study on disk: one immutable file per finished trial. The files are the truth; nothing else is needed to go on.
+
+Several processes may write one study at once: a file is linked into place whole, and the first to finish wins.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +22,7 @@ import numpy as np
 from sparsedial.errors import StoreError
 
 SCHEMA = 1
+STALE = 3600.0  # seconds after which a temporary file belongs to nobody
 
 
 def canonical(data: Any) -> str:
@@ -32,14 +39,15 @@ def digest(data: Any) -> str:
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
-def place(path: Path, data: bytes, *, replace: bool) -> None:
+def place(path: Path, data: bytes, *, replace: bool) -> bool:
     """Write to a temporary name, fsync, move into place, fsync the directory; the folder is made.
 
-    With ``replace`` an older file of that name gives way; without, the first to finish wins. Whatever fails
-    (OSError), no half-written file bears the name.
+    With ``replace`` an older file of that name gives way; without, the first to finish wins, and False is
+    returned to the second. Whatever fails (OSError), no half-written file bears the name.
     """
     part = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     path.parent.mkdir(parents=True, exist_ok=True)
+    placed = True
     try:
         with part.open("xb") as file:
             file.write(data)
@@ -48,8 +56,10 @@ def place(path: Path, data: bytes, *, replace: bool) -> None:
         if replace:
             part.replace(path)
         else:
-            with suppress(FileExistsError):
+            try:
                 os.link(part, path)
+            except FileExistsError:
+                placed = False
     finally:
         part.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -57,26 +67,48 @@ def place(path: Path, data: bytes, *, replace: bool) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return placed
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is the temporary name that `place` gives."""
+    return path.name.startswith(".") and len(path.suffix) == 9
+
+
+def sealed(data: bytes, key: str) -> dict[str, Any] | None:
+    """The record in these bytes, or None where they are not, to the letter, what was written under that key."""
+    try:
+        record = json.loads(data)
+        seal = record.pop("sha256")
+        whole = seal == digest(record) and record["key"] == key and record["schema"] == SCHEMA
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    return record if whole else None
 
 
 class Store:
-    """A study's directory: ``study.json``, ``trials/ab/<key>.json``, ``samples/``, ``prepared/``, ``quarantine/``."""
+    """A study's directory: ``study.json``, ``trials/ab/<key>.json``, ``samples/``, ``prepared/``, ``failed/``, ..."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, repair: bool = True) -> None:
         self.folder = folder
+        self.repair = repair  # damaged files are moved to quarantine/; otherwise they are passed over
 
     @classmethod
     def create(cls, folder: Path) -> Store:
-        """Open a directory for writing, and show that it can be written.
+        """Open a directory for writing, show that it can be written, and clear away what dead runs left half done.
 
         Raises:
             StoreError: it cannot; the message names the path.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{secrets.token_hex(4)}"
+            probe = folder / f".probe.{secrets.token_hex(4)}"
             probe.write_bytes(b"ok")
             probe.unlink()
+            for path in filter(is_temporary, folder.glob("**/.*")):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > STALE:
+                        path.unlink()
         except OSError as error:
             raise StoreError(f"output directory {str(folder)!r} cannot be written: {error.strerror or error}") from None
         return cls(folder)
@@ -85,7 +117,17 @@ class Store:
 
     def trial(self, key: str) -> dict[str, Any] | None:
         """The finished trial of that key, or None. One that is damaged is moved to ``quarantine/`` and is None."""
-        return self._read(self._trial_path(key), key)
+        return self._read(self.trial_path(key), key)
+
+    def whole_trial(self, key: str) -> dict[str, Any] | None:
+        """`trial`, but one whose per-example scores are lost is moved to ``quarantine/`` as well, to be run again."""
+        if (record := self.trial(key)) is not None:
+            try:
+                self.samples(record)
+            except StoreError:
+                self._set_aside(self.trial_path(key))
+                return None
+        return record
 
     def trials(self) -> Iterator[dict[str, Any]]:
         """Every readable finished trial, by key."""
@@ -96,18 +138,29 @@ class Store:
     def write_trial(self, record: dict[str, Any], samples: np.ndarray) -> None:
         """Commit a finished trial: its per-example scores first, then the record that refers to them.
 
+        Where the trial has been finished already the first one stays; if the numbers differ, the second one is kept
+        in ``conflicts/``.
+
         Raises:
             StoreError: it could not be written; what was finished before is untouched.
         """
         import pandas as pd
 
         key = record["key"]
-        path = self.folder / "samples" / f"{key}.parquet"
         data = pd.DataFrame({"score": np.asarray(samples, dtype=np.float64)}).to_parquet(index=False)
-        self._place(path, data, replace=True)  # one left by a run that died before its record counts for nothing
-        record = {**record, "schema": SCHEMA, "samples_sha256": hashlib.sha256(data).hexdigest()}
+        seal = hashlib.sha256(data).hexdigest()
+        for path in self._samples_paths(key, seal):
+            if self._place(path, data) or path.read_bytes() == data:
+                break  # a name that is taken by other scores is left to the trial that may refer to them
+        record = {**record, "schema": SCHEMA, "samples_sha256": seal}
         record["sha256"] = digest(record)
-        self._place(self._trial_path(key), canonical(record).encode())
+        if self._place(self.trial_path(key), canonical(record).encode()):
+            return
+        first = self.trial(key)
+        if first is None:  # it was damaged, and is out of the way now
+            self._place(self.trial_path(key), canonical(record).encode())
+        elif any(first[part] != record[part] for part in ("result", "stats", "samples_sha256")):
+            self._place(self.folder / "conflicts" / f"{key}.{secrets.token_hex(4)}.json", canonical(record).encode())
 
     def samples(self, record: dict[str, Any]) -> np.ndarray:
         """The per-example scores of a trial, float64 ``[N]``.
@@ -115,18 +168,47 @@ class Store:
         Raises:
             StoreError: the file is missing or not the one the trial was finished with.
         """
-        import io
-
         import pandas as pd
 
-        path = self.folder / "samples" / f"{record['key']}.parquet"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; remove the trial {record['key']} to run it again") from None
-        if hashlib.sha256(data).hexdigest() != record["samples_sha256"]:
-            raise StoreError(f"{path}: not the scores its trial was finished with; remove both to run it again")
-        return pd.read_parquet(io.BytesIO(data))["score"].to_numpy()
+        paths = self._samples_paths(record["key"], record["samples_sha256"])
+        for path in paths:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror}") from None
+            if hashlib.sha256(data).hexdigest() == record["samples_sha256"]:
+                return pd.read_parquet(io.BytesIO(data))["score"].to_numpy()
+        raise StoreError(f"{paths[0]}: the scores of trial {record['key'][:12]} are lost or damaged: run it again")
+
+    # ------------------------------------------------------------------ failures
+
+    def write_failure(self, key: str, kind: str, message: str, trial: dict[str, Any]) -> None:
+        """Record one failed attempt at a trial, in ``failed/<key>/``.
+
+        Args:
+            key: the trial's. kind: what happened (see `plan.OUTCOMES`). message: in words. trial: which one, in words.
+        """
+        record = {
+            "schema": SCHEMA, "key": key, "kind": kind, "message": message, "trial": trial,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }  # fmt: skip
+        record["sha256"] = digest(record)
+        name = f"{time.time_ns()}-{secrets.token_hex(4)}.json"
+        self._place(self.folder / "failed" / key / name, canonical(record).encode())
+
+    def failures(self, key: str) -> list[dict[str, Any]]:
+        """The failed attempts at a trial, oldest first. One that cannot be read counts as ``unreadable``."""
+        found = []
+        for path in sorted((self.folder / "failed" / key).glob("*.json")):
+            record = sealed(path.read_bytes(), key)
+            found.append(record or {"key": key, "kind": "unreadable", "message": "", "trial": {}, "time": ""})
+        return found
+
+    def forget_failures(self, key: str | None = None) -> None:
+        """Remove the recorded attempts at one trial, or all of them, so that it is tried again."""
+        shutil.rmtree(self.folder / "failed" / (key or ""), ignore_errors=True)
 
     # ------------------------------------------------------------------ the rest
 
@@ -135,11 +217,12 @@ class Store:
         record = self._read(self.folder / "prepared" / f"{key}.json", key)
         return None if record is None else record["examples"]
 
-    def write_prepared(self, key: str, examples: dict[str, Any]) -> None:
-        """Keep a task's examples."""
+    def write_prepared(self, key: str, examples: dict[str, Any]) -> dict[str, Any]:
+        """Keep a task's examples, and return those that are kept: of several workers the first one's."""
         record = {"schema": SCHEMA, "key": key, "examples": examples}
         record["sha256"] = digest(record)
         self._place(self.folder / "prepared" / f"{key}.json", canonical(record).encode())
+        return self.prepared(key) or examples
 
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Keep what was asked for; an earlier, different one is kept in ``specs/``."""
@@ -163,7 +246,9 @@ class Store:
             resolved = json.loads((self.folder / "resolved.json").read_bytes())
         except (OSError, ValueError):
             return None
-        return resolved if isinstance(resolved, dict) else None
+        parts = [resolved.get(name, []) for name in ("tasks", "models", "found")] if isinstance(resolved, dict) else [0]
+        whole = all(isinstance(part, list) and all(isinstance(entry, dict) for entry in part) for part in parts)
+        return resolved if whole else None
 
     def read_spec(self) -> dict[str, Any]:
         """What was asked for.
@@ -180,10 +265,19 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}. Expected a directory that a run has written.") from None
         except ValueError as error:
-            raise StoreError(f"{path}: not a study: {error}") from None
+            raise StoreError(
+                f"{path}: not a study: {error}. Nothing was touched. Move it away: the trials beside it still count "
+                "when the same study is run into this directory again."
+            ) from None
 
-    def _trial_path(self, key: str) -> Path:
+    def trial_path(self, key: str) -> Path:
+        """Where the finished trial of that key is, or would be."""
         return self.folder / "trials" / key[:2] / f"{key}.json"
+
+    def _samples_paths(self, key: str, seal: str) -> tuple[Path, Path]:
+        """Where a trial's scores may be: under its key, or, where another attempt has that name, with their hash."""
+        folder = self.folder / "samples"
+        return folder / f"{key}.parquet", folder / f"{key}.{seal[:16]}.parquet"
 
     def _read(self, path: Path, key: str) -> dict[str, Any] | None:
         try:
@@ -192,22 +286,26 @@ class Store:
             return None
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from None
-        try:
-            record = json.loads(data)
-            seal = record.pop("sha256")
-            if seal == digest(record) and record["key"] == key and record["schema"] == SCHEMA:
-                return record
-        except (ValueError, KeyError, AttributeError, TypeError):
-            pass
-        aside = self.folder / "quarantine" / f"{path.name}.{secrets.token_hex(4)}"
-        aside.parent.mkdir(exist_ok=True)
-        path.rename(aside)
-        return None
+        if (record := sealed(data, key)) is None:
+            self._set_aside(path)
+        return record
 
-    def _place(self, path: Path, data: bytes, replace: bool = False) -> None:
-        """`place`; a trial that was finished twice keeps the first."""
+    def _set_aside(self, path: Path) -> None:
+        if not self.repair:
+            return
+        aside = self.folder / "quarantine" / f"{path.name}.{secrets.token_hex(4)}"
         try:
-            place(path, data, replace=replace)
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+        except FileNotFoundError:
+            pass  # another process did it
+        except OSError as error:
+            raise StoreError(f"{path}: damaged, and cannot be moved to quarantine/: {error.strerror}") from None
+
+    def _place(self, path: Path, data: bytes, replace: bool = False) -> bool:
+        """`place`, with the error a user can act on."""
+        try:
+            return place(path, data, replace=replace)
         except OSError as error:
             raise StoreError(
                 f"{path}: could not be written: {error.strerror or error}. Finished trials are kept."

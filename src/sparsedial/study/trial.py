@@ -19,6 +19,30 @@ from sparsedial.study.store import digest
 from sparsedial.tasks.base import Progress, Task, no_progress
 
 
+def identity(
+    model: dict[str, Any],
+    task: dict[str, Any],
+    ffns: str,
+    site: str | None,
+    rule: dict[str, Any] | None,
+    layers: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """A trial's identity out of those of its parts; ``site`` and ``rule`` are None for the dense model."""
+    return {
+        "model": model,
+        "task": task,
+        "site": site,
+        "rule": rule,
+        "layers": None if layers is None or site is None else list(layers),
+        "ffns": None if site is None else ffns,
+    }
+
+
+def ffns_digest(ffns: FFNs, layers: tuple[int, ...] | None) -> str:
+    """Which FFNs are sparsified, as a sha256."""
+    return digest([[f.layer, f.expert, dict(f.names)] for f in ffns if layers is None or f.layer in layers])
+
+
 @dataclass(frozen=True)
 class Trial:
     """One evaluation: ``site`` and ``rule`` are None for the dense model."""
@@ -30,15 +54,10 @@ class Trial:
 
     def identity(self, lm: LanguageModel, ffns: FFNs) -> dict[str, Any]:
         """Everything that moves the number; its sha256 is the trial's key."""
-        chosen = [f for f in ffns if self.layers is None or f.layer in self.layers]
-        return {
-            "model": lm.identity(),
-            "task": self.task.identity(),
-            "site": self.site,
-            "rule": None if self.rule is None else self.rule.to_json(),
-            "layers": None if self.layers is None or self.site is None else list(self.layers),
-            "ffns": None if self.site is None else digest([[f.layer, f.expert, dict(f.names)] for f in chosen]),
-        }
+        rule = None if self.rule is None else self.rule.to_json()
+        return identity(
+            lm.identity(), self.task.identity(), ffns_digest(ffns, self.layers), self.site, rule, self.layers
+        )
 
     def run(
         self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress = no_progress

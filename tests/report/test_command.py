@@ -1,0 +1,68 @@
+"""``sparsedial report`` on one study and on several, as a child process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from made_up_studies import Model, study
+
+ONE = {"tasks": ("piqa",), "sites": ("input",)}
+
+
+def report(*args, cwd):
+    """Run the command; names in it are as a terminal would get them."""
+    return subprocess.run(
+        [sys.executable, "-m", "sparsedial", "report", *map(str, args)],
+        capture_output=True, text=True, timeout=120, cwd=cwd, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two studies of one model each."""
+    folder = tmp_path_factory.mktemp("two")
+    study(folder / "a", [Model("fam-100m", 100_000_000)], **ONE)
+    study(folder / "b", [Model("fam-1b", 1_000_000_000)], **ONE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "where"),
+    [(["a"], "a"), (["a", "b"], "runs/joined"), (["a", "b", "--out", "both"], "both")],
+)
+def test_where_the_report_goes(two, args, where):
+    done = report(*args, cwd=two)
+    assert done.returncode == 0, done.stderr
+    assert (two / where / "report.html").is_file() and f"{where}/report.html" in done.stdout
+    models = {row["model"] for row in json.loads((two / where / "results.json").read_text())["critical"]}
+    assert models == {"fam-100m", "fam-1b"} if "b" in args else {"fam-100m"}
+    assert all(model in done.stdout for model in models)
+
+
+def test_problems_are_shown_and_the_exit_code_says_so(two, tmp_path):
+    store = study(tmp_path / "c", [Model("fam-3b", 3_000_000_000)], **ONE)
+    sparse = next(r for r in store.trials() if r["identity"]["site"])
+    store.trial_path(sparse["key"]).write_text("{")
+    done = report(two / "a", tmp_path / "c", "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "problem: " in done.stdout and "problems (2): not everything" in done.stdout
+    assert "quarantine/" in (tmp_path / "out" / "report.html").read_text()
+    assert "fam-3b" in done.stdout  # what is whole is shown
+
+
+def test_hostile_names_reach_neither_the_terminal_nor_a_path(tmp_path):
+    hostile = "<script>alert(1)</script>\x1b[31m../../x\x07[red]"
+    study(tmp_path / "a", [Model(hostile, 1_000_000), Model("=cmd()", 2_000_000)], (hostile[:30], "+task"), ("input",))
+    done = report("a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout and "\x07" not in done.stdout
+    assert "<script>" in done.stdout
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
+    for path in (tmp_path / "a").glob("*.csv"):
+        assert not [
+            cell for line in path.read_text().splitlines() for cell in line.split(",") if cell[:1] in tuple("=+@")
+        ]
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}

@@ -1,0 +1,254 @@
+"""Trials that fail, workers that die, drivers that are killed: what is finished stays, the rest goes on."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from sparsedial.errors import NonFiniteError, StoreError, TaskError
+from sparsedial.study.executors import Workers
+from sparsedial.study.fsck import fsck
+from sparsedial.study.results import results
+from sparsedial.study.run import run_study
+from sparsedial.study.store import Store
+
+IN_CHILD = Workers(timeout=10.0)
+
+
+def kinds(store):
+    return [problem.kind for problem in fsck(store)]
+
+
+def test_out_of_memory_is_tried_three_times(spec, tmp_path, orders, numbers):
+    orders("oom", times=2)
+    store = run_study(spec, tmp_path / "a")
+    assert len(orders.strikes()) == 2
+    assert kinds(store) == []
+    whole = numbers(store)
+    orders.withdraw()
+    orders("oom", times=9)
+    store = run_study(spec, tmp_path / "b")
+    assert len(orders.strikes()) == 3
+    assert kinds(store) == ["failed"]
+    assert "out of memory" in fsck(store)[0].text
+    assert len(numbers(store)) == len(whole) - 1
+    run_study(spec, tmp_path / "b")
+    assert len(orders.strikes()) == 3, "what was given up must not be tried again"
+    orders.withdraw()
+    store = run_study(spec, tmp_path / "b", retry_failed=True)
+    assert kinds(store) == []
+    assert numbers(store) == whole
+
+
+def test_numbers_that_cannot_be_used_are_never_shown_and_the_rest_goes_on(spec, tmp_path, orders):
+    orders("nan", times=9)
+    store = run_study(spec, tmp_path / "out")
+    assert kinds(store) == ["invalid"]
+    assert len(orders.strikes()) == 1, "the same numbers would come out again"
+    points = results(store).points
+    assert points[points["site"] == "input"]["p"].tolist() == [0.5]
+    assert any("sabotaged" in problem for problem in results(store).problems)
+
+
+@pytest.mark.parametrize("trial", ["self_prediction None", "self_prediction input", "self_prediction"])
+def test_a_search_goes_on_without_what_failed(spec, tmp_path, orders, trial):
+    orders("nan", trial, times=99)
+    search = dataclasses.replace(spec, values=None)
+    if trial == "self_prediction input":
+        store = run_study(search, tmp_path / "out")
+        assert set(kinds(store)) == {"invalid"}
+        assert {r["identity"]["site"] for r in store.trials()} == {None, "intermediate"}
+    else:
+        with pytest.raises(NonFiniteError, match="sabotaged"):
+            run_study(search, tmp_path / "out")
+
+
+def test_an_unexpected_error_keeps_its_traceback(spec, tmp_path, monkeypatch):
+    from sparsedial.study.trial import Trial
+
+    run = Trial.run
+
+    def broken(self, *args):
+        return 1 / 0 if self.site == "input" else run(self, *args)
+
+    monkeypatch.setattr(Trial, "run", broken)
+    store = run_study(spec, tmp_path)
+    assert kinds(store) == ["failed", "failed"]
+    (attempt,) = store.failures(fsck(store)[0].key)
+    assert "ZeroDivisionError" in attempt["message"]
+    assert "in broken" in attempt["message"]
+
+
+def test_one_model_that_cannot_be_loaded_does_not_end_the_study(spec, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(spec.models[0], other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    both = dataclasses.replace(spec, models=(str(other), *spec.models))
+    store = run_study(both, tmp_path / "out")
+    assert kinds(store) == ["invalid"]
+    assert "other, loading" in fsck(store)[0].text
+    assert len(list(store.trials())) == 5
+    (other / "config.json").write_text(json.dumps(config))
+    assert kinds(run_study(both, tmp_path / "out")) == []  # loading is tried again, always
+
+
+def test_a_task_with_nothing_to_retain_is_said(spec, tmp_path):
+    nothing = dataclasses.replace(spec, options=dataclasses.replace(spec.options, sequences=1, length=1, seed=3))
+    with pytest.raises(TaskError, match="nothing to retain"):
+        run_study(nothing, tmp_path)
+    assert kinds(Store(tmp_path)) == ["invalid"]
+
+
+def test_a_failing_write_ends_the_study_and_names_the_path(spec, tmp_path, monkeypatch):
+    link, left = os.link, iter(range(1, 1000))
+
+    def full(*args):
+        if next(left) > 6:
+            raise OSError(28, os.strerror(28))
+        return link(*args)
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(StoreError, match=f"{tmp_path}.*No space left"):
+        run_study(spec, tmp_path)
+    monkeypatch.undo()
+    assert kinds(Store(tmp_path)) == ["missing"] * 3 + ["stray"]
+    assert kinds(run_study(spec, tmp_path)) == []
+
+
+def test_workers_that_are_killed_or_hang_are_replaced(spec, tmp_path, orders, numbers):
+    """One run: a worker dies after its commit, one hangs, and one trial kills whoever takes it."""
+    orders("kill", "self_prediction input 0.5", when="after")
+    orders("hang", "self_prediction intermediate 0.5")
+    orders("kill", "self_prediction intermediate 0.9", times=9)
+    store = run_study(spec, tmp_path / "out", workers=dataclasses.replace(IN_CHILD, timeout=4.0))
+    assert [len(orders.strikes(n)) for n in range(3)] == [1, 1, 3]
+    assert len({*orders.strikes(0), *orders.strikes(1), *orders.strikes(2)}) == 5  # processes
+    (problem,) = fsck(store)
+    assert problem.kind == "failed"
+    assert "intermediate top_p 0.9: killed in 3 attempt(s)" in problem.text
+    run_study(spec, tmp_path / "out")  # set aside for good: it would kill this process
+    orders.withdraw()
+    assert numbers(run_study(spec, tmp_path / "out", retry_failed=True)) == numbers(run_study(spec, tmp_path / "b"))
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from sparsedial.study.executors import Workers
+from sparsedial.study.run import run_study
+from sparsedial.study.spec import StudySpec
+run_study(StudySpec.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), workers=Workers(timeout=60))
+"""
+
+
+def test_a_worker_whose_driver_is_dead_commits_its_trial_and_ends(spec, tmp_path, orders):
+    orders("nap")
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(spec.to_json()), str(tmp_path / "out")])
+    deadline = time.monotonic() + 60
+    while not orders.strikes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (worker,) = orders.strikes()
+    driver.kill()
+    driver.wait()
+    store = Store(tmp_path / "out")
+    assert len(list(store.trials())) == 1
+    while os.path.exists(f"/proc/{worker}/cmdline") and time.monotonic() < deadline:  # noqa: PTH110
+        time.sleep(0.05)
+    assert len(list(store.trials())) == 2
+    assert "input" in {r["identity"]["site"] for r in store.trials()}
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import sparsedial.study.run, transformers, pandas, pyarrow.parquet
+from sparsedial.study.run import run_study
+from sparsedial.study.spec import StudySpec
+
+spec, folder, step = StudySpec.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), 0
+
+def deadly(call, at):
+    def wrapper(*args, **kwargs):
+        global step
+        result = call(*args, **kwargs)
+        step += 1
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapper
+
+for run in range(1, 100):
+    child = os.fork()  # nothing has been computed in this process
+    if child == 0:
+        import torch
+        torch.set_num_threads(1)
+        for owner, name in ((os, "fsync"), (os, "link"), (Path, "replace")):
+            setattr(owner, name, deadly(getattr(owner, name), 6 * run + 6))
+        run_study(spec, folder)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != -signal.SIGKILL:
+        print(run)
+        sys.exit(status)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_again_and_again_gets_there(spec, tmp_path, numbers):
+    """Each run is killed a little later in its writing than the one before; the last one is let through."""
+    command = [sys.executable, "-c", KILLED, json.dumps(spec.to_json()), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 2
+    assert not (tmp_path / "out" / "quarantine").exists()
+    assert set(kinds(Store(tmp_path / "out"))) <= {"stray"}
+    assert numbers(Store(tmp_path / "out")) == numbers(run_study(spec, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("", "not a study"), ("{", "not a study"), ('{"version": 99, "models": ["m"]}', "newer"), ("[1]", "not a study")],
+)
+def test_a_study_that_is_damaged_or_newer_is_refused_and_not_touched(spec, tmp_path, text, word):
+    run_study(spec, tmp_path)
+    (tmp_path / "study.json").write_text(text)
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(StoreError, match=word):
+        run_study(spec, tmp_path)
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert "corrupt" in kinds(Store(tmp_path))
+
+
+def test_two_drivers_on_one_study(spec, tmp_path, numbers):
+    script = DRIVER.replace("Workers(timeout=60)", "Workers()")
+    command = [sys.executable, "-c", textwrap.dedent(script), json.dumps(spec.to_json()), str(tmp_path / "out")]
+    drivers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for driver in drivers:
+        assert driver.wait(timeout=120) == 0, driver.stderr.read()
+        driver.stderr.close()
+    assert fsck(Store(tmp_path / "out")) == []
+    assert numbers(Store(tmp_path / "out")) == numbers(run_study(spec, tmp_path / "whole"))
+
+
+def test_ctrl_c_ends_it_and_what_is_finished_stays(spec, tmp_path, monkeypatch):
+    from sparsedial.study.trial import Trial
+
+    run = Trial.run
+
+    def interrupted(self, *args):
+        if self.site is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run(self, *args)
+
+    monkeypatch.setattr(Trial, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(spec, tmp_path)
+    assert len(list(Store(tmp_path).trials())) == 1
