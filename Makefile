@@ -3,16 +3,17 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
-FOLDERS := src tests benchmarks docs
+FOLDERS := src tests benchmarks docs examples
 
-.PHONY: help setup demo smoke check test test-all format architectures bench-rule bench-eval clean
+.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search clean
 
 help:
 	@echo "make demo       measure SmolLM2-135M-Instruct at all five sites; ends with a table and runs/demo/report.html"
 	@echo "make test       the tests        make test-all   the slow ones too"
 	@echo "make check      lint, format, types"
 	@echo "make smoke      the main job in small, on the real model"
-	@echo "make bench-rule, make bench-eval   the benchmarks"
+	@echo "make scaling    critical sparsity against model size, over the zoo; ends with runs/scaling/report.html"
+	@echo "make bench-rule, bench-eval, bench-moe, bench-search   the benchmarks"
 	@echo "make architectures   measure docs/architectures.md again"
 
 setup: $(READY)
@@ -55,6 +56,12 @@ bench-rule: $(READY)
 
 bench-eval: $(READY)
 	$(BIN)/python benchmarks/bench_eval.py $(ARGS)
+
+bench-moe: $(READY)
+	$(BIN)/python benchmarks/bench_moe.py $(ARGS)
+
+bench-search: $(READY)
+	$(BIN)/python benchmarks/bench_search.py $(ARGS)
 
 clean:
 	rm -rf .venv runs

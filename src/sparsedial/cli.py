@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-Model = Annotated[str, typer.Argument(help="A hub id, a directory of safetensors, a .gguf file, or a short name.")]
+Model = Annotated[
+    str, typer.Argument(help="A hub id, a directory of safetensors, a .gguf file, a short name, zoo:NAME.")
+]
 Modules = Annotated[
     list[str] | None, typer.Option("--ffn", help="Name FFN projections by hand: up=PATTERN, gate=..., down=...")
 ]
@@ -52,11 +55,15 @@ def inspect(
     table = Table(title=f"{escape(model)}: {lm.parameters / 1e6:.1f} M parameters, {len(ffns)} FFNs")
     for column in ("layer", "module", "kind", "D", "F", "projections", "sites"):
         table.add_column(column, justify="right" if column in ("layer", "D", "F") else "left")
+    experts = Counter((f.layer, f.mixture) for f in ffns if f.mixture)
     for f in ffns:
+        if f.mixture and f.expert:
+            continue  # all of a mixture are alike: one line for them
+        name = f"{f.mixture} × {experts[f.layer, f.mixture]}" if f.mixture else f.name
         kind = "plain" if not f.gated else "gated, fused" if len(f.readers) == 1 else "gated"
-        names = ", ".join(f"{role} {name.removeprefix(f.name + '.')}" for role, name in f.names.items())
+        names = ", ".join(f"{role} {path.removeprefix(f'{f.mixture or f.name}.')}" for role, path in f.names.items())
         sites = ", ".join(s for s in SITES if f.why_not(s) is None)
-        table.add_row(str(f.layer), escape(f.name), kind, str(f.hidden), str(f.width), escape(names), sites)
+        table.add_row(str(f.layer), escape(name), kind, str(f.hidden), str(f.width), escape(names), sites)
     out.print(table)
     for name, reason in ffns.not_understood.items():
         out.print(f"[yellow]not understood:[/] {escape(name)}: {escape(reason)}")
@@ -72,11 +79,14 @@ def run(
     site: Annotated[list[str] | None, typer.Option(help="input, up, gate, intermediate, all_inputs; repeat.")] = None,
     rule: Annotated[str, typer.Option(help="top_p, top_k or max_p.")] = "top_p",
     p: Annotated[list[str] | None, typer.Option(help="Dial values, by commas; default: a search.")] = None,
-    tasks: Annotated[str, typer.Option(help="self_prediction, lm-eval's, paper, paper-instruct.")] = "self_prediction",
+    tasks: Annotated[
+        str, typer.Option(help="self_prediction, next_token, lm-eval's, paper, paper-instruct.")
+    ] = "self_prediction",
     include_path: Annotated[
         Path | None, typer.Option("--include-path", "--include-dir", help="Further lm-eval task files.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Examples of each lm-eval task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples of each lm-eval task; documents of next_token.")] = None,
+    text: Annotated[str | None, typer.Option(help="next_token: documents, one a line (.jsonl: with text).")] = None,
     num_fewshot: Annotated[int | None, typer.Option(help="Few-shot examples, where a task takes them.")] = None,
     apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", help="The model's own.")] = False,
     metric: Annotated[list[str] | None, typer.Option(help="TASK=METRIC instead of the paper's choice.")] = None,
@@ -106,7 +116,7 @@ def run(
         rules=(rule,),
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         options=TaskOptions(
-            sequences=sequences, length=length, seed=seed, batch=batch, limit=limit, num_fewshot=num_fewshot,
+            sequences=sequences, length=length, seed=seed, batch=batch, limit=limit, text=text, num_fewshot=num_fewshot,
             apply_chat_template=apply_chat_template, include_path=str(include_path) if include_path else None,
             metrics=_pairs(metric, "--metric", problems),
         ),
