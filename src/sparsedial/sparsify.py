@@ -15,6 +15,8 @@ from torch import nn
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn import FFN, FFNs, check_site, find_ffns
 from sparsedial.forwards import Forwards
+from sparsedial.kernels.op import select
+from sparsedial.reading import Apply, Reading, pre_hook
 from sparsedial.rows import Listed
 from sparsedial.rules import Rule
 from sparsedial.stats import Counter, Counters, Observation
@@ -81,7 +83,7 @@ class Dial:
                 for v in self._vectors
             ]
         )
-        self._handles: list[torch.utils.hooks.RemovableHandle | Tap] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle | Reading | Tap] = []
         self._forwards = Forwards(self._ended)
         self._listed = Listed(lambda: self._forwards.seen.real)
         self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -229,24 +231,16 @@ class Dial:
         indices = tuple(counters[e] for e in range(held))
 
         def apply(x: torch.Tensor, routed: Routed) -> torch.Tensor:
-            y, kept = torch.ops.sparsedial.select.default(x, self._name, self._value)
+            y, kept = select(x, self._name, self._value)
             self._counters.add_routed(indices, kept[routed.token] if vector == "input" else kept, routed)
             return y
 
         self._handles.append(Tap(stack, vector, apply, partial(ffn.vector, vector)))
 
-    def _before(self, module: nn.Module, apply: Callable[[torch.Tensor], torch.Tensor], first: bool = False) -> None:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if watching():
-                return args, kwargs
-            if args:
-                return (apply(args[0]), *args[1:]), kwargs
-            name = next(iter(kwargs))
-            return args, {**kwargs, name: apply(kwargs[name])}
+    def _before(self, module: nn.Module, apply: Apply, hook: bool = False) -> None:
+        self._handles.append(pre_hook(module, apply) if hook else Reading(module, apply))
 
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first))
-
-    def _reading(self, index: int, readers: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _reading(self, index: int, readers: int) -> Apply:
         """Sparsify what a projection reads; up and gate read the same x, which is done (and counted) once."""
 
         def apply(x: torch.Tensor) -> torch.Tensor:
@@ -294,10 +288,10 @@ class Dial:
             return i.masked_fill(dropped.pop().view(i.shape), 0)
 
         self._handles.append(module.register_forward_hook(hook))
-        self._before(ffn.down, apply, first=True)
+        self._before(ffn.down, apply, hook=True)  # before what reads i
 
     def _select(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        y, kept = torch.ops.sparsedial.select.default(x, self._name, self._value)
+        y, kept = select(x, self._name, self._value)
         self._counters.add(index, kept, self._listed.tokens.get(self._ffns[index // len(self._vectors)].name))
         return y
 
