@@ -30,6 +30,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 
 import sparsedial as sd
 from sparsedial.experts import Tap
+from sparsedial.sparsify import Dial
 
 P = 0.9
 BAR = 1.25
@@ -131,13 +132,18 @@ def waits(call: Callable[[], Any], x: torch.Tensor) -> bool:
     return False
 
 
-def seconds(call: Call, x: torch.Tensor, burst: int) -> float:
-    """Of one call in a burst, waited for at its end: on a GPU what the device needs, or the host where that is more."""
+def seconds(call: Call, x: torch.Tensor, burst: int, dial: Any = None) -> float:
+    """Of one call in a burst, waited for at its end: on a GPU what the device needs, or the host where that is more.
+
+    Counts that a dial has put off are added up within that time.
+    """
     if x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(burst):
         call()
+    if isinstance(dial, Dial):
+        dial._counters.reduce()
     if x.is_cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / burst
@@ -203,16 +209,16 @@ def in_turns(runs: dict[str, Any], call: Call, x: torch.Tensor, budget: float) -
     """Seconds of a call under each of ``runs``, taken in turns so that a noisy neighbour disturbs all alike."""
     burst, times = {}, {}
     for run, entered in runs.items():
-        with entered():
-            seconds(call, x, 3)  # compiles, fills caches
-            once = seconds(call, x, 1)
+        with entered() as dial:
+            seconds(call, x, 3, dial)  # compiles, fills caches
+            once = seconds(call, x, 1, dial)
         burst[run], times[run] = max(1, min(20, int(0.02 / once))), []
     stop = time.perf_counter() + budget
     while time.perf_counter() < stop or len(next(iter(times.values()))) < 5:
         for run, entered in runs.items():
-            with entered():
-                seconds(call, x, 1)
-                times[run].append(seconds(call, x, burst[run]))
+            with entered() as dial:
+                seconds(call, x, 1, dial)
+                times[run].append(seconds(call, x, burst[run], dial))
     return times
 
 
