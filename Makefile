@@ -51,6 +51,11 @@ test-all: $(READY)
 architectures: $(READY)
 	$(BIN)/python tests/architectures.py docs/architectures.md
 
+# SmolLM2-135M joins where it has been measured (make demo, or the second study of the same kind).
+scaling: $(READY)
+	$(BIN)/sparsedial study examples/scaling.yaml --out runs/scaling
+	$(BIN)/sparsedial report runs/scaling $(patsubst %/study.json,%,$(wildcard runs/demo/study.json runs/scaling-smollm2/study.json)) --out runs/scaling
+
 bench-rule: $(READY)
 	$(BIN)/python benchmarks/bench_rule.py $(ARGS)
 

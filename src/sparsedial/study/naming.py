@@ -10,6 +10,7 @@ from typing import Any
 from sparsedial.study.store import digest
 
 AVERAGE = "average"  # the task average's name among the tasks
+COUNTS = ("limit", "sequences", "documents")  # settings of a task that only say how many examples there are
 LOCAL = ("directory", "gguf")  # origins whose name is a path
 # A size in a model's name: 135M, 0.5B, A3B (active), 8x7B, or a word. What is left is the family.
 SIZE = re.compile(r"(?:\d+x|[ae])?\d+(?:[.p]\d+)?[kmbt]|nano|mini|tiny|small|medium|large|xl", re.IGNORECASE)
@@ -37,20 +38,37 @@ def model_names(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def task_names(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The name of every task, by the digest of its identity: unique, with the setting that differs where names collide.
 
-    >>> few, many = ({"identity": {"task": {"task": "piqa", "limit": n}}, "labels": {"task": "piqa"}} for n in (9, 99))
-    >>> list(task_names([few, many]).values())
+    How many examples were taken is no difference, as long as no model was measured on one number and on another.
+
+    >>> few, many = ({"task": "piqa", "limit": n} for n in (9, 99))
+    >>> labels = {"task": "piqa"}
+    >>> on = lambda model, task: {"identity": {"model": model, "task": task}, "labels": labels}
+    >>> list(task_names([on("a", few), on("a", many)]).values())
     ['piqa (limit 9)', 'piqa (limit 99)']
+    >>> list(task_names([on("a", few), on("b", many)]).values())
+    ['piqa', 'piqa']
     """
     names: dict[str, str] = {}
     identities: dict[str, Mapping[str, Any]] = {}
+    measured: dict[str, set[str]] = {}  # on which models
     for record in records:
         key = digest(record["identity"]["task"])
         names.setdefault(key, record["labels"]["task"])
         identities.setdefault(key, record["identity"]["task"])
+        measured.setdefault(key, set()).add(digest(record["identity"]["model"]))
+    alike: dict[str, list[str]] = {}
+    for key, identity in identities.items():
+        alike.setdefault(digest({s: v for s, v in identity.items() if s not in COUNTS}), []).append(key)
+    for keys in alike.values():
+        if sum(len(measured[key]) for key in keys) == len(set[str]().union(*(measured[key] for key in keys))):
+            identities |= dict.fromkeys(keys, identities[keys[0]])
     # Numbers and words say more than hashes, so they come first.
     settings = sorted({s for i in identities.values() for s in i}, key=lambda s: (_is_hash(identities, s), s))
     details = {
-        key: [*(f"{s.replace('_', ' ')} {str(identity.get(s))[:12]}" for s in settings), f"variant {key[:8]}"]
+        key: [
+            *(f"{s.replace('_', ' ')} {str(identity.get(s))[:12]}" for s in settings),
+            f"variant {digest(identity)[:8]}",
+        ]
         for key, identity in identities.items()
     }
     return _told_apart(names, details)
