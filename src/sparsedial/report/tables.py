@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sparsedial.report.words import number, percent, plain, points, short, size, sort_rows
-from sparsedial.study.profiles import FEWEST, OUTLIER
+from sparsedial.study.profiles import FEWEST, OUTLIER, SEEN
 
 if TYPE_CHECKING:
     from sparsedial.study.results import Results
@@ -79,7 +79,8 @@ def _outliers(frame: pd.DataFrame) -> Listed:
     ]  # fmt: skip
     about = (
         f"Experts whose sparsity lies more than {OUTLIER:g} robust standard deviations (1.4826 times the median "
-        f"absolute deviation) from the median of their layer's experts, where at least {FEWEST} saw tokens: "
+        f"absolute deviation) from the median of their layer's experts, where at least {FEWEST} saw {SEEN} tokens "
+        f"or more: "
         f"{len(far)} of {len(frame)}"
         + (f", of which the {MOST} furthest are listed (the rest are in experts.csv)." if len(far) > MOST else ".")
     )

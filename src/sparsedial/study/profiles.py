@@ -16,6 +16,7 @@ Row = dict[str, Any]
 LABELS = ("model", "rule", "layers", "task", "site")  # of a curve, carried by each of its rows
 OUTLIER = 3.0  # robust standard deviations from its layer's median
 FEWEST = 5  # experts with data in a layer, for one of them to be called an outlier
+SEEN = 50  # tokens that an expert saw, for it to be compared with the others
 GENERATION = ("generated_tokens", "limit_hit")
 
 
@@ -41,7 +42,7 @@ def expert_rows(label: Row, records: Sequence[Record], experts: int) -> list[Row
 
     ``tokens`` is how many were routed to it, ``share`` their share of the layer's, ``weight`` its share of the
     routing weight. An expert that saw no token has no sparsity: it is not 0. ``robust_z`` is how far it lies from
-    the layer's median (see `robust_z`), and beyond `OUTLIER` it is one.
+    the layer's median (see `robust_z`; 0 where it saw fewer than `SEEN` tokens), and beyond `OUTLIER` it is one.
 
     Args:
         experts: how many a layer has.
@@ -53,7 +54,7 @@ def expert_rows(label: Row, records: Sequence[Record], experts: int) -> list[Row
         mine = [counts.get((phase, vector, layer, e), {}) for e in range(experts)]
         tokens = [c.get("tokens", 0) for c in mine]
         sparsity = np.array([c["dropped"] / c["total"] if c.get("total") else np.nan for c in mine])
-        z = robust_z(sparsity)
+        z = robust_z(np.where(np.array(tokens) < SEEN, np.nan, sparsity) if any(tokens) else sparsity)
         for e, c in enumerate(mine):
             rows.append(
                 _about(label, records)
