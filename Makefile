@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FOLDERS := src tests benchmarks docs examples
 
-.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search clean
+.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search bench-diffusion clean
 
 help:
 	@echo "make demo       measure SmolLM2-135M-Instruct at all five sites; ends with a table and runs/demo/report.html"
@@ -13,7 +13,7 @@ help:
 	@echo "make check      lint, format, types"
 	@echo "make smoke      the main job in small, on the real model"
 	@echo "make scaling    critical sparsity against model size, over the zoo; ends with runs/scaling/report.html"
-	@echo "make bench-rule, bench-eval, bench-moe, bench-search   the benchmarks"
+	@echo "make bench-rule, bench-eval, bench-moe, bench-search, bench-diffusion   the benchmarks"
 	@echo "make architectures   measure docs/architectures.md again"
 
 setup: $(READY)
@@ -67,6 +67,9 @@ bench-moe: $(READY)
 
 bench-search: $(READY)
 	$(BIN)/python benchmarks/bench_search.py $(ARGS)
+
+bench-diffusion: $(READY)
+	$(BIN)/python benchmarks/bench_diffusion.py $(ARGS)
 
 clean:
 	rm -rf .venv runs

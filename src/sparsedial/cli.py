@@ -35,6 +35,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, or spread (o
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")]
 
+Kind = Annotated[str | None, typer.Option(help="causal, masked-diffusion or block-diffusion; default: found out.")]
+Mask = Annotated[int | None, typer.Option(help="The id a diffusion model fills in, where it does not say.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what has failed for good.")]
 
 
@@ -80,7 +82,8 @@ def run(
     rule: Annotated[str, typer.Option(help="top_p, top_k or max_p.")] = "top_p",
     p: Annotated[list[str] | None, typer.Option(help="Dial values, by commas; default: a search.")] = None,
     tasks: Annotated[
-        str, typer.Option(help="self_prediction, next_token, lm-eval's, paper, paper-instruct.")
+        str,
+        typer.Option(help="self_prediction, next_token, masked_token, denoising, lm-eval's, paper, paper-instruct."),
     ] = "self_prediction",
     include_path: Annotated[
         Path | None, typer.Option("--include-path", "--include-dir", help="Further lm-eval task files.")
@@ -94,6 +97,14 @@ def run(
     length: Annotated[int, typer.Option(help="Self-prediction: tokens sampled in each.")] = 96,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     batch: Annotated[int, typer.Option(help="Sequences in a forward.")] = 8,
+    diffusion_steps: Annotated[int | None, typer.Option(help="Denoising: steps; default: a token a step.")] = None,
+    block_length: Annotated[int | None, typer.Option(help="Denoising: tokens of a block; default: all.")] = None,
+    remasking: Annotated[str | None, typer.Option(help="Denoising: low_confidence or random.")] = None,
+    temperature: Annotated[float, typer.Option(help="Denoising: 0 for the arg max.")] = 0.0,
+    guidance: Annotated[float, typer.Option(help="Denoising: weight of classifier-free guidance.")] = 0.0,
+    mc_samples: Annotated[int, typer.Option(help="Of a diffusion model's log-likelihood.")] = 128,
+    fraction: Annotated[float, typer.Option(help="Of tokens that restoration and masked_token mask.")] = 0.5,
+    reuse_mask: Annotated[int, typer.Option(help="Denoising: choose kept sets only every k-th step.")] = 1,
     layers: Annotated[str | None, typer.Option(help="Only these layers: 0,3,5-9.")] = None,
     retain: Annotated[float, typer.Option(help="The share of the dense score to keep.")] = 0.99,
     tolerance: Annotated[float, typer.Option(help="The search's: a fraction of sparsity.")] = 0.01,
@@ -101,6 +112,8 @@ def run(
     device: Device = "auto",
     dtype: DType = "auto",
     trust_remote_code: Trust = False,
+    kind: Kind = None,
+    mask_token: Mask = None,
     retry_failed: Retry = False,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Default: runs/<model>.")] = None,
 ) -> None:
@@ -118,7 +131,9 @@ def run(
         options=TaskOptions(
             sequences=sequences, length=length, seed=seed, batch=batch, limit=limit, text=text, num_fewshot=num_fewshot,
             apply_chat_template=apply_chat_template, include_path=str(include_path) if include_path else None,
-            metrics=_pairs(metric, "--metric", problems),
+            metrics=_pairs(metric, "--metric", problems), diffusion_steps=diffusion_steps, block_length=block_length,
+            remasking=remasking, temperature=temperature, guidance=guidance, mc_samples=mc_samples, fraction=fraction,
+            reuse_mask=reuse_mask,
         ),
         values=None if p is None else _numbers(p, problems),
         tolerance=tolerance,
@@ -127,6 +142,8 @@ def run(
         modules=_modules(ffn, problems),
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        kind=kind,
+        mask_token=mask_token,
     )  # fmt: skip
     name = Path(model).resolve().name if Path(model).exists() else model
     _go(spec, out_dir or _folder(name), device, LOCAL, retry_failed=retry_failed, problems=problems)

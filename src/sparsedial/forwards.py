@@ -45,11 +45,13 @@ class Forwards:
         self._caches.clear()
 
     @contextmanager
-    def told(self, phase: str | None, step: int | None, real: torch.Tensor | None) -> Iterator[None]:
+    def told(
+        self, phase: str | None, step: int | None, real: torch.Tensor | None, masked: torch.Tensor | None = None
+    ) -> Iterator[None]:
         """See `Dial.observe`."""
         if phase is not None and phase not in PHASES:
             raise SpecError(f"unknown phase {phase!r}: expected one of {', '.join(PHASES)}")
-        before, self._told = self._told, Observation(phase or "", step, real)
+        before, self._told = self._told, Observation(phase or "", step, real, masked)
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sparsedial.diffusion.kinds import CAUSAL, MASKED_DIFFUSION, check_kind, kind_of, mask_token_of
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.sources import Source
 
@@ -15,13 +16,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model and its tokenizer (None where the source has none)."""
+    """A loaded model and its tokenizer (None where the source has none).
+
+    ``kind`` is one of `diffusion.kinds.KINDS`; ``mask_token`` the id that a diffusion model fills in, where known.
+    """
 
     model: Any
     tokenizer: Any
     source: Source
     dtype: str
     device: torch.device
+    kind: str = CAUSAL
+    mask_token: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -34,10 +40,33 @@ class LanguageModel:
             "weights": self.source.digest,
             "dtype": self.dtype,
             "trust_remote_code": self.source.trust_remote_code,
+            **({} if self.kind == CAUSAL else {"kind": self.kind, "mask_token": self.mask_token}),
         }
 
+    def fills_in(self) -> int:
+        """The mask token of a masked diffusion model.
 
-def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+        Raises:
+            ModelError: it is of another kind, or its mask token is not known.
+        """
+        if self.kind != MASKED_DIFFUSION:
+            raise ModelError(f"model {self.source.name!r} is {self.kind}: expected a {MASKED_DIFFUSION} model")
+        if self.mask_token is None:
+            raise ModelError(
+                f"model {self.source.name!r} has no mask token: expected mask_token_id in its configuration or a mask "
+                "token in its tokenizer; or give its id (--mask-token ID)"
+            )
+        return self.mask_token
+
+
+def load_model(
+    source: Source,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    kind: str | None = None,
+    mask_token: int | None = None,
+) -> LanguageModel:
     """Load a model to evaluate it.
 
     Args:
@@ -45,21 +74,26 @@ def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> 
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, or ``spread``: over all
             GPUs, and the CPU's memory if need be (``device_map="auto"``), for a model larger than one device.
         dtype: ``auto`` (bfloat16 on a GPU or a CPU that computes in it, else float32), or one of `DTYPES`.
+        kind: of `KINDS`, checked; by default it is found out.
+        mask_token: what a diffusion model fills in, where its configuration or tokenizer does not say.
 
     Raises:
-        SpecError: an unknown device or dtype.
-        ModelError: transformers cannot load it.
+        SpecError: an unknown device, dtype or kind, or a mask token outside the vocabulary.
+        ModelError: transformers cannot load it, or it is of another kind.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     import sparsedial.diffusion.model  # noqa: F401  # makes its architecture known to transformers
 
+    check_kind(kind)
     where = pick_device(device)
     name = pick_dtype(dtype, where)
     kwargs: dict[str, Any] = {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
     placed = {"device_map": "auto"} if device == "spread" else {}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        class_ = getattr(transformers, _auto_class(AutoConfig.from_pretrained(source.path, **kwargs)))
+        loaded: Any = class_.from_pretrained(
             source.path, dtype=DTYPES[name], use_safetensors=True, output_loading_info=True, **placed, **kwargs
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
@@ -76,7 +110,20 @@ def load_model(source: Source, *, device: str = "auto", dtype: str = "auto") -> 
         tokenizer = None  # self-prediction needs none; tasks that do say so
     model = model.eval() if placed else model.eval().to(where)
     there = next((p.device for p in model.parameters() if p.device.type != "meta"), where)  # meta: offloaded
-    return LanguageModel(model, tokenizer, source, name, there)
+    found = kind_of(model, kind)
+    mask = None if found == CAUSAL else mask_token_of(model, tokenizer, mask_token)
+    return LanguageModel(model, tokenizer, source, name, there, found, mask)
+
+
+def _auto_class(config: Any) -> str:
+    """The transformers class that loads it: most are causal; LLaDA's kind of code may offer no more than AutoModel."""
+    own = getattr(config, "auto_map", None) or {}
+    made = (getattr(config, "architectures", None) or [""])[0]
+    if own and "AutoModelForCausalLM" not in own and "AutoModel" in own:
+        return "AutoModel"
+    if made.endswith("ForBlockDiffusion"):
+        return made
+    return "AutoModelForMaskedLM" if made.endswith("ForMaskedLM") else "AutoModelForCausalLM"
 
 
 def pick_device(device: str) -> torch.device:

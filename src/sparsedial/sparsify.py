@@ -25,6 +25,9 @@ from sparsedial.trace import Expression, Part, watching
 if TYPE_CHECKING:
     from sparsedial.experts import Routed, Tap
 
+Selecting = Callable[[int, torch.Tensor, Observation], tuple[torch.Tensor, torch.Tensor]]
+Around = Callable[[int, torch.Tensor, Observation, Selecting], tuple[torch.Tensor, torch.Tensor]]
+
 _attached: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # down projection -> vectors taken
 
 
@@ -87,6 +90,7 @@ class Dial:
         self._forwards = Forwards(self._ended)
         self._listed = Listed(lambda: self._forwards.seen.real)
         self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._wrapped: Selecting | None = None
 
     def __enter__(self) -> Dial:
         self._take()
@@ -121,9 +125,27 @@ class Dial:
         self._forwards.forget()
         self._listed.detach()
 
+    @property
+    def counters(self) -> Sequence[Counter]:
+        """What is counted, one entry per FFN and vector: ``wrap`` is told their indices."""
+        return self._counters.counters
+
+    def wrap(self, around: Around) -> None:
+        """Put ``around(counter, x, seen, inner)`` around the rule; what is put last is outermost.
+
+        It returns y and kept, as ``inner(counter, x, seen)`` does, which it may ask.
+        """
+        inner: Selecting = self._wrapped or (lambda _, x, __: select(x, self._name, self._value))
+        self._wrapped = lambda counter, x, seen: around(counter, x, seen, inner)
+
     @contextmanager
     def observe(
-        self, *, phase: str | None = None, step: int | None = None, real: torch.Tensor | None = None
+        self,
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        real: torch.Tensor | None = None,
+        masked: torch.Tensor | None = None,
     ) -> Iterator[None]:
         """Say what the forwards inside are, where the model's own arguments do not.
 
@@ -132,8 +154,9 @@ class Dial:
                 is generation.
             step: the denoising step of a diffusion model.
             real: boolean, one entry per token of the forward's input; by default ``attention_mask``.
+            masked: boolean likewise: which tokens a diffusion model is still to fill in.
         """
-        with self._forwards.told(phase, step, real):
+        with self._forwards.told(phase, step, real, masked):
             yield
 
     def stats(self) -> pd.DataFrame:
@@ -291,7 +314,10 @@ class Dial:
         self._before(ffn.down, apply, hook=True)  # before what reads i
 
     def _select(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        y, kept = select(x, self._name, self._value)
+        if self._wrapped is None:
+            y, kept = select(x, self._name, self._value)
+        else:
+            y, kept = self._wrapped(index, x, self._forwards.seen)
         self._counters.add(index, kept, self._listed.tokens.get(self._ffns[index // len(self._vectors)].name))
         return y
 

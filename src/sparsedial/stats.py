@@ -28,12 +28,14 @@ UNIT = 2.0**-32  # routing weights are added up as multiples of this: exact, and
 class Observation:
     """What is known about the forward under way: its phase, its denoising step, and which tokens are real.
 
-    ``real`` is a boolean tensor with one entry per vector (any shape), or None where all are real.
+    ``real`` is a boolean tensor with one entry per vector (any shape), or None where all are real. ``masked``,
+    likewise, says which tokens a diffusion model is still to fill in; it is not counted apart here.
     """
 
     phase: str = "prefill"
     step: int | None = None
     real: torch.Tensor | None = None
+    masked: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import pandas as pd
 
-from sparsedial.report import across, figures, within
+from sparsedial.report import across, along, figures, within
 from sparsedial.report.words import leading, ordered, plain, sort_rows, with_numbers
 from sparsedial.study.naming import is_average
 
@@ -64,6 +64,11 @@ def details(results: Results) -> Iterator[Figure]:
             yield f"{name}-routing", about, within.expert_routing(every)
     for name, of, steps in _by_model("steps", results.steps, ("step", "layer", "sparsity")):
         yield name, f"Sparsity of each layer{of} at each denoising step.", within.step_map(steps)
+    for name, of, likeness in _by_model("overlap", results.likeness, ("step", "consecutive")):
+        about = f"Jaccard index{of} of each step's kept sets with the step before's and with the first's."
+        yield name, about, along.overlap(likeness)
+    for name, of, likeness in _by_model("revealed", results.likeness, ("step", "sparsity")):
+        yield name, f"Sparsity of masked and of revealed tokens{of} over the steps.", along.revealed(likeness)
 
 
 def _by_model(name: str, frame: pd.DataFrame, needed: tuple[str, ...]) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -33,7 +33,7 @@ LONG = 40  # rows, beyond which a table is folded away
 SCHEMA = 1  # of results.json
 SVG = "http://www.w3.org/2000/svg"
 ALWAYS = ("critical", "points", "layers")  # tables that are written even where they are empty
-SOMETIMES = ("trends", "experts", "steps", "generated")
+SOMETIMES = ("trends", "experts", "steps", "likeness", "generated")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 TERMS = {

@@ -14,7 +14,7 @@ from sparsedial.ffn import SITES
 from sparsedial.study.joined import Joined, Record, setting
 from sparsedial.study.naming import AVERAGE, family, is_average
 from sparsedial.study.store import digest
-from sparsedial.tasks.self_prediction import SelfPrediction
+from sparsedial.tasks import DATA_FREE
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def _label(record: Record, models: dict[str, str], tasks: dict[str, str]) -> dic
 def task_averages(measured: Sequence[Measured]) -> list[Measured]:
     """The average over tasks of each model and site, at the dial values that all its tasks have.
 
-    Self-prediction is no task of the paper's and stays out; of a task measured in several ways, the one with most
+    Tasks without data (self-prediction) are none of the paper's and stay out; of a task measured in several ways, the one with most
     examples counts. Averages over different tasks have different names.
     """
     groups: dict[str, dict[str, Measured]] = {}
     for m in measured:
         task = m.dense["labels"]["task"]
-        if task == SelfPrediction.name:
+        if task in DATA_FREE:
             continue
         tasks = groups.setdefault(m.whose, {})
         if task not in tasks or m.examples > tasks[task].examples:

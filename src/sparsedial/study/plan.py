@@ -13,7 +13,7 @@ from sparsedial.study.search import next_value
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store, digest
 from sparsedial.study.trial import identity
-from sparsedial.tasks.self_prediction import SelfPrediction
+from sparsedial.tasks import DATA_FREE
 
 OUTCOMES = {
     "invalid": "its numbers cannot be used (NaN, a task that cannot be scored)",
@@ -192,8 +192,8 @@ class Plan:
         return [task for task, record in dense.items() if record and record["result"]["score"] > 0]
 
     def _next(self, model: str, site: str, rule: str, tasks: list[str], values: list[float]) -> float | None:
-        # The average over tasks leads, as in the paper; self-prediction only where it is alone.
-        leading = [task for task in tasks if task != SelfPrediction.name] or tasks
+        # The average over tasks leads, as in the paper; those without data only where there are no others.
+        leading = [task for task in tasks if task not in DATA_FREE] or tasks
         question = (model, site, rule, tuple(leading), tuple(values))
         if question not in self._answers:
             average = task_average([self._curve(model, t, site, rule, values) for t in leading]) if values else None

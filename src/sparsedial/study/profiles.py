@@ -17,6 +17,8 @@ LABELS = ("model", "rule", "layers", "task", "site")  # of a curve, carried by e
 OUTLIER = 3.0  # robust standard deviations from its layer's median
 FEWEST = 5  # experts with data in a layer, for one of them to be called an outlier
 SEEN = 50  # tokens that an expert saw, for it to be compared with the others
+EVERY = "all"  # the state of tokens whatever their state
+ALIKE = ("compared", "consecutive", "drift")
 GENERATION = ("generated_tokens", "limit_hit")
 
 
@@ -82,6 +84,29 @@ def step_rows(label: Row, records: Sequence[Record]) -> list[Row]:
         _about(label, records) | {"vector": vector, "step": step, "layer": layer, "sparsity": c["dropped"] / c["total"]}
         for (vector, step, layer), c in counts.items()
         if c["total"]
+    ]
+
+
+def likeness_rows(label: Row, records: Sequence[Record]) -> list[Row]:
+    """Along the denoising steps, by vector and state of the tokens: sparsity, and how alike kept sets are.
+
+    ``state`` is ``masked`` (still to be filled in), ``revealed``, or ``all``. ``consecutive`` and ``drift`` are the
+    mean Jaccard index over tokens and layers, with the step before and with the first; NaN in the first step.
+    """
+    counts: dict[tuple[str, int, str], dict[str, float]] = {}
+    for row in (row for record in records for row in record.get("steps", ())):
+        for state in (row["state"], EVERY):
+            c = counts.setdefault((row["site"], row["step"], state), dict.fromkeys(("dropped", "total", *ALIKE), 0.0))
+            c["dropped"] += row["dropped"]
+            c["total"] += row["total"]
+            c["compared"] += row["compared"]
+            for name in ALIKE[1:]:
+                c[name] += row["compared"] * (row[name] or 0.0)
+    return [
+        _about(label, records)
+        | {"vector": vector, "step": step, "state": state, "sparsity": c["dropped"] / c["total"]}
+        | {name: c[name] / c["compared"] if c["compared"] else np.nan for name in ALIKE[1:]}
+        for (vector, step, state), c in sorted(counts.items())
     ]
 
 

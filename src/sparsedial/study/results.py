@@ -41,6 +41,7 @@ class Results:
         notes: what to know when comparing curves, a sentence each.
         trends: one row per family of several sizes x site x rule x task: `size_trend`.
         experts, steps: like ``layers``, for mixtures of experts and for diffusion models.
+        likeness: how alike kept sets are along the denoising steps, and masked against revealed tokens.
         generated: what generation tasks generated at each point.
     """
 
@@ -55,6 +56,7 @@ class Results:
     trends: pd.DataFrame = field(default_factory=pd.DataFrame)
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)
+    likeness: pd.DataFrame = field(default_factory=pd.DataFrame)
     generated: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -92,7 +94,7 @@ def results(stores: Store | Sequence[Store], retain: float | None = None) -> Res
     if apart := [f"{ms[0].label['model']}, {ms[0].label['site']}" for ms in tasks_of.values() if len(ms) > 1]:
         notes.append(f"No average, since the tasks have no dial value in common: {'; '.join(apart)}.")
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in ("critical", "points", "layers")}
-    tables |= {name: [] for name in ("experts", "steps", "generated")}
+    tables |= {name: [] for name in ("experts", "steps", "likeness", "generated")}
     experts = {m.label["model"]: 0 for m in measured}
     for m in measured:
         experts[m.label["model"]] = max(experts[m.label["model"]], profiles.experts_of(m.found))
@@ -107,6 +109,7 @@ def results(stores: Store | Sequence[Store], retain: float | None = None) -> Res
         if m.whose not in averaged or is_average(m.label["task"]) or m.label["task"] == SelfPrediction.name:
             tables["experts"] += profiles.expert_rows(m.label, here, experts[m.label["model"]])
             tables["steps"] += profiles.step_rows(m.label, here)
+            tables["likeness"] += profiles.likeness_rows(m.label, here)
     return Results(
         **{name: pd.DataFrame(rows) for name, rows in tables.items()},
         trends=pd.DataFrame(_trends(every, retain)),

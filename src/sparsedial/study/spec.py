@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedial.critical import RETAIN
+from sparsedial.diffusion.kinds import check_kind
 from sparsedial.errors import SparsedialError, SpecError
 from sparsedial.ffn import SITES
 from sparsedial.models import pick_device, pick_dtype
@@ -36,6 +37,7 @@ class StudySpec:
         modules: FFN projections named by hand (see `find_ffns`), or None.
         dtype: as `load_model` takes it.
         trust_remote_code: let code that comes with a model run.
+        kind, mask_token: as `load_model` takes them, of every model; found out where None.
     """
 
     models: tuple[str, ...]
@@ -50,6 +52,8 @@ class StudySpec:
     modules: dict[str, str] | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
+    kind: str | None = None
+    mask_token: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with its version; `from_json` reads it back."""
@@ -111,11 +115,11 @@ class StudySpec:
         default = StudySpec(models=self.models)
         if self.sites is not None:
             words += [word for site in self.sites for word in ("--site", site)]
-        for name in ("rules", "tasks", "values", "tolerance", "retain", "layers", "dtype"):
+        for name in ("rules", "tasks", "values", "tolerance", "retain", "layers", "dtype", "kind", "mask_token"):
             value = getattr(self, name)
             if value != getattr(default, name):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                words += [{"values": "--p", "rules": "--rule"}.get(name, f"--{name}"), text]
+                words += [{"values": "--p", "rules": "--rule"}.get(name, f"--{name.replace('_', '-')}"), text]
         words += [word for role, pattern in (self.modules or {}).items() for word in ("--ffn", f"{role}={pattern}")]
         words += ["--trust-remote-code"] if self.trust_remote_code else []
         return words + self.options.command()
@@ -158,6 +162,7 @@ class StudySpec:
             problems.append(f"retain {self.retain!r}: expected a number between 0 and 1")
         if not 0.0 < self.tolerance < 1.0:
             problems.append(f"tolerance {self.tolerance!r}: expected a number between 0 and 1")
+        attempt(partial(check_kind, self.kind))
         attempt(lambda: pick_dtype(self.dtype, pick_device(device)))
         tasks = attempt(lambda: make_tasks(self.tasks, self.options)) or []
         complain(problems)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sparsedial.errors import TaskError
 from sparsedial.ffn import FFN, FFNs, skippable
@@ -74,8 +75,7 @@ class Trial:
         else:
             with sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns) as dial:
                 scores = self.task.score(lm, examples, dial, progress)
-            table = dial.stats()
-            rows = table.astype(object).where(table.notna(), None).to_dict("records")
+            rows = _plain(dial.stats())
         if not len(scores.values) or not np.isfinite(scores.values).all():
             raise TaskError(
                 f"task {self.task.name}: {len(scores.values)} scores, some not finite; nothing is kept of it"
@@ -106,9 +106,15 @@ class Trial:
             "skippable": _skippable(
                 [f for f in ffns if self.layers is None or f.layer in self.layers], self.site, rows
             ),
+            **({} if scores.steps is None else {"steps": _plain(scores.steps)}),
             "seconds": round(time.time() - began, 3),
         }
         return record, scores.values
+
+
+def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Its rows, as JSON has them."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _active(parameters: int, ffns: Iterable[FFN]) -> int | None:

@@ -123,10 +123,12 @@ class Worker:
         gc.collect()  # the last model makes room for the next
         source = find_model(name, trust_remote_code=self.spec.trust_remote_code, say=self.watcher.say)
         self.watcher.say(f"loading {name}")
-        lm = load_model(source, device=self.device, dtype=self.spec.dtype)
+        lm = load_model(
+            source, device=self.device, dtype=self.spec.dtype, kind=self.spec.kind, mask_token=self.spec.mask_token
+        )
         ffns = find_ffns(lm.model, modules=self.spec.modules)
         sites = self._sites(lm, ffns)
-        text = f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.dtype} on {lm.device}"
+        text = f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}"
         self.loaded = lm, ffns
         self.found = Found(name, lm.identity(), ffns_digest(ffns, self.spec.layers), tuple(sites), lm.parameters, text)
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sparsedial.diffusion.sampler import LOW_CONFIDENCE, RANDOM, Denoising
 from sparsedial.errors import SpecError
 from sparsedial.tasks.base import Scores, Task
+from sparsedial.tasks.denoised import DiffusionAnswers
+from sparsedial.tasks.denoising import DenoisingReplay
 from sparsedial.tasks.next_token import NextToken
+from sparsedial.tasks.restoration import MaskedToken, Restoration
 from sparsedial.tasks.self_prediction import SelfPrediction
 
-__all__ = ["NextToken", "Scores", "SelfPrediction", "Task", "TaskOptions", "make_tasks"]
+__all__ = [
+    "DenoisingReplay",
+    "MaskedToken",
+    "Restoration",
+    "NextToken",
+    "Scores",
+    "SelfPrediction",
+    "Task",
+    "TaskOptions",
+    "make_tasks",
+]
+
+DATA_FREE = tuple(task.name for task in (SelfPrediction, Restoration, DenoisingReplay))
+"""Tasks whose examples come from the model itself: none of the paper's, so they stay out of the task average."""
+OURS = tuple(task.name for task in (SelfPrediction, NextToken, Restoration, MaskedToken, DenoisingReplay))
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,11 @@ class TaskOptions:
         limit: examples of each lm-eval task, documents of next_token, None for all.
         text: next_token's file, None for the zoo's held-out documents.
         num_fewshot, apply_chat_template, include_path, metrics: as lm-eval means them; metrics by task.
+        diffusion_steps, block_length, remasking, temperature, guidance: of `Denoising`, for what a masked diffusion
+            model generates. By default texts are LLaDA's (low_confidence, the arg max), and what the task denoising
+            goes through again is a sample of the model's own process (random, temperature 1).
+        mc_samples: of a log-likelihood of such a model. fraction: of the tokens that restoration and masked_token mask.
+        reuse_mask: choose kept sets anew only every so many denoising steps.
     """
 
     sequences: int = 64
@@ -38,6 +61,14 @@ class TaskOptions:
     apply_chat_template: bool = False
     include_path: str | None = None
     metrics: dict[str, str] | None = None
+    diffusion_steps: int | None = None
+    block_length: int | None = None
+    remasking: str | None = None
+    temperature: float = 0.0
+    guidance: float = 0.0
+    mc_samples: int = 128
+    fraction: float = 0.5
+    reuse_mask: int = 1
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TaskOptions:
@@ -84,11 +115,28 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     if problems:
         raise SpecError("; ".join(problems))
     tasks: list[Task] = []
+    how = Denoising(
+        options.diffusion_steps,
+        options.block_length,
+        options.remasking or LOW_CONFIDENCE,
+        options.temperature,
+        options.guidance,
+    )
+    replayed = replace(how, remasking=options.remasking or RANDOM, temperature=options.temperature or 1.0)
+    answers = DiffusionAnswers(how, options.mc_samples, options.reuse_mask)
+    drawn = (options.sequences, options.length, options.seed, options.batch)
     if SelfPrediction.name in names:
-        tasks.append(SelfPrediction(options.sequences, options.length, options.seed, options.batch))
+        tasks.append(SelfPrediction(*drawn))
+    if Restoration.name in names:
+        tasks.append(Restoration(*drawn, options.fraction, options.diffusion_steps))
+    if DenoisingReplay.name in names:
+        tasks.append(DenoisingReplay(*drawn, replayed, options.reuse_mask))
     if NextToken.name in names:
         tasks.append(NextToken(options.text, options.limit, options.length, options.batch))
-    if others := [name for name in names if name not in (SelfPrediction.name, NextToken.name)]:
+    if MaskedToken.name in names:
+        text = (options.text, options.limit, options.length, options.batch)
+        tasks.append(MaskedToken(*text, options.seed, options.fraction))
+    if others := [name for name in names if name not in OURS]:
         from sparsedial.tasks.catalogue import lm_eval_tasks  # lm-eval is heavy, and self-prediction needs none of it
 
         tasks += lm_eval_tasks(
@@ -100,5 +148,6 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
             metrics=options.metrics,
             seed=options.seed,
             batch_tokens=512 * options.batch,
+            diffusion=answers,
         )
     return tasks

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 
 from sparsedial.models import LanguageModel
@@ -29,11 +30,14 @@ class Scores:
         metric: what the numbers are (``acc``, ``exact_match``, ...).
         values: float64 ``[N]``; the task's score is their mean.
         details: further figures of this evaluation (generated length, ...), by name.
+        steps: sparsity and likeness of kept sets along the denoising steps (`diffusion.overlap.Steps.table`), where
+            there were any.
     """
 
     metric: str
     values: np.ndarray
     details: Mapping[str, float] = field(default_factory=dict)
+    steps: pd.DataFrame | None = None
 
     @property
     def mean(self) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sparsedial.errors import TaskError
 from sparsedial.tasks import metrics as metrics_
+from sparsedial.tasks.denoised import DiffusionAnswers
 from sparsedial.tasks.lm_eval_task import SEED, LmEvalTask
 from sparsedial.tasks.metrics import Metric
 from sparsedial.tasks.requests import filters, quietly
@@ -48,6 +49,7 @@ def lm_eval_tasks(
     metrics: Mapping[str, str] | None = None,
     seed: int = SEED,
     batch_tokens: int = 4096,
+    diffusion: DiffusionAnswers | None = None,
 ) -> list[LmEvalTask]:
     """The tasks of those names, with their data but without a model.
 
@@ -61,6 +63,7 @@ def lm_eval_tasks(
         metrics: per task, ``metric`` or ``metric,filter`` instead of the paper's choice.
         seed: of few-shot examples and of sampling.
         batch_tokens: tokens per forward, padding included.
+        diffusion: how masked diffusion models answer; None for LLaDA's ways.
 
     Raises:
         TaskError: everything that is wrong with any of them, in one message: an unknown task or metric, data that
@@ -101,7 +104,19 @@ def lm_eval_tasks(
                 problems.append(str(error))
                 continue
             found.setdefault(
-                member, LmEvalTask(member, group, metric, limit, shots, apply_chat_template, seed, batch_tokens, task)
+                member,
+                LmEvalTask(
+                    member,
+                    group,
+                    metric,
+                    limit,
+                    shots,
+                    apply_chat_template,
+                    seed,
+                    batch_tokens,
+                    task,
+                    diffusion or DiffusionAnswers(),
+                ),
             )
     known = {*found, *(t.group for t in found.values())}
     if not problems:

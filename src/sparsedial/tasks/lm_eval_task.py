@@ -7,7 +7,7 @@ import inspect
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from sparsedial.diffusion.kinds import BLOCK_DIFFUSION, CAUSAL, MASKED_DIFFUSION
 from sparsedial.errors import TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.sparsify import Dial
 from sparsedial.tasks import metrics as metrics_
 from sparsedial.tasks.base import Progress, Scores, no_progress
+from sparsedial.tasks.denoised import DiffusionAnswers
 from sparsedial.tasks.generation import Prompt, generate
 from sparsedial.tasks.loglikelihood import loglikelihoods, sharing
 from sparsedial.tasks.metrics import Metric
@@ -40,6 +42,7 @@ class LmEvalTask:
         limit: only so many examples. shots: few-shot examples in a prompt, after lm-eval's rules.
         chat: whether prompts go through the tokenizer's chat template.
         seed: of few-shot examples and of sampling. batch_tokens: per forward, padding included.
+        diffusion: how a masked diffusion model answers; others need it not.
     """
 
     name: str
@@ -51,6 +54,7 @@ class LmEvalTask:
     seed: int
     batch_tokens: int
     task: Any = field(repr=False, compare=False)
+    diffusion: DiffusionAnswers = field(default_factory=DiffusionAnswers)
 
     def identity(self) -> dict[str, Any]:
         """Everything but the model that moves the number: the task's own configuration and data as hashes."""
@@ -67,6 +71,7 @@ class LmEvalTask:
             "apply_chat_template": self.chat,
             "seed": self.seed,
             "batch_tokens": self.batch_tokens,
+            **({} if self.diffusion == DiffusionAnswers() else {"diffusion": asdict(self.diffusion)}),
         }
 
     def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
@@ -75,6 +80,8 @@ class LmEvalTask:
         Raises:
             TaskError: no tokenizer or chat template, or the task returned fewer examples than asked.
         """
+        if lm.kind == MASKED_DIFFUSION:
+            lm.fills_in()
         coder = encoder(lm)
         if self.chat and not coder.tokenizer.chat_template:
             raise TaskError(
@@ -94,7 +101,14 @@ class LmEvalTask:
         instances, self.task._instances = self.task.instances, None
         examples = encode(self.name, instances, coder, progress)
         self._check_count(len({r["doc"] for r in examples["requests"]}), "made requests for")
-        return {**examples, "share_up_to": sharing(lm.model)}
+        if lm.kind == BLOCK_DIFFUSION and any("windows" in r for r in examples["requests"]):
+            raise TaskError(
+                f"task {self.name!r} asks for log-likelihoods, which {lm.source.name!r} cannot give, being {lm.kind}: "
+                "expected a task that generates"
+            )
+        if lm.kind == MASKED_DIFFUSION:
+            self.diffusion.check(r["limit"] for r in examples["requests"] if "limit" in r)
+        return {**examples, "share_up_to": sharing(lm.model) if lm.kind == CAUSAL else 0}
 
     def score(
         self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
@@ -104,9 +118,13 @@ class LmEvalTask:
         Raises:
             TaskError: a log-likelihood is NaN, or there are fewer scores than examples.
         """
+        steps = self.diffusion.watch(dial) if lm.kind != CAUSAL else None
         answers, details = self.answers(lm, examples, dial, progress)
         scores = self.judge(examples, answers)
-        return replace(scores, details={**details, **scores.details})
+        along = {} if steps is None else steps.usage()
+        return replace(
+            scores, details={**details, **scores.details, **along}, steps=steps.table() if steps and along else None
+        )
 
     def judge(self, examples: dict[str, Any], answers: list[list[Any]]) -> Scores:
         """What lm-eval makes of answers, whoever gave them; ``details`` holds its aggregate of every metric."""
@@ -142,15 +160,8 @@ class LmEvalTask:
         groups: dict[int, list[tuple[int, Window]]] = defaultdict(list)
         for i in likely:
             groups[requests[i]["doc"]] += [(i, Window(contexts[c], w)) for c, w in requests[i]["windows"]]
-        found = loglikelihoods(
-            lm.model,
-            [[window for _, window in group] for group in groups.values()],
-            max_length=examples["max_length"],
-            share_up_to=examples["share_up_to"],
-            batch_tokens=self.batch_tokens,
-            dial=dial,
-            progress=lambda done, all_: progress(done * len(likely) // all_, of),
-        )
+        windows = [[window for _, window in group] for group in groups.values()]
+        found = self._loglikelihoods(lm, examples, windows, dial, lambda n, all_: progress(n * len(likely) // all_, of))
         sums: dict[int, list[tuple[float, bool]]] = defaultdict(list)
         for group, scores in zip(groups.values(), found, strict=True):
             for (i, _), score in zip(group, scores, strict=True):
@@ -168,6 +179,35 @@ class LmEvalTask:
             return answers, {}
         return answers, self._generate(lm, examples, told, answers, dial, lambda n, _: progress(len(likely) + n, of))
 
+    def _loglikelihoods(
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        groups: list[list[Window]],
+        dial: Dial | None,
+        progress: Progress,
+    ) -> list[list[tuple[float, bool]]]:
+        if lm.kind == MASKED_DIFFUSION:
+            return self.diffusion.loglikelihoods(
+                lm,
+                groups,
+                max_length=examples["max_length"],
+                greedy="acc" in self.metric.name and self.task.OUTPUT_TYPE == "loglikelihood",
+                seed=self.seed,
+                batch_tokens=self.batch_tokens,
+                dial=dial,
+                progress=progress,
+            )
+        return loglikelihoods(
+            lm.model,
+            groups,
+            max_length=examples["max_length"],
+            share_up_to=examples["share_up_to"],
+            batch_tokens=self.batch_tokens,
+            dial=dial,
+            progress=progress,
+        )
+
     def _generate(
         self,
         lm: LanguageModel,
@@ -183,15 +223,16 @@ class LmEvalTask:
         prompts = [
             Prompt(examples["contexts"][r["context"]], tuple(r["until"]), r["limit"], r["options"]) for r in asked
         ]
-        made = generate(
-            lm.model,
-            lm.tokenizer,
-            prompts,
-            seed=self.seed,
-            batch_tokens=self.batch_tokens,
-            dial=dial,
-            progress=progress,
-        )
+        same: dict[str, Any] = {
+            "seed": self.seed,
+            "batch_tokens": self.batch_tokens,
+            "dial": dial,
+            "progress": progress,
+        }
+        if lm.kind != CAUSAL:
+            made = self.diffusion.generate(lm, prompts, **same)
+        else:
+            made = generate(lm.model, lm.tokenizer, prompts, **same)
         for i, request, answer in zip(told, asked, made, strict=True):
             text = lm.tokenizer.decode(answer.tokens, skip_special_tokens=True)
             answers[i].append(postprocess_generated_text(text, stop=request["until"], think_end_token=None))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sparsedial import zoo
+from sparsedial.diffusion.kinds import CAUSAL
 from sparsedial.errors import SpecError, TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.sparsify import Dial
@@ -71,7 +72,17 @@ class NextToken:
         return texts[: self.limit]
 
     def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
-        """The token ids: ``{"tokens": [[start, t1, ...], ...]}``, the start left out where there is no BOS."""
+        """The token ids: ``{"tokens": [[start, t1, ...], ...]}``, the start left out where there is no BOS.
+
+        Raises:
+            TaskError: the model is not causal, so that it would see what it is to predict; or has no tokenizer.
+        """
+        if lm.kind != CAUSAL:
+            raise TaskError(f"{self.name}: model {lm.source.name!r} is {lm.kind}: take masked_token instead")
+        return {"tokens": self.rows(lm)}
+
+    def rows(self, lm: LanguageModel) -> list[list[int]]:
+        """The first tokens of every document, after the BOS where there is one."""
         if lm.tokenizer is None:
             raise TaskError(f"{self.name}: model {lm.source.name!r} has no tokenizer")
         start = [] if lm.tokenizer.bos_token_id is None else [lm.tokenizer.bos_token_id]
@@ -81,7 +92,7 @@ class NextToken:
             rows.append((start + ids)[: self.length + 1])
         if short := sum(len(row) < 2 for row in rows):
             raise TaskError(f"{self.name}: {short} documents have nothing to predict; remove the empty ones")
-        return {"tokens": rows}
+        return rows
 
     @torch.inference_mode()
     def score(

@@ -11,15 +11,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
+import sparsedial.diffusion.model  # noqa: F401  # makes its architecture known to transformers
+from sparsedial.diffusion.kinds import CAUSAL, check_kind, kind_of, mask_token_of
+from sparsedial.diffusion.sampler import LOW_CONFIDENCE, Denoising
 from sparsedial.errors import SparsedialError
+from sparsedial.models import LanguageModel
 from sparsedial.rules import make_rule
-from sparsedial.sources import find_model
+from sparsedial.sources import Source, find_model
 from sparsedial.sparsify import sparsify
+from sparsedial.tasks.denoised import DiffusionAnswers
 from sparsedial.tasks.generation import Prompt, generate
 from sparsedial.tasks.loglikelihood import loglikelihoods, sharing
 from sparsedial.tasks.packing import Window
@@ -36,6 +42,9 @@ class SparsedialLM(HFLM):
         site: ``input``, ``up``, ``gate``, ``intermediate`` or ``all_inputs``; rule: ``top_p``, ``top_k`` or ``max_p``.
         p: the rule's value (also called ``value`` or ``fraction``); the model is dense without it.
         batch_tokens: tokens per forward; lm-eval's ``batch_size`` decides for generation only.
+        kind, mask_token: as `load_model` has them. For a masked diffusion model also diffusion_steps, block_length,
+            remasking, guidance (see `Denoising`), mc_samples, and greedy: whether log-likelihoods also say if the model
+            would say it by itself (lambada asks; a forward per token).
     """
 
     def __init__(
@@ -48,17 +57,36 @@ class SparsedialLM(HFLM):
         fraction: float | None = None,
         batch_tokens: int = 4096,
         device: str | None = None,
+        kind: str | None = None,
+        mask_token: int | None = None,
+        diffusion_steps: int | None = None,
+        block_length: int | None = None,
+        remasking: str = LOW_CONFIDENCE,
+        guidance: float = 0.0,
+        mc_samples: int = 128,
+        greedy: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_kind(kind)
+        how = Denoising(diffusion_steps, block_length, remasking, guidance=float(guidance))
+        self._diffusion, self._greedy = DiffusionAnswers(how, int(mc_samples)), greedy
         given = next((x for x in (p, value, fraction) if x is not None), None)
         dial = None if given is None else make_rule(rule, given)  # a mistake is told before the model loads
         if isinstance(pretrained, str):
             trust = bool(kwargs.get("trust_remote_code", False))
-            pretrained = str(find_model(pretrained, trust_remote_code=trust).path)
+            source = find_model(pretrained, trust_remote_code=trust)
+            pretrained = str(source.path)
+        else:
+            source = Source("given", Path(), "given", "")
         super().__init__(pretrained=pretrained, device=device, **kwargs)
         self.batch_tokens = int(batch_tokens)
         self.dial = None if dial is None else sparsify(self.model, site, dial)
-        self._share_up_to = sharing(self.model)
+        found = kind_of(self.model, kind)
+        token = None if found == CAUSAL else mask_token_of(self.model, self.tokenizer, mask_token)
+        self._lm = LanguageModel(self.model, self.tokenizer, source, str(self.model.dtype), self.device, found, token)
+        if found != CAUSAL:
+            self._lm.fills_in()  # or say what is missing
+        self._share_up_to = sharing(self.model) if found == CAUSAL else 0
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """As `HFLM`; the requests of one document share what they begin with."""
@@ -75,15 +103,13 @@ class SparsedialLM(HFLM):
         groups: dict[Any, list[int]] = {}
         for index, document in enumerate(documents):
             groups.setdefault(document, []).append(index)
+        windows = [[Window(*requests[i][1:]) for i in indices] for indices in groups.values()]
+        same: dict[str, Any] = {"max_length": self.max_length, "batch_tokens": self.batch_tokens, "dial": self.dial}
         with self._dialled():
-            found = loglikelihoods(
-                self.model,
-                [[Window(*requests[i][1:]) for i in indices] for indices in groups.values()],
-                max_length=self.max_length,
-                share_up_to=self._share_up_to,
-                batch_tokens=self.batch_tokens,
-                dial=self.dial,
-            )
+            if self._lm.kind == CAUSAL:
+                found = loglikelihoods(self.model, windows, share_up_to=self._share_up_to, **same)
+            else:
+                found = self._diffusion.loglikelihoods(self._lm, windows, greedy=self._greedy, **same)
         answers: list[Any] = [None] * len(requests)
         for indices, group in zip(groups.values(), found, strict=True):
             for i, answer in zip(indices, group, strict=True):
@@ -105,7 +131,10 @@ class SparsedialLM(HFLM):
             for tokens, real in zip(context, mask, strict=True)
         ]
         with self._dialled():
-            made = generate(self.model, self.tokenizer, prompts, batch_tokens=sys.maxsize, dial=self.dial)
+            if self._lm.kind == CAUSAL:
+                made = generate(self.model, self.tokenizer, prompts, batch_tokens=sys.maxsize, dial=self.dial)
+            else:
+                made = self._diffusion.generate(self._lm, prompts, batch_tokens=sys.maxsize, dial=self.dial)
         width = max(len(m.tokens) for m in made)
         out = context.new_full((len(made), size + width), self.tokenizer.pad_token_id)
         out[:, :size] = context

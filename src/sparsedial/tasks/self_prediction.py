@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from sparsedial.diffusion.kinds import BLOCK_DIFFUSION, MASKED_DIFFUSION, sees_ahead
 from sparsedial.errors import SpecError, TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.sparsify import Dial
 from sparsedial.tasks.base import Progress, Scores, no_progress, observe
+from sparsedial.tasks.restoration import Restoration
 
 VERSION = 2  # raised when the same settings would give other numbers
 SAMPLED_AT_ONCE = 256  # one token a step: wide batches cost little
@@ -26,6 +28,8 @@ class SelfPrediction:
     fixed set of start tokens. Teacher-forced on those sequences, an example's score is how often the
     model's arg max equals the sampled next token, so the dense score is below 1 as well; what counts is
     the ratio of sparse to dense.
+
+    A masked diffusion model predicts itself by `Restoration`, with the same numbers.
 
     Attributes:
         sequences: N, the number of examples.
@@ -55,6 +59,8 @@ class SelfPrediction:
     @torch.inference_mode()
     def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
         """Sample the sequences: ``{"tokens": [[start, t1, ... tL], ...]}``."""
+        if lm.kind == MASKED_DIFFUSION:
+            return self._restoration().prepare(lm, progress)
         self._check(lm)
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         starts = _starts(lm, self.sequences)
@@ -79,17 +85,19 @@ class SelfPrediction:
         limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
         if isinstance(limit, int) and 0 < limit < self.length:
             raise TaskError(f"{self.name}: length {self.length}, but the model has {limit} positions: take fewer")
-        pair = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]]) % int(lm.model.config.get_text_config().vocab_size)
-        first, second = lm.model(input_ids=pair.to(lm.device)).logits[:, :-1].float()
-        noise = max(1e-4, 8 * torch.finfo(lm.model.dtype).eps) * first.abs().max()
-        if (first - second).abs().max() > noise:
+        if lm.kind == BLOCK_DIFFUSION or sees_ahead(lm.model):
             raise TaskError(f"{self.name}: the model is not causal: what comes later changes what is said before it")
+
+    def _restoration(self) -> Restoration:
+        return Restoration(self.sequences, self.length, self.seed, self.batch)
 
     @torch.inference_mode()
     def score(
         self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
     ) -> Scores:
         """Per sequence, the share of its L sampled tokens that are the model's arg max."""
+        if lm.kind == MASKED_DIFFUSION:
+            return self._restoration().score(lm, examples, dial, progress)
         tokens = torch.tensor(examples["tokens"])
         values: list[np.ndarray] = []
         with observe(dial, phase="prefill"):
