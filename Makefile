@@ -51,10 +51,11 @@ test-all: $(READY)
 architectures: $(READY)
 	$(BIN)/python tests/architectures.py docs/architectures.md
 
-# SmolLM2-135M joins where it has been measured (make demo, or the second study of the same kind).
+# SmolLM2-135M joins where `make demo` has fetched it.
 scaling: $(READY)
 	$(BIN)/sparsedial study examples/scaling.yaml --out runs/scaling
-	$(BIN)/sparsedial report runs/scaling $(patsubst %/study.json,%,$(wildcard runs/demo/study.json runs/scaling-smollm2/study.json)) --out runs/scaling
+	if [ -e runs/demo/study.json ]; then $(BIN)/sparsedial study examples/scaling-smollm2.yaml --out runs/scaling-smollm2; fi
+	$(BIN)/sparsedial report runs/scaling $$(ls -d runs/scaling-smollm2 2>/dev/null) --out runs/scaling
 
 bench-rule: $(READY)
 	$(BIN)/python benchmarks/bench_rule.py $(ARGS)

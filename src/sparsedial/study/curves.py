@@ -94,8 +94,8 @@ def _label(record: Record, models: dict[str, str], tasks: dict[str, str]) -> dic
 def task_averages(measured: Sequence[Measured]) -> list[Measured]:
     """The average over tasks of each model and site, at the dial values that all its tasks have.
 
-    Tasks without data (self-prediction) are none of the paper's and stay out; of a task measured in several ways, the one with most
-    examples counts. Averages over different tasks have different names.
+    Tasks without data (self-prediction) are none of the paper's and stay out; of a task measured in several ways,
+    the one with most examples counts. Averages over different tasks have different names.
     """
     groups: dict[str, dict[str, Measured]] = {}
     for m in measured:

@@ -44,32 +44,32 @@ class NextToken:
         for name in ("length", "batch"):
             if getattr(self, name) < 1:
                 raise SpecError(f"next_token: {name}={getattr(self, name)}: expected at least 1")
-        self._documents()
+        if len(texts := self._texts()) < (self.limit or 1):
+            raise SpecError(
+                f"text {self.text or zoo.HELD_OUT.name!r}: {len(texts)} documents, expected at least {self.limit or 1}"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Name, version, the text's sha256, and the numbers."""
-        digest = hashlib.sha256("\0".join(self._documents()).encode()).hexdigest()
+        texts = self._texts()
         return {
             "task": self.name,
             "version": VERSION,
-            "text": digest,
-            "documents": len(self._documents()),
+            "text": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+            "documents": len(texts[: self.limit]),
             "length": self.length,
             "batch": self.batch,
         }
 
-    def _documents(self) -> list[str]:
+    def _texts(self) -> list[str]:
         path = zoo.HELD_OUT if self.text is None else Path(self.text)
         try:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            texts = [json.loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
+            return [json.loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
         except OSError as error:
             raise SpecError(f"text {str(path)!r}: {error.strerror}: expected a file with a document a line") from None
         except (ValueError, KeyError, TypeError) as error:
             raise SpecError(f"text {str(path)!r}: {error!r}: expected lines such as {{'text': '...'}}") from None
-        if len(texts) < (self.limit or 1):
-            raise SpecError(f"text {str(path)!r}: {len(texts)} documents, expected at least {self.limit or 1}")
-        return texts[: self.limit]
 
     def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
         """The token ids: ``{"tokens": [[start, t1, ...], ...]}``, the start left out where there is no BOS.
@@ -87,7 +87,7 @@ class NextToken:
             raise TaskError(f"{self.name}: model {lm.source.name!r} has no tokenizer")
         start = [] if lm.tokenizer.bos_token_id is None else [lm.tokenizer.bos_token_id]
         rows = []
-        for text in self._documents():
+        for text in self._texts()[: self.limit]:
             ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
             rows.append((start + ids)[: self.length + 1])
         if short := sum(len(row) < 2 for row in rows):
