@@ -87,11 +87,18 @@ def test_a_site_the_model_does_not_have(tmp_path, gpt2):
     assert "input, up, intermediate" in done.stderr
 
 
+def interruptible():
+    """In a child: Ctrl-C counts, even where a shell has put the whole test run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupting_keeps_what_is_finished(tiny, tmp_path):
     out = tmp_path / "out"
     grid = ",".join(f"{i / 1000}" for i in range(1, 400))
     command = [sys.executable, "-m", "sparsedial", "run", str(tiny), "--p", grid, "--out", str(out), *map(str, SMALL)]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     deadline = time.monotonic() + 120
     while len(list(out.glob("trials/*/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -172,7 +179,9 @@ def test_sigterm(tiny, tmp_path):
     out = tmp_path / "out"
     grid = [i / 1000 for i in range(1, 400)]
     command = [sys.executable, "-m", "sparsedial", "study", str(spec_file(tmp_path, [tiny], values=grid)), "--out", out]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     deadline = time.monotonic() + 120
     while len(list(out.glob("trials/*/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -249,6 +249,10 @@ def test_ctrl_c_ends_it_and_what_is_finished_stays(spec, tmp_path, monkeypatch):
         return run(self, *args)
 
     monkeypatch.setattr(Trial, "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_study(spec, tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores Ctrl-C
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_study(spec, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(list(Store(tmp_path).trials())) == 1

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import sparsedial as sd
 from sparsedial.errors import TaskError
 from sparsedial.models import LanguageModel
+from sparsedial.reading import Reading
 from sparsedial.sources import Source
 from sparsedial.tasks import catalogue
 from sparsedial.tasks.catalogue import lm_eval_tasks
@@ -269,9 +270,10 @@ def test_kept_sets_are_the_papers(folder, lm):
     first = projection.register_forward_pre_hook(lambda _, args: before.append(args[0]))
     task = the_task(folder, "tiny_choice")
     examples = task.prepare(lm)
+    last = Reading(projection, lambda x: after.append(x) or x)  # there first, so it sees what the dial hands on
     with sd.sparsify(lm.model, "intermediate", sd.TopP(0.9)) as dial:
         before.clear()  # finding the FFNs called it too
-        last = projection.register_forward_pre_hook(lambda _, args: after.append(args[0]))
+        after.clear()
         task.score(lm, examples, dial)
     first.remove()
     last.remove()
