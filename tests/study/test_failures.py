@@ -123,6 +123,7 @@ def test_a_failing_write_ends_the_study_and_names_the_path(spec, tmp_path, monke
     assert kinds(run_study(spec, tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_or_hang_are_replaced(spec, tmp_path, orders, numbers):
     """One run: a worker dies after its commit, one hangs, and one trial kills whoever takes it."""
     orders("kill", "self_prediction input 0.5", when="after")

@@ -56,6 +56,7 @@ def scores(store):
     return {r["key"]: (r["result"]["score"], r["result"]["dropped"], r["result"]["total"]) for r in store.trials()}
 
 
+@pytest.mark.slow
 def test_two_models_on_two_workers_give_the_same_numbers_through_deaths(spec, tmp_path, phi3, orders):
     """One run: a worker dies after its commit, one trial kills whoever takes it, and the rest goes on."""
     phi3.save_pretrained(tmp_path / "phi3")
