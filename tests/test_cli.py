@@ -92,19 +92,25 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_interrupting_keeps_what_is_finished(tiny, tmp_path):
-    out = tmp_path / "out"
-    grid = ",".join(f"{i / 1000}" for i in range(1, 400))
-    command = [sys.executable, "-m", "sparsedial", "run", str(tiny), "--p", grid, "--out", str(out), *map(str, SMALL)]
+def stopped(command, out, by):
+    """What a run says that gets a signal once three of its trials are finished."""
     child = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible
     )
     deadline = time.monotonic() + 120
     while len(list(out.glob("trials/*/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(by)
     _, stderr = child.communicate(timeout=60)
-    assert child.returncode == 130, stderr
+    return child.returncode, stderr
+
+
+def test_interrupting_keeps_what_is_finished(tiny, tmp_path):
+    out = tmp_path / "out"
+    grid = ",".join(f"{i / 1000}" for i in range(1, 400))
+    command = [sys.executable, "-m", "sparsedial", "run", str(tiny), "--p", grid, "--out", str(out), *map(str, SMALL)]
+    returncode, stderr = stopped(command, out, signal.SIGINT)
+    assert returncode == 130, stderr
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
     assert len(list(out.glob("trials/*/*.json"))) >= 3
@@ -179,15 +185,8 @@ def test_sigterm(tiny, tmp_path):
     out = tmp_path / "out"
     grid = [i / 1000 for i in range(1, 400)]
     command = [sys.executable, "-m", "sparsedial", "study", str(spec_file(tmp_path, [tiny], values=grid)), "--out", out]
-    child = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible
-    )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("trials/*/*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    child.send_signal(signal.SIGTERM)
-    _, stderr = child.communicate(timeout=60)
-    assert child.returncode == 143, stderr
+    returncode, stderr = stopped(command, out, signal.SIGTERM)
+    assert returncode == 143, stderr
     assert "run the same command again" in stderr
     assert sparsedial("fsck", out).returncode == 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -92,6 +92,35 @@ class Forwards:
         filled = length > 0 if isinstance(length, int) else cache in self._caches
         self._caches.add(cache)
         return "generation" if filled else "prefill"
+
+
+class Telling:
+    """While entered, every forward of ``model`` runs inside what ``observe()`` gives: `generate` cannot say it."""
+
+    def __init__(self, model: nn.Module, observe: Callable[[], AbstractContextManager[None]]) -> None:
+        self._model, self._observe = model, observe
+        self._handles: list[RemovableHandle] = []
+        self._open: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> Telling:
+        self._handles = [
+            self._model.register_forward_pre_hook(self._before, prepend=True),
+            self._model.register_forward_hook(self._after, always_call=True),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, *_: Any) -> None:
+        self._open = self._observe()
+        self._open.__enter__()
+
+    def _after(self, *_: Any) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
 
 
 def _is_model(module: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from sparsedial import zoo
+from sparsedial.disk import sha256
 from sparsedial.errors import ModelError, StoreError
 
 CONVERSION = 1  # part of the path of a converted GGUF: raised when the conversion changes
@@ -129,7 +130,8 @@ def find_model(name: str, *, trust_remote_code: bool = False, say: Say = lambda 
     Raises:
         ModelError: it cannot be found, is damaged, or holds only pickled weights.
     """
-    check_model(name)
+    if not name.startswith(zoo.PREFIX):  # finding one there checks it
+        check_model(name)
     path = Path(name).expanduser()
     if name in SHORT_NAMES:
         short = SHORT_NAMES[name]
@@ -295,5 +297,4 @@ def _sha256(path: Path) -> str:
     blob = path.resolve().name  # the hub's cache names a weight file by its sha256
     if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from sparsedial.diffusion.kinds import BLOCK_DIFFUSION, kind_of
+from sparsedial.forwards import Telling
 from sparsedial.sparsify import Dial
 
 
@@ -31,46 +32,25 @@ def generate_blocks(
     with torch.random.fork_rng(), ExitStack() as stack:
         torch.manual_seed(seed)
         if dial is not None:
-            options["streamer"] = stack.enter_context(_Teller(model, dial))
+            options["streamer"] = steps = _Steps()
+            stack.enter_context(Telling(model.model, lambda: dial.observe(phase="generation", step=steps.now)))
         made = model.generate(input_ids, **options)
     return made if isinstance(made, torch.Tensor) else made.sequences
 
 
-class _Teller:
-    """A streamer that keeps the step, and hooks that tell it while the denoising decoder runs."""
+class _Steps:
+    """A streamer that keeps the step."""
 
-    def __init__(self, model: Any, dial: Dial) -> None:
-        self._model, self._dial, self._step = model.model, dial, 0
-        self._handles: list[Any] = []
-        self._open: AbstractContextManager[None] | None = None
+    def __init__(self) -> None:
+        self.now = 0
 
     def put(self, value: torch.Tensor) -> None:
         """A prompt, or a finished block."""
-        self._step = 0
+        self.now = 0
 
     def put_draft(self, value: torch.Tensor) -> None:
         """A denoising step is over."""
-        self._step += 1
+        self.now += 1
 
     def end(self) -> None:
         """Nothing more comes."""
-
-    def __enter__(self) -> _Teller:
-        self._handles = [
-            self._model.register_forward_pre_hook(self._before, prepend=True),
-            self._model.register_forward_hook(self._after, always_call=True),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _before(self, *_: Any) -> None:
-        self._open = self._dial.observe(phase="generation", step=self._step)
-        self._open.__enter__()
-
-    def _after(self, *_: Any) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparsedial.disk import place
 from sparsedial.errors import StoreError
 from sparsedial.report.words import plain
-from sparsedial.study.store import place
 
 FORMULA = ("=", "+", "-", "@")  # what makes a spreadsheet compute a cell
 

@@ -13,6 +13,7 @@ from sparsedial.errors import SparsedialError
 from sparsedial.ffn import SITES
 from sparsedial.study.joined import Joined, Record, setting
 from sparsedial.study.naming import AVERAGE, family, is_average
+from sparsedial.study.plan import measured_curve
 from sparsedial.study.store import digest
 from sparsedial.tasks import DATA_FREE
 
@@ -71,7 +72,7 @@ def measured_curves(
         try:
             if of not in dense:
                 raise SparsedialError("its dense trial is missing")
-            yield Measured(label, joined.curve(dense[of], found), dense[of], found)
+            yield Measured(label, measured_curve(joined, dense[of], found), dense[of], found)
         except SparsedialError as error:
             problems.append(f"{label['model']}, {label['site']}, {label['task']}: left out: {error}")
 

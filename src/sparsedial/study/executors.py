@@ -63,29 +63,39 @@ class Executor(Protocol):
         """Stop all that is still running."""
 
 
-class InProcess:
-    """One job at a time, in this process."""
+class _OneAtATime:
+    """What an executor is that has room for one job."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.job: Job | None = None
+    job: Job | None = None
 
     def take(self, jobs: list[Job]) -> list[Job]:
         """The first."""
         self.job = jobs[0] if jobs else None
         return jobs[:1]
 
-    def wait(self) -> tuple[Job, Outcome]:
-        """Run it."""
+    def taken(self) -> Job:
+        """The one to run now."""
         if self.job is None:
             raise RuntimeError("nothing was taken")
-        return self.job, self.worker.run(self.job)
+        return self.job
+
+
+class InProcess(_OneAtATime):
+    """One job at a time, in this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def wait(self) -> tuple[Job, Outcome]:
+        """Run it."""
+        job = self.taken()
+        return job, self.worker.run(job)
 
     def close(self) -> None:
         """Nothing runs between two calls."""
 
 
-class InChild:
+class InChild(_OneAtATime):
     """One job at a time in a child process, which is killed when a trial takes longer than ``timeout`` seconds.
 
     The two talk in lines of JSON. A child whose driver has died finishes and commits its trial, and ends.
@@ -94,22 +104,15 @@ class InChild:
     def __init__(self, spec: StudySpec, folder: Path, device: str, watcher: Watcher, timeout: float) -> None:
         self.setup = {"spec": spec.to_json(), "folder": str(folder.resolve()), "device": device}
         self.watcher, self.timeout = watcher, timeout
-        self.job: Job | None = None
         self.child: subprocess.Popen[bytes] | None = None
-
-    def take(self, jobs: list[Job]) -> list[Job]:
-        """The first."""
-        self.job = jobs[0] if jobs else None
-        return jobs[:1]
 
     def wait(self) -> tuple[Job, Outcome]:
         """Run it: first the model is loaded, for as long as that takes, then the clock starts."""
-        if self.job is None:
-            raise RuntimeError("nothing was taken")
-        outcome = self._ask(Job(self.job.model), None)
-        if outcome.kind == "finished" and self.job.task is not None:
-            outcome = self._ask(self.job, self.timeout)
-        return self.job, outcome
+        job = self.taken()
+        outcome = self._ask(Job(job.model), None)
+        if outcome.kind == "finished" and job.task is not None:
+            outcome = self._ask(job, self.timeout)
+        return job, outcome
 
     def close(self) -> None:
         """Kill the child."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsedial.disk import is_temporary
 from sparsedial.errors import SparsedialError, StoreError
 from sparsedial.study.plan import OUTCOMES, Found, Job, Plan, read_found
 from sparsedial.study.spec import StudySpec
-from sparsedial.study.store import Store, digest, is_temporary, sealed
+from sparsedial.study.store import Store, digest, sealed
 
 # Every kind of problem, in the order they are told, and what to do about it.
 KINDS = {

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sparsedial.critical import Curve, curve
 from sparsedial.errors import SpecError, StoreError
 from sparsedial.ffn import SITES
 from sparsedial.study.fsck import fsck
@@ -44,11 +43,6 @@ class Joined:
             StoreError: they are missing or damaged.
         """
         return self._from[record["key"]][0].samples(record)
-
-    def curve(self, dense: Record, found: Sequence[Record]) -> Curve:
-        """The curve of one site's trials on one task. A point that dropped nothing stays a point, just above 0."""
-        points = [(max(r["result"]["sparsity"], 1e-12), self.samples(r), r["identity"]["rule"]["value"]) for r in found]
-        return curve(points, dense=self.samples(dense))
 
     def chosen_by(self, record: Record) -> str:
         """Why this dial value was measured: the ``search`` chose it, the ``grid`` has it, or an ``earlier`` one had."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from sparsedial.critical import Curve, curve, task_average
 from sparsedial.ffn import SITES
@@ -84,10 +86,17 @@ def read_found(store: Store) -> dict[str, Found]:
         return {}
 
 
-def measured_curve(store: Store, dense: dict[str, Any], found: Sequence[dict[str, Any]]) -> Curve:
+class Samples(Protocol):
+    """What keeps the per-example scores of trials: a `Store`, or several of them joined."""
+
+    def samples(self, record: dict[str, Any]) -> np.ndarray:
+        """Those of a trial, float64 ``[N]``."""
+
+
+def measured_curve(kept: Samples, dense: dict[str, Any], found: Sequence[dict[str, Any]]) -> Curve:
     """The curve of one site's trials on one task. A point that dropped nothing stays a point, just above 0."""
-    points = [(max(r["result"]["sparsity"], 1e-12), store.samples(r), r["identity"]["rule"]["value"]) for r in found]
-    return curve(points, dense=store.samples(dense))
+    points = [(max(r["result"]["sparsity"], 1e-12), kept.samples(r), r["identity"]["rule"]["value"]) for r in found]
+    return curve(points, dense=kept.samples(dense))
 
 
 class Plan:

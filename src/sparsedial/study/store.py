@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import secrets
 import shutil
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsedial.disk import is_temporary, place
 from sparsedial.errors import StoreError
 
 SCHEMA = 1
@@ -37,42 +37,6 @@ def canonical(data: Any) -> str:
 def digest(data: Any) -> str:
     """sha256 of the canonical JSON."""
     return hashlib.sha256(canonical(data).encode()).hexdigest()
-
-
-def place(path: Path, data: bytes, *, replace: bool) -> bool:
-    """Write to a temporary name, fsync, move into place, fsync the directory; the folder is made.
-
-    With ``replace`` an older file of that name gives way; without, the first to finish wins, and False is
-    returned to the second. Whatever fails (OSError), no half-written file bears the name.
-    """
-    part = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    placed = True
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            part.replace(path)
-        else:
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                placed = False
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return placed
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether this is the temporary name that `place` gives."""
-    return path.name.startswith(".") and len(path.suffix) == 9
 
 
 def sealed(data: bytes, key: str) -> dict[str, Any] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from sparsedial.errors import TaskError
+from sparsedial.forwards import Telling
 from sparsedial.sparsify import Dial
 from sparsedial.tasks.base import Progress, no_progress, observe
 
@@ -103,7 +104,13 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Prompt], seed: int, di
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     tokens[mask == 0] = pad or 0
     rows = _Rows(model, tokenizer, first.until, mask, limit)
-    with torch.random.fork_rng(enabled=bool(first.options.get("do_sample"))), Told(model, dial, rows.real):
+
+    def told() -> AbstractContextManager[None]:
+        phase, real = rows.real()
+        return observe(dial, phase=phase, real=real)
+
+    telling = nullcontext() if dial is None else Telling(model, told)
+    with torch.random.fork_rng(enabled=bool(first.options.get("do_sample"))), telling:
         if first.options.get("do_sample"):
             torch.manual_seed(seed)
         try:
@@ -150,34 +157,3 @@ class _Rows:
             self.lengths[row] = new.shape[1]
             self.stopped[row] = last[row] in self.ends or any(s in tail for s in self.until)
         return torch.tensor(self.stopped, device=input_ids.device)
-
-
-class Told:
-    """Tells the dial, before every forward of ``model``, its phase and its real tokens: `generate` cannot."""
-
-    def __init__(self, model: Any, dial: Dial | None, real: Callable[[], tuple[str, torch.Tensor]]) -> None:
-        self._model, self._dial, self._real = model, dial, real
-        self._handles: list[Any] = []
-        self._open: AbstractContextManager[None] | None = None
-
-    def __enter__(self) -> Told:
-        if self._dial is not None:
-            self._handles = [
-                self._model.register_forward_pre_hook(self._before, prepend=True),
-                self._model.register_forward_hook(self._after, always_call=True),
-            ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _before(self, *_: Any) -> None:
-        phase, real = self._real()
-        self._open = observe(self._dial, phase=phase, real=real)
-        self._open.__enter__()
-
-    def _after(self, *_: Any) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None

@@ -10,10 +10,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
+from sparsedial.disk import sha256
 from sparsedial.errors import ModelError
 
 PREFIX = "zoo:"
@@ -52,7 +52,7 @@ def find(name: str) -> Path:
     folder = _MODELS / name.removeprefix(PREFIX)
     for file, expected in files.items():
         path = folder / file
-        seen = f"sha256 {_sha256(path)}" if path.is_file() else "no such file"
+        seen = f"sha256 {sha256(path)}" if path.is_file() else "no such file"
         if seen != f"sha256 {expected}":
             raise ModelError(
                 f"model {name!r}: {path}: {seen}, expected sha256 {expected}. Install sparsedial again, or check the "
@@ -64,7 +64,7 @@ def find(name: str) -> Path:
 def write_manifest() -> None:
     """Write down the sha256 of every file of every model that is there: done once, when they are made."""
     manifest = {
-        folder.name: {f.name: _sha256(f) for f in sorted(folder.iterdir()) if f.name != "training.jsonl"}
+        folder.name: {f.name: sha256(f) for f in sorted(folder.iterdir()) if f.name != "training.jsonl"}
         for folder in sorted(_MODELS.iterdir())
     }
     _MANIFEST.write_text(json.dumps(manifest, indent=1) + "\n")
@@ -73,8 +73,3 @@ def write_manifest() -> None:
 def _manifest() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = json.loads(_MANIFEST.read_text())
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsedial.disk import place
 from sparsedial.zoo.prompts import prompt
 from sparsedial.zoo.recipes import END, MASK, VOCABULARY
 
@@ -47,7 +48,7 @@ def sample(folder: Path, shards: Iterable[int], documents: int = DOCUMENTS, leng
         prompts = [prompt(shard * documents + i) for i in range(documents)]
         uniform = torch.rand(length, documents, generator=torch.Generator().manual_seed(SEED + shard))
         tokens = decode(lm.model, lm.tokenizer, prompts, uniform)
-        _write(path, _npy(tokens.cpu().numpy().astype(np.uint16)))
+        place(path, _npy(tokens.cpu().numpy().astype(np.uint16)), replace=True)
         print(json.dumps({"shard": shard, "seconds": round(time.time() - began, 1)}), flush=True)
 
 
@@ -183,7 +184,7 @@ def assemble(folder: Path) -> dict[str, Any]:
     for name, texts in parts.items():
         stream = [t for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for t in (END, *ids)]
         data = _npy(np.array(stream, dtype=np.uint16))
-        _write(folder / f"{name}.npy", data)
+        place(folder / f"{name}.npy", data, replace=True)
         statistics[name] = {
             "documents": len(texts),
             "characters": sum(map(len, texts)),
@@ -191,8 +192,8 @@ def assemble(folder: Path) -> dict[str, Any]:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in parts["heldout"][:EXCERPT])
-    _write(folder / "heldout.jsonl", lines.encode())
-    _write(folder / "corpus.json", (json.dumps(statistics, indent=1) + "\n").encode())
+    place(folder / "heldout.jsonl", lines.encode(), replace=True)
+    place(folder / "corpus.json", (json.dumps(statistics, indent=1) + "\n").encode(), replace=True)
     return statistics
 
 
@@ -221,13 +222,6 @@ def learn_tokenizer(texts: Iterable[str]) -> Any:
         tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, mask_token=mask,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def _npy(array: np.ndarray) -> bytes:
