@@ -15,7 +15,7 @@ from torch import nn
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn import FFN, FFNs, check_site, find_ffns
 from sparsedial.forwards import Forwards
-from sparsedial.kernels.op import select
+from sparsedial.kernels.op import Bound
 from sparsedial.reading import Apply, Reading, pre_hook
 from sparsedial.rows import Listed
 from sparsedial.rules import Rule
@@ -76,7 +76,7 @@ class Dial:
 
     def __init__(self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule) -> None:
         self.site, self.rule = site, rule
-        self._name, self._value = rule.name, rule.value
+        self._op = Bound(rule.name, rule.value)
         self._model, self._ffns = model, ffns
         self._vectors = ("input", "intermediate") if site == "all_inputs" else (site,)
         self._counters = Counters(
@@ -135,7 +135,7 @@ class Dial:
 
         It returns y and kept, as ``inner(counter, x, seen)`` does, which it may ask.
         """
-        inner: Selecting = self._wrapped or (lambda _, x, __: select(x, self._name, self._value))
+        inner: Selecting = self._wrapped or (lambda _, x, __: self._op(x))
         self._wrapped = lambda counter, x, seen: around(counter, x, seen, inner)
 
     @contextmanager
@@ -254,7 +254,7 @@ class Dial:
         indices = tuple(counters[e] for e in range(held))
 
         def apply(x: torch.Tensor, routed: Routed) -> torch.Tensor:
-            y, kept = select(x, self._name, self._value)
+            y, kept = self._op(x)
             self._counters.add_routed(indices, kept[routed.token] if vector == "input" else kept, routed)
             return y
 
@@ -315,10 +315,11 @@ class Dial:
 
     def _select(self, index: int, x: torch.Tensor) -> torch.Tensor:
         if self._wrapped is None:
-            y, kept = select(x, self._name, self._value)
+            y, kept = self._op(x, self._counters.room(x))
         else:
             y, kept = self._wrapped(index, x, self._forwards.seen)
-        self._counters.add(index, kept, self._listed.tokens.get(self._ffns[index // len(self._vectors)].name))
+        listed = self._listed.tokens
+        self._counters.add(index, kept, listed.get(self._ffns[index // len(self._vectors)].name) if listed else None)
         return y
 
     def _ended(self, failed: bool) -> None:

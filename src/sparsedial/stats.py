@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PHASES = ("prefill", "generation")
 WAITING = 32  # forwards that may wait to be reduced together,
 SMALL = 256  # if they are no larger than this many vectors
+ROOM = 64  # counts of this many calls get their memory together
 PAIRS = 1 << 20  # and of those that were routed to experts, if they are no more than this together
 UNIT = 2.0**-32  # routing weights are added up as multiples of this: exact, and in any order the same
 
@@ -50,8 +51,7 @@ class Counter:
     mixture: str | None = None  # of an expert, the module that holds it and the layer's others
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of the op: ``kept`` int32, one entry per vector, -1 where the vector is not finite.
 
     The vectors are one counter's, or, where they were ``routed``, the experts' of a layer: ``counters`` by expert.
@@ -71,9 +71,30 @@ class Counters:
         self.counters = list(counters)
         self._pending: list[Call] = []
         self._closed: list[tuple[Observation, list[Call]]] = []
+        self._room: list[torch.Tensor] = []
+        self._room_for: tuple[Any, ...] = ()
         self._pairs = 0  # noted and not yet added up
         self._sums: dict[tuple[torch.device, str, int | None], torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def room(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Memory for the counts of one call with vectors like those of ``x``, int32, uninitialised.
+
+        It is made for many calls at a time, once two in a row were alike: making it is a good part of what a call
+        costs in a decode step. None where the op had better make its own: as long as they are not alike, and where
+        memory is not to be kept for later (compiling, capturing a CUDA graph).
+        """
+        index = x.get_device()
+        if torch.compiler.is_compiling() or (index >= 0 and torch._C._cuda_isCurrentStreamCapturing()):
+            return None
+        # Another stream's memory would be given back to that stream while this one still writes to it.
+        wanted = (x.shape[:-1], index, torch._C._cuda_getCurrentRawStream(index) if x.is_cuda else 0)
+        if wanted != self._room_for:
+            self._room_for, self._room = wanted, []
+            return None
+        if not self._room:
+            self._room = list(x.new_empty((ROOM, *wanted[0]), dtype=torch.int32).unbind())
+        return self._room.pop()
 
     def add(self, counter: int, kept: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
         """Note one call: ``kept`` int32, one entry per vector, -1 where the vector is not finite."""
@@ -120,11 +141,11 @@ class Counters:
                 real = real.reshape(-1).to(kept.device, non_blocking=True)[call.tokens]
             elif real is not None and real.numel() != kept.numel():
                 real = None
-            key = (kept.device, seen.phase, seen.step, kept.numel(), real is None)
+            key = (kept.device, seen.phase, seen.step, kept.shape, real is None)
             groups.setdefault(key, []).append((call.counters[0], kept, real))
         for (device, phase, step, _, all_real), group in groups.items():
             index, width = self._on(device, tuple(counter for counter, _, _ in group))
-            kept = torch.stack([k.reshape(-1) for _, k, _ in group])
+            kept = torch.stack([k for _, k, _ in group]).reshape(len(group), -1)
             good = kept >= 0
             bad = ~good
             if not all_real:

@@ -351,13 +351,16 @@ def _parallel(work: Any, run: Callable[..., None], call: Any, threads: int) -> N
         thread.join()
 
 
-def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+def select(
+    x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The op on a CPU tensor: see `sparsedial.kernels.reference.select`, whose answer it gives."""
     work, run = _compiled(x.dtype)
     x = x.contiguous()
     y = torch.empty_like(x)
     shape = x.shape
-    kept = torch.empty(shape[:-1], dtype=torch.int32)
+    if kept is None:
+        kept = torch.empty(shape[:-1], dtype=torch.int32)
     size = x.numel()
     if size == 0:
         return y, kept.zero_()

@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BACKENDS = {"reference": "reference", "cpu": "cpu", "triton": "cuda"}  # name: module
 VARIABLE = "SPARSEDIAL_BACKEND"
 
-Select = Callable[[torch.Tensor, str, float], tuple[torch.Tensor, torch.Tensor]]
+Select = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # (x, rule, value, kept=None) -> (y, kept)
 
 _library = torch.library.Library("sparsedial", "DEF")
 _library.define("select(Tensor x, str rule, float value) -> (Tensor, Tensor)")
@@ -49,39 +49,50 @@ def _load_or_reference(name: str) -> Select:
         return reference.select
 
 
-def _on_cpu(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _kernel(device: str) -> Select:
+    """The backend for tensors on that kind of device."""
     forced = os.environ.get(VARIABLE)
-    return (load(forced) if forced else _load_or_reference("cpu"))(x, rule, value)
+    return load(forced) if forced else _load_or_reference({"cpu": "cpu", "cuda": "triton"}.get(device, "reference"))
 
 
-def _on_cuda(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
-    forced = os.environ.get(VARIABLE)
-    return (load(forced) if forced else _load_or_reference("triton"))(x, rule, value)
+def _select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return _kernel(x.device.type)(x, rule, value)
 
 
 def _fake(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=torch.int32)
 
 
-def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The op, called without torch's dispatcher where nobody listens to it: a decode step is full of small calls.
+class Bound:
+    """The op for one rule, called without torch's dispatcher where nobody listens to it.
 
-    The dispatcher is gone through while compiling, under a dispatch mode (fake tensors, tracers), for a tensor
-    subclass, and while profiling, so that the op is seen there by its name.
+    A decode step is full of small calls, so what can be found out once is: the backend is chosen at the first
+    call. The dispatcher is gone through while compiling, under a dispatch mode (fake tensors, tracers), for a
+    tensor subclass, and while profiling, so that the op is seen there by its name.
+
+    >>> Bound("top_k", 0.5)(torch.tensor([3.0, -1.0, 2.0, 1.0]))
+    (tensor([3., 0., 2., 0.]), tensor(2, dtype=torch.int32))
     """
-    if (
-        torch.compiler.is_compiling()
-        or type(x) is not torch.Tensor
-        or torch._C._len_torch_dispatch_stack()
-        or torch.autograd.profiler._is_profiler_enabled
-        or (kernel := _DIRECT.get(x.device.type)) is None
-    ):
-        return torch.ops.sparsedial.select.default(x, rule, value)
-    return kernel(x, rule, value)
+
+    def __init__(self, rule: str, value: float) -> None:
+        self.rule, self.value = rule, value
+        self._kernels: dict[str, Select] = {}
+
+    def __call__(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the op. ``kept`` is memory for the counts (int32, contiguous), used or not: what is returned has them."""
+        if (
+            torch.compiler.is_compiling()
+            or type(x) is not torch.Tensor
+            or torch._C._len_torch_dispatch_stack()
+            or torch.autograd.profiler._is_profiler_enabled
+        ):
+            return torch.ops.sparsedial.select.default(x, self.rule, self.value)
+        device = x.device.type
+        kernel = self._kernels.get(device)
+        if kernel is None:
+            kernel = self._kernels[device] = _kernel(device)
+        return kernel(x, self.rule, self.value, kept)
 
 
-_DIRECT: dict[str, Select] = {"cpu": _on_cpu, "cuda": _on_cuda}
-_library.impl("select", reference.select, "CompositeExplicitAutograd")
-_library.impl("select", _on_cpu, "CPU")
-_library.impl("select", _on_cuda, "CUDA")
+_library.impl("select", _select, "CompositeExplicitAutograd")
 torch.library.register_fake("sparsedial::select", _fake, lib=_library)

@@ -7,7 +7,12 @@ import math
 import torch
 
 
-def select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+def select(
+    x: torch.Tensor,
+    rule: str,
+    value: float,
+    kept: torch.Tensor | None = None,  # room for the counts, which fast backends use
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a rule to each vector of ``x`` (its last dimension).
 
     Args:

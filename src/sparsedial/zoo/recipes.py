@@ -94,7 +94,10 @@ RECIPES = {
         Recipe("dense-1.3m", hidden=128, layers=4, rate=6e-3),
         Recipe("dense-5m", hidden=256, layers=5, rate=4e-3),
         Recipe("dense-16m", hidden=448, layers=6, rate=2.5e-3),
+        # Half the tokens: it would go over the corpus more often than it can without learning it by heart.
+        Recipe("dense-53m", hidden=768, layers=7, rate=1.5e-3, tokens=131_072_000, shipped=False),
         Recipe("moe-5m", hidden=128, layers=4, kind="moe", width=352, experts=8, rate=4e-3),
+        Recipe("moe-16m", hidden=256, layers=5, kind="moe", width=448, experts=8, rate=3e-3, shipped=False),
         Recipe("diffusion-1.3m", hidden=128, layers=4, kind="diffusion", rate=6e-3),
         Recipe("diffusion-5m", hidden=256, layers=5, kind="diffusion", rate=4e-3, shipped=False),
     )
