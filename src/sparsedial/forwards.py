@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from inspect import signature
 from typing import Any
 from weakref import WeakSet
@@ -71,14 +70,14 @@ class Forwards:
             self._ended(output is None)
 
     def _observation(self, given: dict[str, Any]) -> Observation:
-        told = self._told or Observation("")
-        seen = told if told.phase else replace(told, phase=self._phase(given))
-        if seen.real is None and (mask := given.get("attention_mask")) is not None:
+        phase, step, real, masked = self._told or ("", None, None, None)
+        phase = phase or self._phase(given)
+        if real is None and (mask := given.get("attention_mask")) is not None:
             tokens = given.get("input_ids")
             tokens = given.get("inputs_embeds") if tokens is None else tokens
             if tokens is not None:
-                seen = replace(seen, real=_real(mask, tokens.shape[1], seen.phase))
-        return seen
+                real = _real(mask, tokens.shape[1], phase)
+        return Observation(phase, step, real, masked)
 
     def _phase(self, given: dict[str, Any]) -> str:
         cache = given.get("past_key_values")

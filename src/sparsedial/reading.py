@@ -35,6 +35,8 @@ class Reading:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if watching() or self._apply is None:
                 return inner(*args, **kwargs)
+            if len(args) == 1 and not kwargs:
+                return inner(self._apply(args[0]))
             args, kwargs = _with_first(self._apply, args, kwargs)
             return inner(*args, **kwargs)
 

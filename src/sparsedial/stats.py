@@ -25,8 +25,7 @@ PAIRS = 1 << 20  # and of those that were routed to experts, if they are no more
 UNIT = 2.0**-32  # routing weights are added up as multiples of this: exact, and in any order the same
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """What is known about the forward under way: its phase, its denoising step, and which tokens are real.
 
     ``real`` is a boolean tensor with one entry per vector (any shape), or None where all are real. ``masked``,
