@@ -148,8 +148,7 @@ class Counters:
             good = kept >= 0
             bad = ~good
             if not all_real:
-                masks = {id(r): r.reshape(-1).to(device, non_blocking=True) for _, _, r in group if r is not None}
-                real = torch.stack([masks[id(r)] for _, _, r in group])
+                real = _masks([r for _, _, r in group if r is not None], device)
                 good, bad = good & real, bad & real
             total = good.sum(1) * width
             dropped = total - (kept * good).sum(1)
@@ -241,3 +240,10 @@ class Counters:
         )
         frame.insert(8, "sparsity", frame["dropped"] / frame["total"].where(frame["total"] > 0))
         return frame
+
+
+def _masks(real: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """One row per call, or, where all are of one forward's tokens, one for all."""
+    found = {id(r): r for r in real}
+    rows = {i: r.reshape(-1).to(device, non_blocking=True) for i, r in found.items()}
+    return torch.stack([rows[id(r)] for r in real]) if len(rows) > 1 else next(iter(rows.values()))

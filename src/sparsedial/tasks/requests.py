@@ -20,6 +20,7 @@ from sparsedial.errors import TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.tasks.base import Progress, no_progress
 
+TOGETHER = 32
 KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
@@ -89,21 +90,20 @@ def encode(name: str, instances: list[Any], coder: Any, progress: Progress = no_
     Raises:
         TaskError: a kind of request, or a generation, that cannot be done.
     """
-    contexts: dict[tuple[int, ...], int] = {}
-    requests: list[dict[str, Any]] = []
-    for done, instance in enumerate(instances):
+    for instance in instances:
         if instance.request_type not in KINDS:
             raise TaskError(f"task {name!r} asks for {instance.request_type!r}: expected one of {', '.join(KINDS)}")
+    contexts: dict[tuple[int, ...], int] = {}
+    requests: list[dict[str, Any]] = []
+    for instance, windows in zip(instances, _windows(instances, coder), strict=True):
         request = {"doc": instance.doc_id, "idx": instance.idx, "repeats": instance.repeats or 1}
         request["kind"] = instance.request_type
         if instance.request_type == "generate_until":
             context, request["until"], request["limit"], request["options"] = _generation(name, instance, coder)
             request["context"] = contexts.setdefault(tuple(context), len(contexts))
         else:
-            windows = []
-            with quietly():
-                pairs = coder.windows(instance)
-            for context, continuation in pairs:
+            request["windows"] = []
+            for context, continuation in windows:
                 if not continuation:
                     raise TaskError(
                         f"task {name!r}, document {instance.doc_id}: nothing to score: {instance.args!r:.200}"
@@ -113,11 +113,22 @@ def encode(name: str, instances: list[Any], coder: Any, progress: Progress = no_
                         f"task {name!r}, document {instance.doc_id}: {len(continuation)} tokens to score, more than "
                         f"the model's {coder.max_length}"
                     )
-                windows.append([contexts.setdefault(tuple(context), len(contexts)), list(continuation)])
-            request["windows"] = windows
+                index = contexts.setdefault(tuple(context), len(contexts))
+                request["windows"].append([index, list(continuation)])
         requests.append(request)
-        progress(done + 1, len(instances))
+        progress(len(requests), len(instances))
     return {"max_length": coder.max_length, "contexts": [list(c) for c in contexts], "requests": requests}
+
+
+def _windows(instances: list[Any], coder: Any) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """What each is to score (nothing where it is to generate), some at a time: `quietly` takes as long as a request."""
+    for start in range(0, len(instances), TOGETHER):
+        with quietly():
+            some = [
+                [] if i.request_type == "generate_until" else coder.windows(i)
+                for i in instances[start : start + TOGETHER]
+            ]
+        yield from some
 
 
 def _generation(name: str, instance: Any, coder: Any) -> tuple[list[int], list[str], int, dict[str, Any]]:
