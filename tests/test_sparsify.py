@@ -284,6 +284,45 @@ def test_compiles_as_one_graph(llama, tokens, site):
     assert compiled.stats().equals(dial.stats())
 
 
+def test_one_layer_compiled_by_itself(own_llama, tokens):
+    torch._dynamo.reset()
+    model = own_llama
+    with torch.no_grad(), sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as dial:
+        eager = model(tokens).logits
+    model.model.layers[0].compile(backend="aot_eager", fullgraph=True)
+    with torch.no_grad(), sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as compiled:
+        out = model(tokens).logits
+    torch.testing.assert_close(out, eager, rtol=1e-4, atol=1e-5)
+    assert compiled.stats().equals(dial.stats())
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_many_small_forwards_count_as_each_alone(llama, tokens, padding):
+    """The counts of small forwards share memory and wait for each other: none may end up in another's place."""
+    steps = [tokens.roll(i, 1)[:, :5] for i in range(40)]
+    mask = torch.ones_like(steps[0])
+    mask[0, :padding] = 0
+    with torch.inference_mode(), sd.sparsify(llama, "all_inputs", sd.TopP(0.8)) as together:
+        for step in steps:
+            llama(step, attention_mask=mask)
+    counted = ["dropped", "total", "tokens"]
+    alone = 0
+    for step in steps:
+        with torch.inference_mode(), sd.sparsify(llama, "all_inputs", sd.TopP(0.8)) as dial:
+            llama(step, attention_mask=mask)
+        alone = alone + dial.stats()[counted]
+    assert together.stats()[counted].equals(alone)
+
+
+def test_the_profiler_sees_the_op_by_its_name(llama, tokens):
+    with sd.sparsify(llama, "all_inputs", sd.TopP(0.8)):
+        llama(tokens)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            llama(tokens)
+    [seen] = [e for e in profile.key_averages() if e.key == "sparsedial::select"]
+    assert seen.count == 2 * llama.config.num_hidden_layers
+
+
 def test_weights_that_a_device_map_brings_in_when_needed(own_llama, tokens):
     """Accelerate replaces every module's forward, and keeps the weights elsewhere between calls."""
     from accelerate import cpu_offload

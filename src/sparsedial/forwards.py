@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsedial.errors import SpecError
+from sparsedial.kernels.op import unheard
 from sparsedial.stats import PHASES, Observation
 from sparsedial.trace import watching
 
@@ -20,11 +21,13 @@ from sparsedial.trace import watching
 class Forwards:
     """What is known about the forward under way (`seen`), from what the model is called with or what it is told.
 
-    ``ended`` is called when one is over, with whether it failed.
+    ``ended`` is called when one is over, with whether it failed. ``plain`` says that one is under way which torch
+    runs as it is written: nobody listens to the dispatcher, and no CUDA graph is captured.
     """
 
     def __init__(self, ended: Callable[[bool], None]) -> None:
         self.seen = Observation()
+        self.plain = False
         self._ended = ended
         self._told: Observation | None = None
         self._depth = 0
@@ -41,6 +44,7 @@ class Forwards:
     def forget(self) -> None:
         """Begin anew: no forward is under way, no cache has been met."""
         self._depth = 0
+        self.plain = False
         self._caches.clear()
 
     @contextmanager
@@ -60,6 +64,9 @@ class Forwards:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._depth += not watching()
             if self._depth == 1:
+                self.plain = unheard() and not (
+                    torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+                )
                 self.seen = self._observation({**dict(zip(names, args, strict=False)), **kwargs})
 
         return hook
@@ -67,6 +74,7 @@ class Forwards:
     def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._depth -= not watching()
         if self._depth == 0:
+            self.plain = False
             self._ended(output is None)
 
     def _observation(self, given: dict[str, Any]) -> Observation:

@@ -19,7 +19,7 @@ from sparsedial.kernels.op import Bound
 from sparsedial.reading import Apply, Reading, pre_hook
 from sparsedial.rows import Listed
 from sparsedial.rules import Rule
-from sparsedial.stats import Counter, Counters, Observation
+from sparsedial.stats import Call, Counter, Counters, Observation
 from sparsedial.trace import Expression, Part, watching
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class Dial:
 
         def apply(x: torch.Tensor, routed: Routed) -> torch.Tensor:
             y, kept = self._op(x)
-            self._counters.add_routed(indices, kept[routed.token] if vector == "input" else kept, routed)
+            self._counters.add(Call(indices, kept[routed.token] if vector == "input" else kept, routed=routed))
             return y
 
         self._handles.append(Tap(stack, vector, apply, partial(ffn.vector, vector)))
@@ -265,31 +265,33 @@ class Dial:
 
     def _reading(self, index: int, readers: int) -> Apply:
         """Sparsify what a projection reads; up and gate read the same x, which is done (and counted) once."""
+        select, shared = self._selecting(index), self._shared
+        if readers == 1:
+            return select
 
         def apply(x: torch.Tensor) -> torch.Tensor:
-            if readers > 1:
-                shared = self._shared.pop(index, None)
-                if shared is not None and shared[0] is x:
-                    return shared[1]
-            y = self._select(index, x)
-            if readers > 1:
-                self._shared[index] = (x, y)
+            before = shared.pop(index, None)
+            if before is not None and before[0] is x:
+                return before[1]
+            y = select(x)
+            shared[index] = (x, y)
             return y
 
         return apply
 
     def _writing(self, index: int, part: Part, value: Expression | None) -> Callable[..., torch.Tensor]:
         """Sparsify u or g where they come from: an entry of W x set to zero makes that entry of u or g zero."""
+        select = self._selecting(index)
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if watching():
                 return output
             raw = part.of(output)
             if value is None or value.part is not None:
-                new = self._select(index, raw)
+                new = select(raw)
             else:
                 vector = value({part: raw})
-                new = torch.where((self._select(index, vector) != 0) | (vector == 0), raw, 0)
+                new = torch.where((select(vector) != 0) | (vector == 0), raw, 0)
             if new.shape == output.shape:
                 return new
             output = output.clone()
@@ -301,11 +303,12 @@ class Dial:
     def _multiply(self, index: int, ffn: FFN, vector: str, module: nn.Module) -> None:
         """Sparsify u or g where they are multiplied: an entry of either that is dropped makes that of i zero."""
         dropped: list[torch.Tensor] = []
+        select = self._selecting(index)
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
             if not watching():
                 v = ffn.vector(vector, output)
-                dropped[:] = [(self._select(index, v) == 0) & (v != 0)]
+                dropped[:] = [(select(v) == 0) & (v != 0)]
 
         def apply(i: torch.Tensor) -> torch.Tensor:
             return i.masked_fill(dropped.pop().view(i.shape), 0)
@@ -313,14 +316,22 @@ class Dial:
         self._handles.append(module.register_forward_hook(hook))
         self._before(ffn.down, apply, hook=True)  # before what reads i
 
-    def _select(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        if self._wrapped is None:
-            y, kept = self._op(x, self._counters.room(x))
-        else:
-            y, kept = self._wrapped(index, x, self._forwards.seen)
-        listed = self._listed.tokens
-        self._counters.add(index, kept, listed.get(self._ffns[index // len(self._vectors)].name) if listed else None)
-        return y
+    def _selecting(self, index: int) -> Apply:
+        """What applies the rule to a counter's vectors, and counts: it runs at every layer, so it is kept short."""
+        op, counters, forwards, listed = self._op, self._counters, self._forwards, self._listed.tokens
+        alone, name = (index,), self._ffns[index // len(self._vectors)].name
+
+        def select(x: torch.Tensor) -> torch.Tensor:
+            if self._wrapped is not None:
+                y, kept = self._wrapped(index, x, forwards.seen)
+            elif forwards.plain and not torch.compiler.is_compiling():  # a layer may be compiled by itself
+                y, kept = op.direct(x, counters.room(x))
+            else:
+                y, kept = op(x)
+            counters.add(Call(alone, kept, listed.get(name) if listed else None))
+            return y
+
+        return select
 
     def _ended(self, failed: bool) -> None:
         if failed:

@@ -80,14 +80,10 @@ class Counters:
         """Memory for the counts of one call with vectors like those of ``x``, int32, uninitialised.
 
         It is made for many calls at a time, once two in a row were alike: making it is a good part of what a call
-        costs in a decode step. None where the op had better make its own: as long as they are not alike, and where
-        memory is not to be kept for later (compiling, capturing a CUDA graph).
+        costs in a decode step. None as long as they are not alike: the op makes its own.
         """
-        index = x.get_device()
-        if torch.compiler.is_compiling() or (index >= 0 and torch._C._cuda_isCurrentStreamCapturing()):
-            return None
         # Another stream's memory would be given back to that stream while this one still writes to it.
-        wanted = (x.shape[:-1], index, torch._C._cuda_getCurrentRawStream(index) if x.is_cuda else 0)
+        wanted = (x.shape[:-1], torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else None)
         if wanted != self._room_for:
             self._room_for, self._room = wanted, []
             return None
@@ -95,18 +91,12 @@ class Counters:
             self._room = list(x.new_empty((ROOM, *wanted[0]), dtype=torch.int32).unbind())
         return self._room.pop()
 
-    def add(self, counter: int, kept: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
-        """Note one call: ``kept`` int32, one entry per vector, -1 where the vector is not finite."""
-        self._pending.append(Call((counter,), kept, tokens))
-
-    def add_routed(self, counters: tuple[int, ...], kept: torch.Tensor, routed: Routed) -> None:
-        """Note one call for all experts of a layer: ``kept`` has one entry per (token, expert) pair."""
-        self._pending.append(Call(counters, kept, routed=routed))
-        self._pairs += kept.numel()
+    def add(self, call: Call) -> None:
+        """Note one call."""
+        self._pending.append(call)
 
     def forget(self) -> None:
         """Drop what was noted since the last forward (this one failed)."""
-        self._pairs -= sum(call.kept.numel() for call in self._pending if call.routed is not None)
         self._pending.clear()
 
     def close(self, seen: Observation) -> None:
@@ -118,6 +108,7 @@ class Counters:
         if not self._pending:
             return
         self._closed.append((seen, self._pending))
+        self._pairs += sum(call.kept.numel() for call in self._pending if call.routed is not None)
         self._pending = []
         few = len(self._closed) < WAITING and self._pairs <= PAIRS
         small = few and all(call.kept.numel() <= SMALL for call in self._closed[-1][1] if call.routed is None)

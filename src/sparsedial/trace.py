@@ -167,7 +167,7 @@ def trace(model: nn.Module, inputs: dict[str, Any], *args: Any) -> list[Read]:
                 handles.append(module.register_forward_hook(after, with_kwargs=True))
         model.eval()
         _watching = True
-        with torch.no_grad(), watch:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:  # what is compiled cannot be watched
             model(*args, **inputs)
     finally:
         _watching = False

@@ -63,35 +63,47 @@ def _fake(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch
     return x.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=torch.int32)
 
 
+def unheard() -> bool:
+    """Whether nobody listens to torch's dispatcher: no compiler, dispatch mode (fake tensors, tracers) or profiler."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.autograd.profiler._is_profiler_enabled
+    )
+
+
 class Bound:
-    """The op for one rule, called without torch's dispatcher where nobody listens to it.
+    """The op for one rule, for whoever calls it at every layer: a decode step is full of small calls.
 
-    A decode step is full of small calls, so what can be found out once is: the backend is chosen at the first
-    call. The dispatcher is gone through while compiling, under a dispatch mode (fake tensors, tracers), for a
-    tensor subclass, and while profiling, so that the op is seen there by its name.
+    So what can be found out once is: a device's backend is chosen at its first call.
 
-    >>> Bound("top_k", 0.5)(torch.tensor([3.0, -1.0, 2.0, 1.0]))
+    >>> bound = Bound("top_k", 0.5)
+    >>> bound(torch.tensor([3.0, -1.0, 2.0, 1.0]))
     (tensor([3., 0., 2., 0.]), tensor(2, dtype=torch.int32))
     """
 
     def __init__(self, rule: str, value: float) -> None:
         self.rule, self.value = rule, value
-        self._kernels: dict[str, Select] = {}
+        self._cpu: Select | None = None
+        self._cuda: Select | None = None
 
-    def __call__(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the op. ``kept`` is memory for the counts (int32, contiguous), used or not: what is returned has them."""
-        if (
-            torch.compiler.is_compiling()
-            or type(x) is not torch.Tensor
-            or torch._C._len_torch_dispatch_stack()
-            or torch.autograd.profiler._is_profiler_enabled
-        ):
-            return torch.ops.sparsedial.select.default(x, self.rule, self.value)
-        device = x.device.type
-        kernel = self._kernels.get(device)
-        if kernel is None:
-            kernel = self._kernels[device] = _kernel(device)
-        return kernel(x, self.rule, self.value, kept)
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the op: without the dispatcher where it is `unheard`, else through it, so that it is seen by its name."""
+        return self.direct(x) if unheard() else torch.ops.sparsedial.select.default(x, self.rule, self.value)
+
+    def direct(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same where the dispatcher is known to be `unheard`.
+
+        ``kept`` is memory for the counts (int32, contiguous), used or not: what is returned has them.
+        """
+        if type(x) is torch.Tensor:  # a subclass goes through the dispatcher too
+            if x.is_cuda:
+                self._cuda = self._cuda or _kernel("cuda")
+                return self._cuda(x, self.rule, self.value, kept)
+            if x.is_cpu:
+                self._cpu = self._cpu or _kernel("cpu")
+                return self._cpu(x, self.rule, self.value, kept)
+        return torch.ops.sparsedial.select.default(x, self.rule, self.value)
 
 
 _library.impl("select", _select, "CompositeExplicitAutograd")
