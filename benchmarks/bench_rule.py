@@ -10,6 +10,7 @@ where there is CUDA. ``--peer``: a checkout of the paper's repository, to time i
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import platform
@@ -19,6 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,72 +175,69 @@ def model(device: str, dtype: torch.dtype) -> Any:
 
 @torch.inference_mode()
 def whole_model(device: str, dtype: torch.dtype, quick: bool) -> list[dict[str, Any]]:
-    """A forward and a decode step, dense and with all_inputs sparsified and counted, in turns."""
-    net = model(device, dtype)
-    batch, length = (8, 512) if device == "cuda" else (8, 128)
-    tokens = torch.randint(net.config.vocab_size, (batch, length), device=device)
-    one = tokens[:1, :1]
-    cache = net(tokens[:1], use_cache=True).past_key_values
+    """A forward and a decode step, dense and with all_inputs sparsified and counted, in turns.
 
-    def step() -> None:
-        net(one, past_key_values=cache, use_cache=True)
-        cache.crop(-1)
+    Two models with the same weights, one of them sparsified throughout, so that a pair is measured within moments
+    and what is only done now and then (adding the counts up) is in the means.
+    """
+    dense = model(device, dtype)
+    same = {id(t): t for t in (*dense.parameters(), *dense.buffers())}
+    nets = {False: dense, True: copy.deepcopy(dense, same)}
+    batch, length = (8, 512) if device == "cuda" else (8, 128)
+    tokens = torch.randint(dense.config.vocab_size, (batch, length), device=device)
+    caches = {sparse: net(tokens[:1], use_cache=True).past_key_values for sparse, net in nets.items()}
+
+    def forward(sparse: bool) -> None:
+        nets[sparse](tokens, use_cache=False, logits_to_keep=1 if device == "cuda" else 0)
+
+    def step(sparse: bool) -> None:
+        nets[sparse](tokens[:1, :1], past_key_values=caches[sparse], use_cache=True)
+        caches[sparse].crop(-1)
 
     rows = []
     head = {"device": device, "dtype": str(dtype)[6:], "site": "all_inputs", "rule": f"top_p {P}"}
-    for what, call, burst in (
-        (
-            f"forward {batch}x{length}",
-            lambda: net(tokens, use_cache=False, logits_to_keep=1 if device == "cuda" else 0),
-            1,
-        ),
-        ("decode step", step, 8),
-    ):
-        times: dict[bool, list[float]] = {False: [], True: []}
-        ratios = []
-        for turn in range((4 if quick else 12) * (1 if burst == 1 else 3)):
-            pair = {}
-            for sparse in (False, True) if turn % 2 else (True, False):
-                if sparse:
-                    with sd.sparsify(net, site="all_inputs", rule=sd.TopP(P)):
-                        pair[sparse] = timed(call, burst)
-                else:
-                    pair[sparse] = timed(call, burst)
-            if turn:
-                ratios.append(pair[True] / pair[False])
-                for sparse in pair:
-                    times[sparse].append(pair[sparse])
-        dense, sparse_ = statistics.median(times[False]), statistics.median(times[True])
-        row = {"what": what, **head, "dense_ms": dense * 1e3, "sparse_ms": sparse_ * 1e3}
-        row |= {"over_dense": statistics.median(ratios), "least_over_least": min(times[True]) / min(times[False])}
+    for what, call, pairs in ((f"forward {batch}x{length}", forward, 12), ("decode step", step, 600)):
+        pairs = pairs // 3 if quick else pairs
+        with sd.sparsify(nets[True], site="all_inputs", rule=sd.TopP(P)):
+            for sparse in nets:
+                call(sparse)
+            times: dict[bool, list[float]] = {False: [], True: []}
+            for turn in range(pairs):
+                for sparse in (False, True) if turn % 2 else (True, False):
+                    times[sparse].append(timed(partial(call, sparse)))
+        ratios = [s / d for d, s in zip(times[False], times[True], strict=True)]
+        mean, quartiles = {s: statistics.mean(t) for s, t in times.items()}, statistics.quantiles(ratios, n=4)
+        row = {"what": what, **head}
+        row |= {f"{name}_ms": statistics.median(times[s]) * 1e3 for s, name in ((False, "dense"), (True, "sparse"))}
+        row |= {"over_dense": quartiles[1], "quartiles": [quartiles[0], quartiles[2]]}
+        row["means_over_dense"] = mean[True] / mean[False]
         if device == "cuda":
-            row["syncs_added"] = synchronisations(net, call, True) - synchronisations(net, call, False)
+            row["syncs_added"] = synchronisations(nets[True], call, True) - synchronisations(nets[False], call, False)
         rows.append(row)
         say(row)
     return rows
 
 
-def timed(call: Call, burst: int) -> float:
-    """Seconds of one call: the median of a burst, each waited for; the first is not counted in a burst."""
-    times = []
-    for _ in range(burst + 1):
-        start = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, waited for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
-def synchronisations(net: Any, call: Call, sparse: bool) -> int:
+def synchronisations(net: Any, call: Callable[[bool], None], sparse: bool) -> int:
     """Waits of the host for the device during one call, by the profiler."""
     from contextlib import nullcontext
 
     with sd.sparsify(net, site="all_inputs", rule=sd.TopP(P)) if sparse else nullcontext():
-        call()
+        call(sparse)
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            call()
+            call(sparse)
     waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense")
     return sum(event.count for event in profile.key_averages() if event.key in waits)
 
@@ -251,6 +250,7 @@ def copy_rate(device: str) -> float:
 
 
 def say(row: dict[str, Any]) -> None:
+    row = {k: [round(x, 3) for x in v] if k == "quartiles" else v for k, v in row.items()}
     cells = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" if k != "what" else str(v) for k, v in row.items())
     print(" | ".join(cells), flush=True)
 
