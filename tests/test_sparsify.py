@@ -8,6 +8,7 @@ import sparsedial as sd
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn import SITES
 from sparsedial.kernels import reference
+from sparsedial.stats import Counters
 
 MODELS = ("llama", "phi3", "gpt2")
 
@@ -225,6 +226,26 @@ def test_nothing_is_left_after_an_exception(llama, tokens):
         pass
 
 
+def test_a_forward_cut_off_by_ctrl_c_leaves_the_next_one_as_it_should_be(own_llama, tokens):
+    """Torch calls no hook then."""
+    down = own_llama.model.layers[1].mlp.down_proj
+    mask = torch.ones_like(tokens)
+    mask[:, :3] = 0
+    with torch.no_grad(), sd.sparsify(own_llama, "all_inputs", sd.TopP(0.8)) as alone:
+        own_llama(tokens)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with torch.no_grad(), sd.sparsify(own_llama, "all_inputs", sd.TopP(0.8)) as dial:
+        handle = down.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            own_llama(tokens, attention_mask=mask)
+        handle.remove()
+        own_llama(tokens)
+    assert dial.stats().equals(alone.stats())
+
+
 def test_layers_can_be_chosen(llama, tokens):
     with torch.no_grad(), sd.sparsify(llama, "gate", sd.TopP(0.9), layers=[0, 2]) as dial:
         llama(tokens)
@@ -312,6 +333,25 @@ def test_many_small_forwards_count_as_each_alone(llama, tokens, padding):
             llama(step, attention_mask=mask)
         alone = alone + dial.stats()[counted]
     assert together.stats()[counted].equals(alone)
+
+
+def test_room_for_counts_is_of_the_device_and_shape_of_the_call():
+    """Calls of two devices and of several shapes in turn, as with `device_map` or experts in a list."""
+    counters = Counters([])
+    shapes = [(2, 3), (2, 3), (5,), (5,), (2, 3), *[(1, 1)] * 200]
+    for shape in shapes:
+        for device in ("cpu", "meta"):
+            kept = counters.room(torch.empty(*shape, 8, device=device))
+            assert kept is None  # never two alike in a row
+    given, held = 0, []
+    for shape in shapes:
+        kept = counters.room(torch.empty(*shape, 8))
+        if kept is not None:
+            assert kept.shape == shape and kept.dtype == torch.int32 and kept.device.type == "cpu"
+            held.append(kept.fill_(given))
+            given += 1
+    assert given == 201  # all but the first of each run
+    assert [int(kept.reshape(-1)[0]) for kept in held] == list(range(given))  # no two in one place
 
 
 def test_the_profiler_sees_the_op_by_its_name(llama, tokens):

@@ -30,20 +30,20 @@ class Forwards:
         self.plain = False
         self._ended = ended
         self._told: Observation | None = None
-        self._depth = 0
+        self._under: list[int] = []  # the hooked modules whose forward is under way, outermost first
         self._caches: WeakSet[Any] = WeakSet()
 
     def attach(self, model: nn.Module) -> Iterator[RemovableHandle]:
         """Hook the model, and the models inside it, which may be called instead."""
-        for module in model.modules():
-            if module is model or _is_model(module):
-                begin = self._begin(tuple(signature(module.forward).parameters))
-                yield module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
-                yield module.register_forward_hook(self._end, always_call=True)
+        hooked = [module for module in model.modules() if module is model or _is_model(module)]
+        for number, module in enumerate(hooked):
+            begin = self._begin(number, tuple(signature(module.forward).parameters))
+            yield module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+            yield module.register_forward_hook(self._end, always_call=True)
 
     def forget(self) -> None:
         """Begin anew: no forward is under way, no cache has been met."""
-        self._depth = 0
+        self._under.clear()
         self.plain = False
         self._caches.clear()
 
@@ -60,10 +60,14 @@ class Forwards:
         finally:
             self._told = before
 
-    def _begin(self, names: tuple[str, ...]) -> Callable[..., None]:
+    def _begin(self, number: int, names: tuple[str, ...]) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._depth += not watching()
-            if self._depth == 1:
+            if watching():
+                return
+            if number in self._under:  # cut off by Ctrl-C, when torch calls no hook
+                self._over(failed=True)
+            self._under.append(number)
+            if len(self._under) == 1:
                 self.plain = unheard() and not (
                     torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
                 )
@@ -72,10 +76,17 @@ class Forwards:
         return hook
 
     def _end(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._depth -= not watching()
-        if self._depth == 0:
-            self.plain = False
-            self._ended(output is None)
+        if watching():
+            return
+        if self._under:
+            self._under.pop()
+        if not self._under:
+            self._over(failed=output is None)
+
+    def _over(self, failed: bool) -> None:
+        self._under.clear()
+        self.plain = False
+        self._ended(failed)
 
     def _observation(self, given: dict[str, Any]) -> Observation:
         phase, step, real, masked = self._told or ("", None, None, None)

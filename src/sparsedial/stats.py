@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PHASES = ("prefill", "generation")
 WAITING = 32  # forwards that may wait to be reduced together,
 SMALL = 256  # if they are no larger than this many vectors
-ROOM = 64  # counts of this many calls get their memory together
+ROOM = 64  # counts of so many calls, at most, get their memory together
 PAIRS = 1 << 20  # and of those that were routed to experts, if they are no more than this together
 UNIT = 2.0**-32  # routing weights are added up as multiples of this: exact, and in any order the same
 
@@ -72,6 +72,7 @@ class Counters:
         self._closed: list[tuple[Observation, list[Call]]] = []
         self._room: list[torch.Tensor] = []
         self._room_for: tuple[Any, ...] = ()
+        self._alike = 0
         self._pairs = 0  # noted and not yet added up
         self._sums: dict[tuple[torch.device, str, int | None], torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
@@ -79,16 +80,19 @@ class Counters:
     def room(self, x: torch.Tensor) -> torch.Tensor | None:
         """Memory for the counts of one call with vectors like those of ``x``, int32, uninitialised.
 
-        It is made for many calls at a time, once two in a row were alike: making it is a good part of what a call
-        costs in a decode step. None as long as they are not alike: the op makes its own.
+        Making it is a good part of what a call costs in a decode step, so it is made for several calls at a time:
+        for as many as there were alike in a row, up to ``ROOM``. None for the first: the op makes its own.
         """
         # Another stream's memory would be given back to that stream while this one still writes to it.
-        wanted = (x.shape[:-1], torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else None)
+        stream = torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else None
+        wanted = (x.shape[:-1], x.device, stream)
         if wanted != self._room_for:
-            self._room_for, self._room = wanted, []
+            self._room_for, self._room, self._alike = wanted, [], 0
             return None
+        self._alike += 1
         if not self._room:
-            self._room = list(x.new_empty((ROOM, *wanted[0]), dtype=torch.int32).unbind())
+            made = x.new_empty((min(self._alike, ROOM), *wanted[0]), dtype=torch.int32)
+            self._room = list(made.unbind())
         return self._room.pop()
 
     def add(self, call: Call) -> None:

@@ -105,6 +105,22 @@ def test_without_an_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(cpu.select(x, "top_k", 0.3)[0], reference.select(x, "top_k", 0.3)[0])
 
 
+@pytest.mark.parametrize("dtype", conformance.DTYPES, ids=str)
+def test_counts_go_where_they_are_told_to(dtype: torch.dtype) -> None:
+    x = torch.randn(5, 40).to(dtype)
+    for place in torch.full((3, 5), -7, dtype=torch.int32).unbind():
+        y, kept = cpu.select(x, "top_p", 0.8, place)
+        assert kept is place
+        want, counts = reference.select(x, "top_p", 0.8)
+        assert torch.equal(y, want) and torch.equal(kept, counts)
+
+
+def test_the_default_device_is_not_that_of_the_counts() -> None:
+    with torch.device("meta"):
+        _, kept = cpu.select(torch.ones(2, 4, device="cpu"), "top_k", 0.5)
+    assert kept.tolist() == [2, 2]
+
+
 def test_opcheck() -> None:
     for x in (torch.randn(4, 33), torch.randn(2, 3, 16).bfloat16(), torch.randn(5)):
         opcheck(torch.ops.sparsedial.select, (x, "top_p", 0.9))

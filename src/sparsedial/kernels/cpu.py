@@ -360,7 +360,7 @@ def select(
     y = torch.empty_like(x)
     shape = x.shape
     if kept is None:
-        kept = torch.empty(shape[:-1], dtype=torch.int32)
+        kept = x.new_empty(shape[:-1], dtype=torch.int32)
     size = x.numel()
     if size == 0:
         return y, kept.zero_()

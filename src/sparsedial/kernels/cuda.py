@@ -214,7 +214,7 @@ def _select(
     keep = (tl.abs(s) >= least) | (finite == 0)
     count = tl.where(finite, tl.minimum(tl.sum(keep.to(tl.int32), 0), WIDTH), -1)
     tl.store(y_ptr + row * WIDTH + index, tl.where(keep, x, 0.0), mask=index < WIDTH)
-    tl.store(kept_ptr + row, count)
+    tl.store(kept_ptr + row, count)  # one number: it may lie anywhere, and not as the first call's did
 
 
 _ready: dict[Any, Callable[..., None]] = {}  # compiled kernels, by all that a launch depends on but its addresses
@@ -242,17 +242,22 @@ def select(
     float64, and vectors wider than `WIDEST`, take the reference.
     """
     # In a decode step the host's time is what counts: nothing is asked twice, and all that can be known is looked up.
+    x = x.contiguous()
     width, index, address = x.shape[-1], x.get_device(), x.data_ptr()
     rows = x.numel() // width if width else 0
     launch = _ready.get((rule, width, x.dtype, index, rows > MANY, address % 16))
-    if launch is None or rows == 0 or not x.is_contiguous() or index != torch._C._cuda_getDevice():
+    if launch is None or rows == 0:
         return _first(x, rule, value)
     if rule == "top_k":
         value = _count(value, width)
     y = torch.empty_like(x)
     if kept is None:
         kept = x.new_empty(x.shape[:-1], dtype=torch.int32)
-    launch(rows, index, address, y.data_ptr(), kept.data_ptr(), value)
+    if index == torch._C._cuda_getDevice():
+        launch(rows, index, address, y.data_ptr(), kept.data_ptr(), value)
+    else:
+        with torch.cuda.device(index):
+            launch(rows, index, address, y.data_ptr(), kept.data_ptr(), value)
     return y, kept
 
 
