@@ -8,6 +8,7 @@ import torch
 
 import sparsedial as sd
 from sparsedial.models import load_model
+from sparsedial.reading import Reading
 from sparsedial.sources import find_model
 from sparsedial.tasks.catalogue import lm_eval_tasks
 from sparsedial.tasks.requests import quietly
@@ -54,13 +55,14 @@ def test_kept_sets_are_the_papers(lm, tasks):
     module = lm.model.model.layers[7].mlp
     examples = tasks[0].prepare(lm)
     for vector, projection in (("input", module.up_proj), ("intermediate", module.down_proj)):
-        first = projection.register_forward_pre_hook(lambda _, args: before.append(args[0]))
+        given = projection.register_forward_pre_hook(lambda _, args: before.append(args[0]))
+        read = Reading(projection, lambda x: after.append(x) or x)  # put there first, it reads what the dial leaves
         with sd.sparsify(lm.model, vector, sd.TopP(0.9)) as dial:
             before.clear()
-            last = projection.register_forward_pre_hook(lambda _, args: after.append(args[0]))
+            after.clear()
             tasks[0].score(lm, examples, dial)
-        first.remove()
-        last.remove()
+        given.remove()
+        read.remove()
         x, y = (torch.cat([t.flatten(0, 1) for t in seen]).double().numpy() for seen in (before, after))
         order = np.argsort(-np.abs(x), axis=1, kind="stable")
         mass = np.take_along_axis(np.abs(x), order, 1).cumsum(1)
@@ -69,4 +71,3 @@ def test_kept_sets_are_the_papers(lm, tasks):
         kept = np.zeros_like(x, dtype=bool)
         np.put_along_axis(kept, order, np.arange(x.shape[1])[None] < fewest[:, None], 1)
         assert np.array_equal(y != 0, kept)
-        after.clear()
