@@ -167,6 +167,16 @@ def test_the_caller_may_say_what_a_forward_is(llama, tokens):
         pass
 
 
+def test_what_the_caller_says_must_be_about_these_tokens(llama, tokens):
+    with torch.no_grad(), sd.sparsify(llama, "input", sd.TopP(0.9)) as dial:
+        few = dial.observe(real=torch.ones(47, dtype=torch.bool))
+        with pytest.raises(SpecError, match="47 entries for a forward of 48 tokens"), few:
+            llama(tokens)
+        with dial.observe(real=torch.ones(48, dtype=torch.bool)):
+            llama(inputs_embeds=llama.get_input_embeddings()(tokens))
+    assert set(dial.stats()["total"]) == {48 * 32}
+
+
 def test_keyword_arguments_and_tuples_pass_through():
     class Layer(nn.Module):
         def __init__(self):

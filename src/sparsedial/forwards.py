@@ -91,7 +91,9 @@ class Forwards:
     def _observation(self, given: dict[str, Any]) -> Observation:
         phase, step, real, masked = self._told or ("", None, None, None)
         phase = phase or self._phase(given)
-        if real is None and (mask := given.get("attention_mask")) is not None:
+        if real is not None:
+            _check_size(real, given)
+        elif (mask := given.get("attention_mask")) is not None:
             tokens = given.get("input_ids")
             tokens = given.get("inputs_embeds") if tokens is None else tokens
             if tokens is not None:
@@ -144,6 +146,19 @@ class Telling:
 def _is_model(module: nn.Module) -> bool:
     """A Hugging Face model: it takes the attention mask and the cache, called directly or by a wrapper."""
     return hasattr(module, "config") and hasattr(module, "get_input_embeddings")
+
+
+def _check_size(real: torch.Tensor, given: dict[str, Any]) -> None:
+    """Raise SpecError where what a caller says of the tokens cannot be about those of this forward."""
+    ids = [given.get(name) for name in ("input_ids", "decoder_input_ids")]
+    embedded = [given.get(name) for name in ("inputs_embeds", "decoder_inputs_embeds")]
+    sizes = [t.numel() for t in ids if isinstance(t, torch.Tensor)]
+    sizes += [t.shape[:-1].numel() for t in embedded if isinstance(t, torch.Tensor)]
+    if sizes and real.numel() not in sizes:
+        raise SpecError(
+            f"observe(real=): {real.numel()} entries for a forward of {sizes[0]} tokens: give one per token, and in "
+            "`generate`, where each forward has other tokens, leave it out and pass attention_mask"
+        )
 
 
 def _real(mask: Any, length: int, phase: str) -> torch.Tensor | None:

@@ -155,6 +155,10 @@ class Dial:
             step: the denoising step of a diffusion model.
             real: boolean, one entry per token of the forward's input; by default ``attention_mask``.
             masked: boolean likewise: which tokens a diffusion model is still to fill in.
+
+        Raises:
+            SpecError: an unknown phase; or, by a forward inside, ``real`` with another number of entries than it has
+                tokens.
         """
         with self._forwards.told(phase, step, real, masked):
             yield
