@@ -180,7 +180,7 @@ def test_lm_evals_own_command_line_gives_the_same(folder, lm, name):
         import lm_eval
         from lm_eval.tasks import TaskManager
 
-        import sparsedial.tasks.plugin  # noqa: F401
+        import sparsedial.tasks.plugin  # noqa: F401  # registers the model with lm-eval
 
         found = lm_eval.simple_evaluate(
             model="sparsedial",

@@ -245,11 +245,12 @@ def select(
     x = x.contiguous()
     width, index, address = x.shape[-1], x.get_device(), x.data_ptr()
     rows = x.numel() // width if width else 0
-    launch = _ready.get((rule, width, x.dtype, index, rows > MANY, address % 16))
+    key = (rule, width, x.dtype, index, rows > MANY, address % 16)
+    launch = _ready.get(key)
     if launch is None or rows == 0:
-        return _first(x, rule, value)
+        return _first(x, rule, value, key)
     if rule == "top_k":
-        value = _count(value, width)
+        value = float(reference.top_k(value, width))
     y = torch.empty_like(x)
     if kept is None:
         kept = x.new_empty(x.shape[:-1], dtype=torch.int32)
@@ -261,34 +262,28 @@ def select(
     return y, kept
 
 
-def _first(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The long way: everything is looked at, and the kernel compiled if it is not yet."""
+def _first(x: torch.Tensor, rule: str, value: float, key: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The long way: a contiguous x is looked at in every way, and the kernel compiled and kept under ``key``."""
     width = x.shape[-1]
     dtype = _DTYPES.get(x.dtype)
     if width > WIDEST or dtype is None or x.numel() == 0:
         return reference.select(x, rule, value)
     if not (x.is_cuda or _INTERPRETED):
         raise SpecError(f"the triton backend needs a CUDA tensor (or TRITON_INTERPRET=1), got one on {x.device}")
-    x = x.contiguous()
     y = torch.empty_like(x)
     kept = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     rows = x.numel() // width
     block = max(triton.next_power_of_2(width), 16)
     constants = (width, block, RULES[rule], dtype, _spread(width))
     if rule == "top_k":
-        value = _count(value, width)
+        value = float(reference.top_k(value, width))
     if _INTERPRETED:
         _select[(rows, 1, 1)](x, y, kept, value, *constants)
         return y, kept
     with torch.cuda.device(x.device):
         kernel = _select[(rows, 1, 1)](x, y, kept, value, *constants, **_options(block, rows))
-    key = (rule, width, x.dtype, x.device.index, rows > MANY, x.data_ptr() % 16)
     _ready[key] = _launcher(kernel, constants)
     return y, kept
-
-
-def _count(value: float, width: int) -> float:
-    return float(min(width, math.floor(value * width + 0.5)))
 
 
 def _launcher(kernel: Any, constants: tuple[Any, ...]) -> Callable[..., None]:

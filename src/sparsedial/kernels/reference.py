@@ -46,7 +46,7 @@ def select(
             kept = (mass < value * mass[:, -1:]).sum(-1) + 1  # the entry that reaches it is kept
             kept = torch.minimum(kept, (ordered > 0).sum(-1))
     elif rule == "top_k":
-        kept = torch.full_like(order[:, 0], min(width, math.floor(value * width + 0.5)))
+        kept = torch.full_like(order[:, 0], top_k(value, width))
     elif rule == "max_p":
         kept = ((ordered >= value * ordered[:, :1]) & (ordered > 0)).sum(-1)
     else:
@@ -56,3 +56,12 @@ def select(
     y = torch.where(keep, rows, torch.zeros((), dtype=x.dtype, device=x.device))
     kept = torch.where(finite, kept, -1).to(torch.int32)
     return y.reshape(x.shape), kept.reshape(x.shape[:-1])
+
+
+def top_k(value: float, width: int) -> int:
+    """How many of ``width`` entries the rule of that name keeps.
+
+    >>> top_k(0.5, 5), top_k(1.0, 5), top_k(0.0, 5)
+    (3, 5, 0)
+    """
+    return min(width, math.floor(value * width + 0.5))
