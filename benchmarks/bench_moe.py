@@ -107,8 +107,8 @@ def check(layer: Layer, x: torch.Tensor, names: list[str], ffns: Any) -> dict[st
     seen["every pair is counted"] = int(dial.stats()["tokens"].sum()) == pairs
     with sd.sparsify(layer, "intermediate", sd.TopP(P), ffns=ffns) as dial:
         layer(x)
-        dial._counters.reduce()  # the first time, constants go to the device
-        waited = waits(lambda: (layer(x), dial._counters.reduce()), x)
+        dial._selecting.counters.reduce()  # the first time, constants go to the device
+        waited = waits(lambda: (layer(x), dial._selecting.counters.reduce()), x)
     seen["nobody waits for the device who did not"] = not waited or waits(lambda: layer(x), x)
     seen["sparsity"] = dial.sparsity()
     if not all(v for k, v in seen.items() if isinstance(v, bool)):
@@ -143,7 +143,7 @@ def seconds(call: Call, x: torch.Tensor, burst: int, dial: Any = None) -> float:
     for _ in range(burst):
         call()
     if isinstance(dial, Dial):
-        dial._counters.reduce()
+        dial._selecting.counters.reduce()
     if x.is_cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / burst

@@ -485,7 +485,7 @@ def test_many_forwards_are_reduced_together_and_none_is_lost(qwen, monkeypatch):
     with sd.sparsify(qwen, "all_inputs", sd.TopP(0.8)) as often:
         for _ in range(7):
             qwen(**given)
-            assert sum(len(calls) for _, calls in often._counters._closed) * 36 <= 300
+            assert sum(len(calls) for _, calls in often._selecting.counters._closed) * 36 <= 300
     counts = ["dropped", "total", "tokens"]
     assert (often.stats()[counts] == 7 * once.stats()[counts]).all(axis=None)
 

@@ -345,6 +345,41 @@ def test_many_small_forwards_count_as_each_alone(llama, tokens, padding):
     assert together.stats()[counted].equals(alone)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_tokens_that_come_one_at_a_time_count_as_ever(name, tokens, request, monkeypatch):
+    """They take a way of their own: the same steps with the reference, which has none."""
+    model = request.getfixturevalue(name)
+
+    def steps(backend):
+        monkeypatch.setenv("SPARSEDIAL_BACKEND", backend)
+        logits = []
+        with sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as dial:
+            with torch.inference_mode():
+                cache = model(tokens[:1, :4], use_cache=True).past_key_values
+                for i in range(4, 8):
+                    mask = torch.ones(1, i + 1, dtype=torch.int64)
+                    mask[0, -1] = i != 5  # a padding token
+                    logits.append(model(tokens[:1, i : i + 1], attention_mask=mask, past_key_values=cache).logits)
+            dial.stats()
+            logits.append(model(tokens[:1, :1]).logits)  # with gradients; a prefill of one
+            for step in (0, 1, 1):
+                with torch.no_grad(), dial.observe(step=step):
+                    logits.append(model(tokens[1:, step : step + 1]).logits)
+            with pytest.raises(IndexError), torch.no_grad():
+                model(torch.full((1, 1), 1000))  # beyond the vocabulary
+            handle = model.get_output_embeddings().register_forward_pre_hook(lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError), torch.no_grad():
+                model(tokens[:1, :1])  # fails when all is counted
+            handle.remove()
+            model(tokens[:1, 3:4])
+        return torch.cat([x.flatten() for x in logits]), dial
+
+    (want, reference), (got, dial) = steps("reference"), steps("cpu")
+    assert dial._selecting._places is not None and reference._selecting._places is None
+    assert torch.equal(got, want) and dial.stats().equals(reference.stats())
+    assert set(dial.stats()["phase"]) == {"prefill", "generation"} and dial.stats()["step"].nunique() == 2
+
+
 def test_room_for_counts_is_of_the_device_and_shape_of_the_call():
     """Calls of two devices and of several shapes in turn, as with `device_map` or experts in a list."""
     counters = Counters([])

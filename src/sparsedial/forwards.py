@@ -22,12 +22,14 @@ class Forwards:
     """What is known about the forward under way (`seen`), from what the model is called with or what it is told.
 
     ``ended`` is called when one is over, with whether it failed. ``plain`` says that one is under way which torch
-    runs as it is written: nobody listens to the dispatcher, and no CUDA graph is captured.
+    runs as it is written: nobody listens to the dispatcher, and no CUDA graph is captured. ``lone`` says that it is,
+    besides, of a single token, which is real, and on the CPU.
     """
 
     def __init__(self, ended: Callable[[bool], None]) -> None:
         self.seen = Observation()
         self.plain = False
+        self.lone = False
         self._ended = ended
         self._told: Observation | None = None
         self._under: list[int] = []  # the hooked modules whose forward is under way, outermost first
@@ -44,7 +46,7 @@ class Forwards:
     def forget(self) -> None:
         """Begin anew: no forward is under way, no cache has been met."""
         self._under.clear()
-        self.plain = False
+        self.plain = self.lone = False
         self._caches.clear()
 
     @contextmanager
@@ -71,7 +73,9 @@ class Forwards:
                 self.plain = unheard() and not (
                     torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
                 )
-                self.seen = self._observation({**dict(zip(names, args, strict=False)), **kwargs})
+                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                self.seen = self._observation(given)
+                self.lone = self.plain and _is_lone(given.get("input_ids"), self.seen.real)
 
         return hook
 
@@ -85,7 +89,7 @@ class Forwards:
 
     def _over(self, failed: bool) -> None:
         self._under.clear()
-        self.plain = False
+        self.plain = self.lone = False
         self._ended(failed)
 
     def _observation(self, given: dict[str, Any]) -> Observation:
@@ -108,8 +112,10 @@ class Forwards:
             length = cache.get_seq_length()
         except (AttributeError, ValueError):  # a cache of another kind, or with no attention layer
             length = None
+        if isinstance(length, int) and length > 0:
+            return "generation"
         # A static cache's length lives on the device: one met before holds tokens, without asking it.
-        filled = length > 0 if isinstance(length, int) else cache in self._caches
+        filled = not isinstance(length, int) and cache in self._caches
         self._caches.add(cache)
         return "generation" if filled else "prefill"
 
@@ -141,6 +147,12 @@ class Telling:
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = None
+
+
+def _is_lone(tokens: torch.Tensor | None, real: torch.Tensor | None) -> bool:
+    if tokens is None or tokens.numel() != 1 or not tokens.is_cpu:
+        return False
+    return real is None or (real.is_cpu and real.numel() == 1 and bool(real))
 
 
 def _is_model(module: nn.Module) -> bool:

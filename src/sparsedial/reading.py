@@ -28,28 +28,34 @@ class Reading:
 
     def __init__(self, module: nn.Module, apply: Apply) -> None:
         self._module = module
-        self._apply: Apply | None = apply
         self._own = vars(module).get("forward")  # one that somebody else has put there already
         inner = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if watching() or self._apply is None:
-                return inner(*args, **kwargs)
             if len(args) == 1 and not kwargs:
-                return inner(self._apply(args[0]))
-            args, kwargs = _with_first(self._apply, args, kwargs)
+                return inner(apply(args[0]))
+            args, kwargs = _with_first(apply, args, kwargs)
             return inner(*args, **kwargs)
 
+        def stop() -> None:
+            nonlocal apply
+            apply = _same
+
+        self._stop = stop
         self._forward = module.forward = forward
 
     def remove(self) -> None:
         """Leave the module as it was; where another has been put on top since, only pass on what comes."""
         if vars(self._module).get("forward") is not self._forward:
-            self._apply = None
+            self._stop()
         elif self._own is None:
             del self._module.forward
         else:
             self._module.forward = self._own
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def pre_hook(module: nn.Module, apply: Apply) -> RemovableHandle:

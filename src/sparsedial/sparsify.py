@@ -14,19 +14,14 @@ from torch import nn
 
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn import FFN, FFNs, check_site, find_ffns
-from sparsedial.forwards import Forwards
-from sparsedial.kernels.op import Bound
-from sparsedial.reading import Apply, Reading, pre_hook
-from sparsedial.rows import Listed
+from sparsedial.reading import Reading, pre_hook
 from sparsedial.rules import Rule
-from sparsedial.stats import Call, Counter, Counters, Observation
+from sparsedial.selecting import Around, Selecting
+from sparsedial.stats import Counter
 from sparsedial.trace import Expression, Part, watching
 
 if TYPE_CHECKING:
-    from sparsedial.experts import Routed, Tap
-
-Selecting = Callable[[int, torch.Tensor, Observation], tuple[torch.Tensor, torch.Tensor]]
-Around = Callable[[int, torch.Tensor, Observation, Selecting], tuple[torch.Tensor, torch.Tensor]]
+    from sparsedial.experts import Tap
 
 _attached: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # down projection -> vectors taken
 
@@ -76,21 +71,17 @@ class Dial:
 
     def __init__(self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule) -> None:
         self.site, self.rule = site, rule
-        self._op = Bound(rule.name, rule.value)
         self._model, self._ffns = model, ffns
         self._vectors = ("input", "intermediate") if site == "all_inputs" else (site,)
-        self._counters = Counters(
+        self._selecting = Selecting(
+            rule,
             [
                 Counter(f.layer, f.name, v, f.expert, f.hidden if v == "input" else f.width, f.mixture)
                 for f in ffns
                 for v in self._vectors
-            ]
+            ],
         )
         self._handles: list[torch.utils.hooks.RemovableHandle | Reading | Tap] = []
-        self._forwards = Forwards(self._ended)
-        self._listed = Listed(lambda: self._forwards.seen.real)
-        self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._wrapped: Selecting | None = None
 
     def __enter__(self) -> Dial:
         self._take()
@@ -102,11 +93,11 @@ class Dial:
                     continue
                 if ffn.mixture is not None and vector == self._vectors[0]:
                     block = self._model.get_submodule(ffn.mixture.rpartition(".")[0])
-                    self._handles += self._listed.attach(block, ffn.up.module, ffn.name)
+                    self._handles += self._selecting.listed.attach(block, ffn.up.module, ffn.name)
                 self._attach(index, ffn, vector)
             for (stack, vector), counters in stacks.items():
                 self._tap(stack, vector, counters)
-            self._handles += self._forwards.attach(self._model)
+            self._handles += self._selecting.forwards.attach(self._model)
         except BaseException:
             self.__exit__()
             raise
@@ -121,22 +112,21 @@ class Dial:
             taken.difference_update(self._vectors)
             if not taken:
                 _attached.pop(ffn.down, None)
-        self._flush()
-        self._forwards.forget()
-        self._listed.detach()
+        self._selecting.settle()
+        self._selecting.forwards.forget()
+        self._selecting.listed.detach()
 
     @property
     def counters(self) -> Sequence[Counter]:
         """What is counted, one entry per FFN and vector: ``wrap`` is told their indices."""
-        return self._counters.counters
+        return self._selecting.counters.counters
 
     def wrap(self, around: Around) -> None:
         """Put ``around(counter, x, seen, inner)`` around the rule; what is put last is outermost.
 
         It returns y and kept, as ``inner(counter, x, seen)`` does, which it may ask.
         """
-        inner: Selecting = self._wrapped or (lambda _, x, __: self._op(x))
-        self._wrapped = lambda counter, x, seen: around(counter, x, seen, inner)
+        self._selecting.wrap(around)
 
     @contextmanager
     def observe(
@@ -160,7 +150,7 @@ class Dial:
             SpecError: an unknown phase; or, by a forward inside, ``real`` with another number of entries than it has
                 tokens.
         """
-        with self._forwards.told(phase, step, real, masked):
+        with self._selecting.forwards.told(phase, step, real, masked):
             yield
 
     def stats(self) -> pd.DataFrame:
@@ -179,14 +169,14 @@ class Dial:
                 be told from tokens among what an expert in a list read.
             NonFiniteError: a vector held a NaN or Inf; the message names the layers.
         """
-        self._flush()
-        if self._listed.lost:
-            names = ", ".join(sorted(self._listed.lost)[:3])
+        self._selecting.settle()
+        if lost := self._selecting.listed.lost:
+            names = ", ".join(sorted(lost)[:3])
             raise AttachError(
                 f"which tokens {names} read could not be followed, so padding would have been counted: "
                 "run without padding (one row at a time), or leave that layer out with layers="
             )
-        table = self._counters.table()
+        table = self._selecting.counters.table()
         bad = table[table["nonfinite"] > 0]
         if len(bad):
             where = ", ".join(f"{r.module} ({r.site}: {r.nonfinite} vectors)" for r in bad.itertuples())
@@ -198,9 +188,7 @@ class Dial:
         # Of experts, the module that holds them all: one that no token was sent to is in the table, with no data.
         silent = list(
             dict.fromkeys(
-                f"{c.mixture or c.module} ({c.site})"
-                for c in self._counters.counters
-                if (c.module, c.site) not in counted
+                f"{c.mixture or c.module} ({c.site})" for c in self.counters if (c.module, c.site) not in counted
             )
         )
         if silent:
@@ -232,10 +220,10 @@ class Dial:
 
     def _attach(self, index: int, ffn: FFN, vector: str) -> None:
         if vector == "input":
-            for reader in ffn.readers:
-                self._before(reader, self._reading(index, readers=len(ffn.readers)))
+            apply = self._selecting.at(index) if len(ffn.readers) == 1 else self._selecting.shared(index)
+            self._handles += [Reading(reader, apply) for reader in ffn.readers]
         elif vector == "intermediate":
-            self._before(ffn.down, self._reading(index, readers=1))
+            self._handles.append(Reading(ffn.down, self._selecting.at(index)))
         else:
             part, value = (ffn.gate, ffn.gate_value) if vector == "gate" else (ffn.up, ffn.up_value)
             if part is None:
@@ -257,35 +245,12 @@ class Dial:
             )
         indices = tuple(counters[e] for e in range(held))
 
-        def apply(x: torch.Tensor, routed: Routed) -> torch.Tensor:
-            y, kept = self._op(x)
-            self._counters.add(Call(indices, kept[routed.token] if vector == "input" else kept, routed=routed))
-            return y
-
+        apply = self._selecting.routed(indices, by_token=vector == "input")
         self._handles.append(Tap(stack, vector, apply, partial(ffn.vector, vector)))
-
-    def _before(self, module: nn.Module, apply: Apply, hook: bool = False) -> None:
-        self._handles.append(pre_hook(module, apply) if hook else Reading(module, apply))
-
-    def _reading(self, index: int, readers: int) -> Apply:
-        """Sparsify what a projection reads; up and gate read the same x, which is done (and counted) once."""
-        select, shared = self._selecting(index), self._shared
-        if readers == 1:
-            return select
-
-        def apply(x: torch.Tensor) -> torch.Tensor:
-            before = shared.pop(index, None)
-            if before is not None and before[0] is x:
-                return before[1]
-            y = select(x)
-            shared[index] = (x, y)
-            return y
-
-        return apply
 
     def _writing(self, index: int, part: Part, value: Expression | None) -> Callable[..., torch.Tensor]:
         """Sparsify u or g where they come from: an entry of W x set to zero makes that entry of u or g zero."""
-        select = self._selecting(index)
+        select = self._selecting.at(index)
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if watching():
@@ -307,7 +272,7 @@ class Dial:
     def _multiply(self, index: int, ffn: FFN, vector: str, module: nn.Module) -> None:
         """Sparsify u or g where they are multiplied: an entry of either that is dropped makes that of i zero."""
         dropped: list[torch.Tensor] = []
-        select = self._selecting(index)
+        select = self._selecting.at(index)
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
             if not watching():
@@ -318,35 +283,7 @@ class Dial:
             return i.masked_fill(dropped.pop().view(i.shape), 0)
 
         self._handles.append(module.register_forward_hook(hook))
-        self._before(ffn.down, apply, hook=True)  # before what reads i
-
-    def _selecting(self, index: int) -> Apply:
-        """What applies the rule to a counter's vectors, and counts: it runs at every layer, so it is kept short."""
-        op, counters, forwards, listed = self._op, self._counters, self._forwards, self._listed.tokens
-        alone, name = (index,), self._ffns[index // len(self._vectors)].name
-
-        def select(x: torch.Tensor) -> torch.Tensor:
-            if self._wrapped is not None:
-                y, kept = self._wrapped(index, x, forwards.seen)
-            elif forwards.plain and not torch.compiler.is_compiling():  # a layer may be compiled by itself
-                y, kept = op.direct(x, counters.room(x))
-            else:
-                y, kept = op(x)
-            counters.add(Call(alone, kept, listed.get(name) if listed else None))
-            return y
-
-        return select
-
-    def _ended(self, failed: bool) -> None:
-        if failed:
-            self._counters.forget()
-        self._flush()
-
-    def _flush(self) -> None:
-        self._shared.clear()
-        self._listed.tokens.clear()
-        self._counters.close(self._forwards.seen)
-        self._forwards.seen = Observation()
+        self._handles.append(pre_hook(ffn.down, apply))  # before what reads i
 
 
 def _choose(ffns: FFNs, layers: Iterable[int] | None) -> list[FFN]:

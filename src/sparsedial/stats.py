@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -98,6 +99,10 @@ class Counters:
     def add(self, call: Call) -> None:
         """Note one call."""
         self._pending.append(call)
+
+    def tally(self, seen: Observation, added: np.ndarray) -> None:
+        """Add what was counted already: of each counter, dropped and total entries and vectors that are not finite."""
+        self._sums_of(torch.device("cpu"), seen.phase, seen.step)[:, :3] += torch.from_numpy(added)
 
     def forget(self) -> None:
         """Drop what was noted since the last forward (this one failed)."""

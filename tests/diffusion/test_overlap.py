@@ -199,9 +199,9 @@ def test_a_reused_mask_leaves_what_is_not_finite(masked_llama):
     with sd.sparsify(masked_llama, "input", sd.TopP(0.5)) as dial:
         Reuse(dial, 2)
         x = torch.randn(1, 3, 32)
-        y = [dial._wrapped(0, x, type("Seen", (), {"step": 0}))]
+        y = [dial._selecting._around(0, x, type("Seen", (), {"step": 0}))]
         x[0, 1, 4] = torch.nan
-        y.append(dial._wrapped(0, x, type("Seen", (), {"step": 1})))
+        y.append(dial._selecting._around(0, x, type("Seen", (), {"step": 1})))
     assert y[1][1].tolist()[0][1] == -1
     assert torch.equal(y[1][0][0, 1].isnan(), x[0, 1].isnan())
     assert (y[1][0][0, 0] != 0).sum() == y[0][1][0, 0]

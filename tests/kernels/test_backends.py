@@ -20,9 +20,28 @@ from sparsedial.errors import SpecError
 from sparsedial.kernels import apply_rule, cpu, op, reference
 from sparsedial.rules import TopK, TopP
 
+
+def in_place(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every vector at one place, after the other: each search begins where the one before ended."""
+    if x.numel() == 0:
+        return cpu.select(x, rule, value)
+    places = cpu.Places([x.shape[-1]], rule, value)
+    select, rows, kept = places.at(0), [], []
+    for row in x.reshape(-1, x.shape[-1]):
+        y = select(row.contiguous())
+        assert y is not None
+        rows.append(y)
+        places.end()
+        [[dropped, total, bad]] = places.take()
+        assert total == (1 - bad) * row.numel()
+        kept.append(-1 if bad else total - dropped)
+    return torch.stack(rows).view(x.shape), torch.tensor(kept, dtype=torch.int32).view(x.shape[:-1])
+
+
 BACKENDS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "reference": reference.select,
     "cpu": cpu.select,
+    "cpu, in one place": in_place,
 }
 WIDTHS = (1, 2, 31, 33, 576, 4097)
 
@@ -90,6 +109,32 @@ def test_strides(backend: str) -> None:
     x = torch.randn(40, 6, 20)
     for view in (x.transpose(0, 2), x[::2, :, 1::3], x[:, :1].expand(40, 5, 20), x.mT):
         conformance.check(BACKENDS[backend], view, "top_p", 0.8)
+
+
+def test_places_count_the_rounds_that_end() -> None:
+    places = cpu.Places([8, 8, 4], "top_k", 0.25)
+    first, second, other = (places.at(i) for i in range(3))
+    x = torch.randn(1, 8)
+    first(x), first(x), second(x)
+    assert not places.take().any()  # the round is under way
+    places.end()
+    first(x)
+    places.cancel()
+    other(torch.randn(4))
+    other(torch.tensor([1.0, float("nan"), 0.0, 0.0]))
+    places.end()
+    second(x)
+    assert places.take().tolist() == [[12, 16, 0], [6, 8, 0], [3, 4, 1]]
+    places.end()
+    assert places.take().tolist() == [[0, 0, 0], [6, 8, 0], [0, 0, 0]]
+
+
+def test_what_does_not_fit_a_place() -> None:
+    select = cpu.Places([8], "top_k", 0.25).at(0)
+    others = (torch.randn(2, 8), torch.randn(8, 1), torch.randn(4), torch.randn(1, 16)[:, ::2])
+    assert all(select(x) is None for x in (*others, torch.nn.Parameter(torch.randn(8)), torch.empty(8, device="meta")))
+    for x in (torch.randn(8), torch.randn(1, 1, 8).half(), torch.randn(1, 8)):
+        assert torch.equal(select(x), reference.select(x, "top_k", 0.25)[0])
 
 
 def test_many_rows_on_all_threads() -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from sparsedial.errors import SpecError
-from sparsedial.sparsify import Dial, Selecting
+from sparsedial.selecting import Inner
+from sparsedial.sparsify import Dial
 from sparsedial.stats import Observation
 
 STATES = ("masked", "revealed")
@@ -89,7 +90,7 @@ class Steps:
         dial.wrap(self._around)
 
     def _around(
-        self, counter: int, x: torch.Tensor, seen: Observation, inner: Selecting
+        self, counter: int, x: torch.Tensor, seen: Observation, inner: Inner
     ) -> tuple[torch.Tensor, torch.Tensor]:
         y, kept = inner(counter, x, seen)
         if seen.step is not None and self.counters[counter].expert is None:
@@ -196,7 +197,7 @@ class Reuse:
             dial.wrap(self._around)
 
     def _around(
-        self, counter: int, x: torch.Tensor, seen: Observation, inner: Selecting
+        self, counter: int, x: torch.Tensor, seen: Observation, inner: Inner
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if seen.step is None or counter in self._experts:
             return inner(counter, x, seen)

@@ -1,10 +1,4 @@
-"""The CPU backend: each vector's threshold found by interpolation, then settled exactly in float64.
-
-No sort. A rule keeps the entries above a threshold ``t`` and, of those equal to it, the first few;
-so the work is to find ``t``. With q(t) the mass (top-p) or the number (top-k) of entries at or above
-``t``, a bracket ``lo <= t < hi`` with ``q(lo) >= target > q(hi)`` is narrowed by vectorised passes
-over a copy of the magnitudes that stays in cache, starting from the row before; when few entries are
-left inside, the search goes on among these alone. All sums are float64.
+"""The CPU backend: `sparsedial.kernels.search` over the vectors of a tensor.
 
 Threads are torch's own (its OpenMP runtime runs our loop), so there is no second pool to fight with.
 """
@@ -13,25 +7,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]  # numba exports it untyped
+from numba import carray, cfunc, types  # type: ignore[attr-defined]  # numba exports it untyped
 from numba.extending import intrinsic
 
-RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
-TOP_P, TOP_K = RULES["top_p"], RULES["top_k"]
-BF16, F16 = 16, 13  # left shifts
-FEW = 32  # candidates that are cheaper to sort than to split further
+from sparsedial.kernels.search import BF16, F16, RULES, plain, row, scratch
+
 CHUNK = 16384  # elements a thread claims at a time
 SERIAL = 32768  # elements below which waking the other threads costs more than it brings
-
-_sums = njit(inline="never", cache=True, fastmath={"reassoc", "nsz", "contract"})  # leaf loops only; never on NaN
-_plain = njit(cache=True, error_model="numpy")
 
 
 @intrinsic
@@ -55,250 +43,70 @@ def _claim(typingctx: Any, words: Any, index: Any, amount: Any) -> Any:
     return types.int64(words, types.int64, types.int64), codegen
 
 
-@_plain
-def _largest(bits):
-    top = bits[0]
-    for i in range(bits.size):
-        top = max(top, bits[i])
-    return top
-
-
-class Scratch(NamedTuple):
-    """One thread's memory."""
-
-    a: Any  # the row's magnitudes
-    bits: Any  # the same memory, as integers
-    inside: Any  # one byte per entry
-    words: Any  # the same memory, eight entries at a time
-    few: Any  # the last candidates
-    at: Any  # one number
-    at_bits: Any  # its bits
-    warm: Any  # where the next row's search begins
-
-
-@_plain
-def _load(x, a, bits, shift):
-    """A row's magnitudes into scratch ``a`` (``bits`` is the same memory); whether all are finite.
-
-    All on the bits, so that no float flag can optimise the check away. ``shift`` moves a 16-bit
-    float's bits to where float32 has them.
-    """
-    if shift == BF16:
-        for i in range(x.size):
-            bits[i] = (x[i] & 0x7FFF) << BF16
-    elif shift == F16:
-        for i in range(x.size):
-            bits[i] = (x[i] & 0x7FFF) << F16
-        if _largest(bits) >= 0x7C00 << F16:
-            return False
-        for i in range(x.size):
-            a[i] *= np.float32(2.0**112)  # from float16's exponent bias to float32's; exact, subnormals too
-    elif bits.itemsize == 8:
-        for i in range(x.size):
-            bits[i] = x[i] & 0x7FFFFFFFFFFFFFFF
-        return _largest(bits) < 0x7FF0000000000000
-    else:
-        for i in range(x.size):
-            bits[i] = x[i] & 0x7FFFFFFF
-    return _largest(bits) < 0x7F800000
-
-
-@_sums
-def _total(a):
-    total = 0.0
-    for i in range(a.size):
-        total += np.float64(a[i])
-    return total
-
-
-@_sums
-def _mass(a, t):
-    total = 0.0
-    for i in range(a.size):
-        total += np.float64(a[i]) if a[i] >= t else 0.0
-    return total
-
-
-@_sums
-def _count(a, t):
-    n = np.int32(0)
-    for i in range(a.size):
-        n += np.int32(1) if a[i] >= t else np.int32(0)
-    return n
-
-
-@_plain
-def _gather(a, lo, hi, few, inside, words):
-    """The entries in [lo, hi), of which there are at most ``FEW``, into ``few``; how many there are."""
-    for i in range(a.size):
-        inside[i] = (a[i] >= lo) & (a[i] < hi)
-    n = 0
-    for word in range(words.size):  # the same memory as `inside`, eight entries at a time
-        if words[word]:
-            for i in range(word * 8, min(word * 8 + 8, a.size)):
-                few[n] = a[i]
-                n += inside[i]  # rather than a branch, which the processor could not foresee
-    return n
-
-
-@_plain
-def _search(scratch, step, by_mass, target, total, tiny):
-    """The threshold, how many entries at or above it there are, and how many of those stay.
-
-    ``warm`` holds where the search begins: the threshold in units of the mean magnitude, and the
-    slope of q there in units of q's total; it is updated for the next row.
-    """
-    a, bits, inside, words, few, at, at_bits, warm = scratch
-    width = a.size
-    at_bits[0] = 0
-    unit = total / width if by_mass else _total(a) / width
-    lo, lo_bits, q_lo, n_lo = at[0], 0, total, width
-    hi_bits = _largest(bits) + step
-    at_bits[0] = hi_bits
-    hi, q_hi, n_hi = at[0], 0.0, 0
-    first_t, first_q, tries = 0.0, 0.0, 0
-    while n_lo - n_hi > FEW and hi_bits - lo_bits > step:
-        if tries == 0:
-            t = warm[0] * unit
-        elif tries == 1:  # a Newton step, and a little beyond, so that the root lies between the two
-            gap = target - first_q
-            reach = 4.0 * (first_t if by_mass else 1.0)
-            t = first_t + (gap * 1.15 + (reach if gap > 0 else -reach)) / warm[1] * (unit / total)
-        else:  # a secant step through the bracket, again a little beyond, on the side that leaves less
-            share = (target - q_hi) / (q_lo - q_hi)
-            share = share * 1.1 + 0.03 if share < 0.5 else share * 1.1 - 0.13
-            t = hi + (lo - hi) * share
-        at[0] = t
-        t_bits = (at_bits[0] + (step - 1)) & ~(step - 1)
-        if not (lo < t < hi) or t_bits <= lo_bits or t_bits >= hi_bits or (tries > 8 and tries % 2 == 0):
-            t_bits = (lo_bits + (hi_bits - lo_bits) // 2) & ~(step - 1)
-        at_bits[0] = t_bits
-        n = _count(a, at[0])
-        q = _mass(a, at[0]) if by_mass else np.float64(n)
-        if tries == 0:
-            first_t, first_q = np.float64(at[0]), q
-        elif tries == 1 and first_q != q:
-            warm[1] = (q - first_q) / (at[0] - first_t) * (unit / total)
-        if q >= target:
-            lo, lo_bits, q_lo, n_lo = at[0], t_bits, q, n
-        else:
-            hi, hi_bits, q_hi, n_hi = at[0], t_bits, q, n
-        tries += 1
-    if hi_bits - lo_bits <= step:  # every candidate equals lo
-        t, n, above, q = lo, n_lo, n_hi, q_hi
-    else:  # the same search among the few candidates, one by one
-        found = _gather(a, lo, hi, few, inside, words)
-        few[found:] = -1
-        t, beyond, q = (tiny if by_mass and lo == 0 else lo), hi, q_hi
-        for i in range(found):
-            v = few[i]
-            if t < v < beyond:
-                more = q_hi + (_mass(few, v) if by_mass else np.float64(_count(few, v)))
-                if more >= target:
-                    t = v
-                else:
-                    beyond, q = v, more
-        n, above = n_hi + _count(few, t), n_hi + _count(few, beyond)
-    kept = above
-    while kept < n and (q < target or kept == above):  # of those equal to t, as many as it takes
-        q += np.float64(t) if by_mass else 1.0
-        kept += 1
-    if unit > 0.0:
-        warm[0] = t / unit
-    return t, n, kept
-
-
-@_plain
-def _row(x, y, scratch, shift, rule, value):
-    """Apply the rule to one vector of raw bits ``x``; the number kept."""
-    a, bits, at, at_bits = scratch.a, scratch.bits, scratch.at, scratch.at_bits
-    real = a.dtype.type
-    tiny = np.nextafter(real(0), real(1))
-    width = x.size
-    if not _load(x, a, bits, shift):
-        y[:] = x
-        return -1
-    t, n, kept = real(np.inf), 0, 0  # nothing
-    if rule == TOP_P:
-        total = _total(a)
-        if value == 1.0 and total > 0.0:
-            t = tiny
-            n = kept = _count(a, t)
-        elif value > 0.0 and total > 0.0:
-            t, n, kept = _search(scratch, 1 << shift, True, value * total, total, tiny)
-    elif rule == TOP_K:
-        kept = min(width, math.floor(value * width + 0.5))
-        if kept == width:
-            t, n = real(0), width
-        elif kept > 0:
-            t, n, kept = _search(scratch, 1 << shift, False, np.float64(kept), np.float64(width), tiny)
-    else:
-        at_bits[0] = _largest(bits)
-        exact = value * np.float64(at[0])
-        t = real(exact)
-        if np.float64(t) < exact:
-            t = np.nextafter(t, real(np.inf))
-        t = max(t, tiny)
-        n = kept = _count(a, t)
-    zero = x.dtype.type(0)
-    for i in range(width):
-        y[i] = x[i] if a[i] >= t else zero
-    i = width
-    while n > kept:  # ties: the last ones go
-        i -= 1
-        if a[i] == t:
-            y[i] = zero
-            n -= 1
-    return kept
-
-
 class _Call(ctypes.Structure):
-    """What `_work` reads: 8 words."""
+    """What `_work` reads, in words of eight bytes; from ``round`` on for `Places` only."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("x", "y", "kept", "rows", "width", "rule")),
         ("value", ctypes.c_double),
-        ("next", ctypes.c_int64),
+        ("next", ctypes.c_int64),  # the first row that no thread has claimed yet
+        ("round", ctypes.c_int64),  # where the number of the round under way is
+        *((name, ctypes.c_double) for name in ("threshold", "slope")),  # where the search begins
+        *((name, ctypes.c_int64) for name in ("dropped", "total", "bad")),  # of rounds that are over
+        *((name, ctypes.c_int64) for name in ("last", "last_dropped", "last_total", "last_bad")),  # of the last
+        *((f"unused_{i}", ctypes.c_int64) for i in range(6)),  # to whole cache lines
     )
 
 
-@_plain
+X, Y, KEPT, ROWS, WIDTH, RULE, VALUE, NEXT, ROUND, THRESHOLD, _, COUNTED, _, _, LAST, NOW, _, _ = range(18)
+WORDS = ctypes.sizeof(_Call) // 8
+
+
+@plain
 def _work(call, x_type, a_type, bits_type, shift):
     """What each thread does: claim rows and work them, until none is left."""
-    args = carray(call, 8)
-    rows, width, rule = args[3], args[4], args[5]
-    value = args.view(np.float64)[6]
-    x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
-    y = carray(_pointer(args[1], x_type), (rows, width))
-    kept = carray(_pointer(args[2], np.int32), (rows,))
-    a = np.empty(width, a_type)
-    words = np.zeros((width + 7) // 8, np.uint64)
-    inside = words.view(np.uint8)
-    bits = a.view(bits_type)
-    few = np.empty(FEW + 1, a_type)  # `_gather` writes before it decides
-    at = np.empty(1, a_type)  # one number and its bits
-    at_bits = at.view(bits_type)
-    warm = np.empty(2, np.float64)
-    # A cold start: the threshold of a normal vector (top-p), of a Laplace one (top-k).
-    z = math.sqrt(-2.0 * math.log(max(value, 1e-9)))
-    warm[0], warm[1] = 1.2533 * z, -0.8 * max(z * value, 1e-3)
-    if rule == TOP_K:
-        warm[0], warm[1] = z * z / 2, -max(value, 1e-3)
-    scratch = Scratch(a, bits, inside, words, few, at, at_bits, warm)
+    words = carray(call, WORDS)
+    reals = words.view(np.float64)
+    rows, width, rule, value = words[ROWS], words[WIDTH], words[RULE], reals[VALUE]
+    x = carray(_pointer(words[X], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
+    y = carray(_pointer(words[Y], x_type), (rows, width))
+    kept = carray(_pointer(words[KEPT], np.int32), (rows,))
+    memory = scratch(width, a_type, bits_type)
+    if words[ROUND]:
+        n = row(x[0], y[0], memory, reals[THRESHOLD : THRESHOLD + 2], shift, rule, value)
+        this = carray(_pointer(words[ROUND], np.int64), 1)[0]
+        if words[LAST] != this:
+            words[LAST] = this
+            words[COUNTED : COUNTED + 3] += words[NOW : NOW + 3]
+            words[NOW : NOW + 3] = 0
+        if n < 0:
+            words[NOW + 2] += 1
+        else:
+            words[NOW] += width - n
+            words[NOW + 1] += width
+        return
+    warm = np.zeros(2)
     chunk = max(1, CHUNK // width)
-    first = _claim(call, 7, chunk)
+    first = _claim(call, NEXT, chunk)
     while first < rows:
-        for row in range(first, min(rows, first + chunk)):
-            kept[row] = _row(x[row], y[row], scratch, shift, rule, value)
-        first = _claim(call, 7, chunk)
+        for i in range(first, min(rows, first + chunk)):
+            kept[i] = row(x[i], y[i], memory, warm, shift, rule, value)
+        first = _claim(call, NEXT, chunk)
+
+
+class _Compiled(NamedTuple):
+    """`_work` for one dtype; ``run`` calls it with the address of a `_Call`."""
+
+    address: int
+    run: Callable[[int], None]
 
 
 _SIGNATURE = types.void(types.CPointer(types.int64))
 
 
 @functools.cache
-def _compiled(dtype: torch.dtype) -> Any:
-    """The C function of ``_work`` for one dtype: compiled on first use, then cached on disk."""
+def _compiled(dtype: torch.dtype) -> _Compiled:
+    """Compiled on first use, then cached on disk."""
     if dtype == torch.float32:
 
         @cfunc(_SIGNATURE, cache=True)
@@ -323,7 +131,8 @@ def _compiled(dtype: torch.dtype) -> Any:
         def work(call):
             _work(call, np.int64, np.float64, np.int64, 0)
 
-    return work, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(work.address or 0))
+    address = int(work.address or 0)
+    return _Compiled(address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))
 
 
 @functools.cache
@@ -338,15 +147,15 @@ def _fork_join() -> Any:
     return parallel
 
 
-def _parallel(work: Any, run: Callable[..., None], call: Any, threads: int) -> None:
+def _parallel(work: _Compiled, call: int, threads: int) -> None:
     parallel = _fork_join()
     if parallel is not None:
-        parallel(work.address, ctypes.addressof(call), threads, 0)
+        parallel(work.address, call, threads, 0)
         return
-    others = [threading.Thread(target=run, args=(ctypes.addressof(call),)) for _ in range(threads - 1)]
+    others = [threading.Thread(target=work.run, args=(call,)) for _ in range(threads - 1)]
     for thread in others:
         thread.start()
-    run(ctypes.addressof(call))
+    work.run(call)
     for thread in others:
         thread.join()
 
@@ -355,7 +164,7 @@ def select(
     x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The op on a CPU tensor: see `sparsedial.kernels.reference.select`, whose answer it gives."""
-    work, run = _compiled(x.dtype)
+    work = _compiled(x.dtype)
     x = x.contiguous()
     y = torch.empty_like(x)
     shape = x.shape
@@ -365,10 +174,73 @@ def select(
     if size == 0:
         return y, kept.zero_()
     width = shape[-1]
-    call = _Call(x.data_ptr(), y.data_ptr(), kept.data_ptr(), size // width, width, RULES[rule], value, 0)
+    call = _Call(x.data_ptr(), y.data_ptr(), kept.data_ptr(), size // width, width, RULES[rule], value)
     threads = torch.get_num_threads() if size > SERIAL and size > width else 1
     if threads > 1:
-        _parallel(work, run, call, threads)
+        _parallel(work, ctypes.addressof(call), threads)
     else:
-        run(ctypes.addressof(call))
+        work.run(ctypes.addressof(call))
     return y, kept
+
+
+class Places:
+    """The op where single vectors come again and again: at the layers of a model that decodes.
+
+    There a call costs what it touches, for each layer's weights drive everything else from the caches. So a
+    place's arguments stay laid out, its search begins where its last one ended, and the kernel adds up what
+    it drops.
+
+    Vectors come in rounds (a model's forwards), of which one may fail: `end` says that it did not.
+
+    >>> places = Places([4], "top_p", 0.7)
+    >>> select = places.at(0)
+    >>> select(torch.tensor([[4.0, -3.0, 2.0, 1.0]])), places.end(), places.take()
+    (tensor([[ 4., -3.,  0.,  0.]]), None, array([[2, 4, 0]]))
+    """
+
+    def __init__(self, widths: Sequence[int], rule: str, value: float) -> None:
+        self._round = ctypes.c_int64(1)
+        where = ctypes.addressof(self._round)
+        calls = [_Call(0, 0, 0, 1, width, RULES[rule], value, round=where) for width in widths]
+        self._calls = (_Call * len(widths))(*calls)
+        self._words = np.frombuffer(memoryview(self._calls), np.int64).reshape(-1, WORDS)
+
+    def at(self, place: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
+        """What applies the rule to one vector: a contiguous CPU tensor of the place's width; None to anything else."""
+        call = self._calls[place]
+        address, width = ctypes.addressof(call), call.width
+        plain, empty_like = torch.Tensor, torch.empty_like
+        dtype, run = None, None
+
+        def select(x: torch.Tensor) -> torch.Tensor | None:
+            nonlocal dtype, run
+            if not (type(x) is plain and x.is_cpu and x.is_contiguous() and x.numel() == width == x.shape[-1]):
+                return None
+            if x.dtype is not dtype:
+                dtype, run = x.dtype, _compiled(x.dtype).run
+            y = empty_like(x)
+            call.x, call.y = x.data_ptr(), y.data_ptr()
+            run(address)
+            return y
+
+        return select
+
+    def end(self) -> None:
+        """This round is over."""
+        self._round.value += 1
+
+    def cancel(self) -> None:
+        """This round failed: what it had is not counted."""
+        self._words[self._words[:, LAST] == self._round.value, NOW : NOW + 3] = 0
+
+    def take(self) -> np.ndarray:
+        """Of each place, and no longer kept: dropped and total entries, and vectors that are not finite; int64.
+
+        Of rounds that are over: what the one under way has so far is left for another time.
+        """
+        over = self._words[:, LAST] != self._round.value
+        counted, now = self._words[:, COUNTED : COUNTED + 3], self._words[:, NOW : NOW + 3]
+        taken = counted + now * over[:, None]
+        counted[:] = 0
+        now[over] = 0
+        return taken

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -104,6 +106,12 @@ class Bound:
                 self._cpu = self._cpu or _kernel("cpu")
                 return self._cpu(x, self.rule, self.value, kept)
         return torch.ops.sparsedial.select.default(x, self.rule, self.value)
+
+    def places(self, widths: Sequence[int]) -> Any:
+        """The `sparsedial.kernels.cpu.Places` for vectors of these widths, or None where another backend is in use."""
+        kernel = _kernel("cpu")
+        made = getattr(sys.modules[kernel.__module__], "Places", None)
+        return made and made(widths, self.rule, self.value)
 
 
 _library.impl("select", _select, "CompositeExplicitAutograd")

@@ -1,0 +1,245 @@
+"""Threshold search on the CPU, compiled by numba: one vector at a time, exact, without a sort.
+
+A rule keeps the entries above a threshold ``t`` and, of those equal to it, the first few; so the work
+is to find ``t``. With q(t) the mass (top-p) or the number (top-k) of entries at or above ``t``, a
+bracket ``lo <= t < hi`` with ``q(lo) >= target > q(hi)`` is narrowed by vectorised passes over a copy
+of the magnitudes that stays in cache, starting from where another search ended; when few entries are
+left inside, the search goes on among these alone. All sums are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
+TOP_P, TOP_K = RULES["top_p"], RULES["top_k"]
+BF16, F16 = 16, 13  # left shifts
+FEW = 32  # candidates that are cheaper to sort than to split further
+
+_sums = njit(inline="never", cache=True, fastmath={"reassoc", "nsz", "contract"})  # leaf loops only; never on NaN
+plain = njit(cache=True, error_model="numpy")
+
+
+@plain
+def _largest(bits):
+    top = bits[0]
+    for i in range(bits.size):
+        top = max(top, bits[i])
+    return top
+
+
+class Scratch(NamedTuple):
+    """One thread's memory."""
+
+    a: Any  # the row's magnitudes
+    bits: Any  # the same memory, as integers
+    inside: Any  # one byte per entry
+    words: Any  # the same memory, eight entries at a time
+    few: Any  # the last candidates
+    at: Any  # one number
+    at_bits: Any  # its bits
+
+
+@plain
+def scratch(width, a_type, bits_type):
+    """Memory to search vectors of one width in."""
+    a = np.empty(width, a_type)
+    words = np.zeros((width + 7) // 8, np.uint64)
+    few = np.empty(FEW + 1, a_type)  # `_gather` writes before it decides
+    at = np.empty(1, a_type)
+    return Scratch(a, a.view(bits_type), words.view(np.uint8), words, few, at, at.view(bits_type))
+
+
+@plain
+def _cold(warm, by_mass, share):
+    """A first search begins at the threshold of a normal vector (top-p), of a Laplace one (top-k)."""
+    z = math.sqrt(-2.0 * math.log(max(share, 1e-9)))
+    if by_mass:
+        warm[0], warm[1] = 1.2533 * z, -0.8 * max(z * share, 1e-3)
+    else:
+        warm[0], warm[1] = z * z / 2, -max(share, 1e-3)
+
+
+@plain
+def _load(x, a, bits, shift):
+    """A row's magnitudes into scratch ``a`` (``bits`` is the same memory); whether all are finite.
+
+    All on the bits, so that no float flag can optimise the check away. ``shift`` moves a 16-bit
+    float's bits to where float32 has them.
+    """
+    if shift == BF16:
+        for i in range(x.size):
+            bits[i] = (x[i] & 0x7FFF) << BF16
+    elif shift == F16:
+        for i in range(x.size):
+            bits[i] = (x[i] & 0x7FFF) << F16
+        if _largest(bits) >= 0x7C00 << F16:
+            return False
+        for i in range(x.size):
+            a[i] *= np.float32(2.0**112)  # from float16's exponent bias to float32's; exact, subnormals too
+    elif bits.itemsize == 8:
+        for i in range(x.size):
+            bits[i] = x[i] & 0x7FFFFFFFFFFFFFFF
+        return _largest(bits) < 0x7FF0000000000000
+    else:
+        for i in range(x.size):
+            bits[i] = x[i] & 0x7FFFFFFF
+    return _largest(bits) < 0x7F800000
+
+
+@_sums
+def _total(a):
+    total = 0.0
+    for i in range(a.size):
+        total += np.float64(a[i])
+    return total
+
+
+@_sums
+def _mass(a, t):
+    total = 0.0
+    for i in range(a.size):
+        total += np.float64(a[i]) if a[i] >= t else 0.0
+    return total
+
+
+@_sums
+def _count(a, t):
+    n = np.int32(0)
+    for i in range(a.size):
+        n += np.int32(1) if a[i] >= t else np.int32(0)
+    return n
+
+
+@plain
+def _gather(a, lo, hi, few, inside, words):
+    """The entries in [lo, hi), of which there are at most ``FEW``, into ``few``; how many there are."""
+    for i in range(a.size):
+        inside[i] = (a[i] >= lo) & (a[i] < hi)
+    n = 0
+    for word in range(words.size):  # the same memory as `inside`, eight entries at a time
+        if words[word]:
+            for i in range(word * 8, min(word * 8 + 8, a.size)):
+                few[n] = a[i]
+                n += inside[i]  # rather than a branch, which the processor could not foresee
+    return n
+
+
+@plain
+def _search(scratch, warm, step, by_mass, target, total, tiny):
+    """The threshold, how many entries at or above it there are, and how many of those stay.
+
+    ``warm`` holds where the search begins: the threshold in units of the mean magnitude, and the
+    slope of q there in units of q's total; it is updated for the next row.
+    """
+    a, bits, inside, words, few, at, at_bits = scratch
+    if warm[1] == 0.0:
+        _cold(warm, by_mass, target / total)
+    width = a.size
+    at_bits[0] = 0
+    unit = total / width if by_mass else _total(a) / width
+    lo, lo_bits, q_lo, n_lo = at[0], 0, total, width
+    hi_bits = _largest(bits) + step
+    at_bits[0] = hi_bits
+    hi, q_hi, n_hi = at[0], 0.0, 0
+    first_t, first_q, tries = 0.0, 0.0, 0
+    while n_lo - n_hi > FEW and hi_bits - lo_bits > step:
+        if tries == 0:
+            t = warm[0] * unit
+        elif tries == 1:  # a Newton step, and a little beyond, so that the root lies between the two
+            gap = target - first_q
+            reach = 4.0 * (first_t if by_mass else 1.0)
+            t = first_t + (gap * 1.15 + (reach if gap > 0 else -reach)) / warm[1] * (unit / total)
+        else:  # a secant step through the bracket, again a little beyond, on the side that leaves less
+            share = (target - q_hi) / (q_lo - q_hi)
+            share = share * 1.1 + 0.03 if share < 0.5 else share * 1.1 - 0.13
+            t = hi + (lo - hi) * share
+        at[0] = t
+        t_bits = (at_bits[0] + (step - 1)) & ~(step - 1)
+        if not (lo < t < hi) or t_bits <= lo_bits or t_bits >= hi_bits or (tries > 8 and tries % 2 == 0):
+            t_bits = (lo_bits + (hi_bits - lo_bits) // 2) & ~(step - 1)
+        at_bits[0] = t_bits
+        n = _count(a, at[0])
+        q = _mass(a, at[0]) if by_mass else np.float64(n)
+        if tries == 0:
+            first_t, first_q = np.float64(at[0]), q
+        elif tries == 1 and first_q != q:
+            warm[1] = (q - first_q) / (at[0] - first_t) * (unit / total)
+        if q >= target:
+            lo, lo_bits, q_lo, n_lo = at[0], t_bits, q, n
+        else:
+            hi, hi_bits, q_hi, n_hi = at[0], t_bits, q, n
+        tries += 1
+    if hi_bits - lo_bits <= step:  # every candidate equals lo
+        t, n, above, q = lo, n_lo, n_hi, q_hi
+    else:  # the same search among the few candidates, one by one
+        found = _gather(a, lo, hi, few, inside, words)
+        few[found:] = -1
+        t, beyond, q = (tiny if by_mass and lo == 0 else lo), hi, q_hi
+        for i in range(found):
+            v = few[i]
+            if t < v < beyond:
+                more = q_hi + (_mass(few, v) if by_mass else np.float64(_count(few, v)))
+                if more >= target:
+                    t = v
+                else:
+                    beyond, q = v, more
+        n, above = n_hi + _count(few, t), n_hi + _count(few, beyond)
+    kept = above
+    while kept < n and (q < target or kept == above):  # of those equal to t, as many as it takes
+        q += np.float64(t) if by_mass else 1.0
+        kept += 1
+    if unit > 0.0:
+        warm[0] = t / unit
+    return t, n, kept
+
+
+@plain
+def row(x, y, scratch, warm, shift, rule, value):
+    """Apply the rule to one vector of raw bits ``x``; the number kept, or -1 where it is not finite.
+
+    ``warm``, two float64, is where the search begins, zeros before the first: see `_search`.
+    """
+    a, bits, at, at_bits = scratch.a, scratch.bits, scratch.at, scratch.at_bits
+    real = a.dtype.type
+    tiny = np.nextafter(real(0), real(1))
+    width = x.size
+    if not _load(x, a, bits, shift):
+        y[:] = x
+        return -1
+    t, n, kept = real(np.inf), 0, 0  # nothing
+    if rule == TOP_P:
+        total = _total(a)
+        if value == 1.0 and total > 0.0:
+            t = tiny
+            n = kept = _count(a, t)
+        elif value > 0.0 and total > 0.0:
+            t, n, kept = _search(scratch, warm, 1 << shift, True, value * total, total, tiny)
+    elif rule == TOP_K:
+        kept = min(width, math.floor(value * width + 0.5))
+        if kept == width:
+            t, n = real(0), width
+        elif kept > 0:
+            t, n, kept = _search(scratch, warm, 1 << shift, False, np.float64(kept), np.float64(width), tiny)
+    else:
+        at_bits[0] = _largest(bits)
+        exact = value * np.float64(at[0])
+        t = real(exact)
+        if np.float64(t) < exact:
+            t = np.nextafter(t, real(np.inf))
+        t = max(t, tiny)
+        n = kept = _count(a, t)
+    zero = x.dtype.type(0)
+    for i in range(width):
+        y[i] = x[i] if a[i] >= t else zero
+    i = width
+    while n > kept:  # ties: the last ones go
+        i -= 1
+        if a[i] == t:
+            y[i] = zero
+            n -= 1
+    return kept
