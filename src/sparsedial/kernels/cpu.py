@@ -9,14 +9,14 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numba import carray, cfunc, types  # type: ignore[attr-defined]  # numba exports it untyped
 from numba.extending import intrinsic
 
-from sparsedial.kernels.search import BF16, F16, RULES, plain, row, scratch
+from sparsedial.kernels.search import BF16, F16, FEW, RULES, Scratch, plain, row, scratch
 
 CHUNK = 16384  # elements a thread claims at a time
 SERIAL = 32768  # elements below which waking the other threads costs more than it brings
@@ -44,95 +44,108 @@ def _claim(typingctx: Any, words: Any, index: Any, amount: Any) -> Any:
 
 
 class _Call(ctypes.Structure):
-    """What `_work` reads, in words of eight bytes; from ``round`` on for `Places` only."""
+    """What `_work` reads: 8 words."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("x", "y", "kept", "rows", "width", "rule")),
         ("value", ctypes.c_double),
-        ("next", ctypes.c_int64),  # the first row that no thread has claimed yet
-        ("round", ctypes.c_int64),  # where the number of the round under way is
-        *((name, ctypes.c_double) for name in ("threshold", "slope")),  # where the search begins
-        *((name, ctypes.c_int64) for name in ("dropped", "total", "bad")),  # of rounds that are over
-        *((name, ctypes.c_int64) for name in ("last", "last_dropped", "last_total", "last_bad")),  # of the last
-        *((f"unused_{i}", ctypes.c_int64) for i in range(6)),  # to whole cache lines
+        ("next", ctypes.c_int64),
     )
-
-
-X, Y, KEPT, ROWS, WIDTH, RULE, VALUE, NEXT, ROUND, THRESHOLD, _, COUNTED, _, _, LAST, NOW, _, _ = range(18)
-WORDS = ctypes.sizeof(_Call) // 8
 
 
 @plain
 def _work(call, x_type, a_type, bits_type, shift):
     """What each thread does: claim rows and work them, until none is left."""
-    words = carray(call, WORDS)
-    reals = words.view(np.float64)
-    rows, width, rule, value = words[ROWS], words[WIDTH], words[RULE], reals[VALUE]
-    x = carray(_pointer(words[X], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
-    y = carray(_pointer(words[Y], x_type), (rows, width))
-    kept = carray(_pointer(words[KEPT], np.int32), (rows,))
-    memory = scratch(width, a_type, bits_type)
-    if words[ROUND]:
-        n = row(x[0], y[0], memory, reals[THRESHOLD : THRESHOLD + 2], shift, rule, value)
-        this = carray(_pointer(words[ROUND], np.int64), 1)[0]
-        if words[LAST] != this:
-            words[LAST] = this
-            words[COUNTED : COUNTED + 3] += words[NOW : NOW + 3]
-            words[NOW : NOW + 3] = 0
-        if n < 0:
-            words[NOW + 2] += 1
-        else:
-            words[NOW] += width - n
-            words[NOW + 1] += width
-        return
-    warm = np.zeros(2)
+    args = carray(call, 8)
+    rows, width, rule = args[3], args[4], args[5]
+    value = args.view(np.float64)[6]
+    x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
+    y = carray(_pointer(args[1], x_type), (rows, width))
+    kept = carray(_pointer(args[2], np.int32), (rows,))
+    memory, warm = scratch(width, a_type, bits_type), np.zeros(2)
     chunk = max(1, CHUNK // width)
-    first = _claim(call, NEXT, chunk)
+    first = _claim(call, 7, chunk)
     while first < rows:
         for i in range(first, min(rows, first + chunk)):
             kept[i] = row(x[i], y[i], memory, warm, shift, rule, value)
-        first = _claim(call, NEXT, chunk)
+        first = _claim(call, 7, chunk)
 
 
-class _Compiled(NamedTuple):
-    """`_work` for one dtype; ``run`` calls it with the address of a `_Call`."""
+class _Place(ctypes.Structure):
+    """What `_single` reads and writes: 16 words, two cache lines."""
 
-    address: int
-    run: Callable[[int], None]
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("width", "rule")),
+        ("value", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("memory", "round")),  # where they are
+        *((name, ctypes.c_double) for name in ("threshold", "slope")),  # where the search begins
+        *((name, ctypes.c_int64) for name in ("dropped", "total", "bad")),  # of rounds that are over
+        *((name, ctypes.c_int64) for name in ("last", "last_dropped", "last_total", "last_bad")),  # of the last
+        *((name, ctypes.c_int64) for name in ("unused", "unused_too")),
+    )
 
 
-_SIGNATURE = types.void(types.CPointer(types.int64))
+WARM, COUNTED, LAST = 5, 7, 10  # the words from "threshold", "dropped" and "last" on
+
+
+@plain
+def _single(place, x, y, x_type, a_type, bits_type, shift):
+    """One vector at its place."""
+    words = carray(place, 16)
+    reals = words.view(np.float64)
+    width, rule, value, memory = words[0], words[1], reals[2], words[3]
+    a = carray(_pointer(memory, a_type), (width,))  # type: ignore[call-arg]  # as above
+    inside = carray(_pointer(memory + 8 * width, np.uint64), ((width + 7) // 8,))
+    few = carray(_pointer(memory + 16 * width + 8, a_type), (FEW + 1,))
+    at = carray(_pointer(memory + 16 * width + 16 + 8 * FEW, a_type), (1,))
+    inside[-1] = 0  # the vector's end need not fill it
+    own = Scratch(a, a.view(bits_type), inside.view(np.uint8), inside, few, at, at.view(bits_type))
+    bits, out = carray(_pointer(x, x_type), (width,)), carray(_pointer(y, x_type), (width,))
+    n = row(bits, out, own, reals[WARM : WARM + 2], shift, rule, value)
+    this = carray(_pointer(words[4], np.int64), (1,))[0]
+    if words[LAST] != this:
+        words[LAST] = this
+        for i in range(3):
+            words[COUNTED + i] += words[LAST + 1 + i]
+            words[LAST + 1 + i] = 0
+    if n < 0:
+        words[LAST + 3] += 1
+    else:
+        words[LAST + 1] += width - n
+        words[LAST + 2] += width
+
+
+_RAW = {  # per dtype: its bits, its magnitudes, their bits, and how far the bits lie apart
+    torch.float32: (np.int32, np.float32, np.int32, 0),
+    torch.bfloat16: (np.int16, np.float32, np.int32, BF16),
+    torch.float16: (np.int16, np.float32, np.int32, F16),
+    torch.float64: (np.int64, np.float64, np.int64, 0),
+}
 
 
 @functools.cache
-def _compiled(dtype: torch.dtype) -> _Compiled:
-    """Compiled on first use, then cached on disk."""
-    if dtype == torch.float32:
+def _compiled(dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
+    """`_work` for one dtype, its address and itself: compiled on first use, then cached on disk."""
+    x_type, a_type, bits_type, shift = _RAW[dtype]
 
-        @cfunc(_SIGNATURE, cache=True)
-        def work(call):
-            _work(call, np.int32, np.float32, np.int32, 0)
-
-    elif dtype == torch.bfloat16:
-
-        @cfunc(_SIGNATURE, cache=True)
-        def work(call):
-            _work(call, np.int16, np.float32, np.int32, BF16)
-
-    elif dtype == torch.float16:
-
-        @cfunc(_SIGNATURE, cache=True)
-        def work(call):
-            _work(call, np.int16, np.float32, np.int32, F16)
-
-    else:
-
-        @cfunc(_SIGNATURE, cache=True)
-        def work(call):
-            _work(call, np.int64, np.float64, np.int64, 0)
+    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
+    def work(call):
+        _work(call, x_type, a_type, bits_type, shift)
 
     address = int(work.address or 0)
-    return _Compiled(address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))
+    return address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+@functools.cache
+def _compiled_single(dtype: torch.dtype) -> Callable[[int, int, int], None]:
+    """`_single` likewise. No other Python thread runs meanwhile: they share the memory, and it is soon over."""
+    x_type, a_type, bits_type, shift = _RAW[dtype]
+
+    @cfunc(types.void(types.CPointer(types.int64), types.int64, types.int64), cache=True)
+    def single(place, x, y):
+        _single(place, x, y, x_type, a_type, bits_type, shift)
+
+    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(int(single.address or 0))
 
 
 @functools.cache
@@ -147,15 +160,15 @@ def _fork_join() -> Any:
     return parallel
 
 
-def _parallel(work: _Compiled, call: int, threads: int) -> None:
+def _parallel(address: int, run: Callable[[int], None], call: int, threads: int) -> None:
     parallel = _fork_join()
     if parallel is not None:
-        parallel(work.address, call, threads, 0)
+        parallel(address, call, threads, 0)
         return
-    others = [threading.Thread(target=work.run, args=(call,)) for _ in range(threads - 1)]
+    others = [threading.Thread(target=run, args=(call,)) for _ in range(threads - 1)]
     for thread in others:
         thread.start()
-    work.run(call)
+    run(call)
     for thread in others:
         thread.join()
 
@@ -164,7 +177,7 @@ def select(
     x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The op on a CPU tensor: see `sparsedial.kernels.reference.select`, whose answer it gives."""
-    work = _compiled(x.dtype)
+    address, run = _compiled(x.dtype)
     x = x.contiguous()
     y = torch.empty_like(x)
     shape = x.shape
@@ -174,12 +187,12 @@ def select(
     if size == 0:
         return y, kept.zero_()
     width = shape[-1]
-    call = _Call(x.data_ptr(), y.data_ptr(), kept.data_ptr(), size // width, width, RULES[rule], value)
+    call = _Call(x.data_ptr(), y.data_ptr(), kept.data_ptr(), size // width, width, RULES[rule], value, 0)
     threads = torch.get_num_threads() if size > SERIAL and size > width else 1
     if threads > 1:
-        _parallel(work, ctypes.addressof(call), threads)
+        _parallel(address, run, ctypes.addressof(call), threads)
     else:
-        work.run(ctypes.addressof(call))
+        run(ctypes.addressof(call))
     return y, kept
 
 
@@ -188,9 +201,7 @@ class Places:
 
     There a call costs what it touches, for each layer's weights drive everything else from the caches. So a
     place's arguments stay laid out, its search begins where its last one ended, and the kernel adds up what
-    it drops.
-
-    Vectors come in rounds (a model's forwards), of which one may fail: `end` says that it did not.
+    it drops. Vectors come in rounds (a model's forwards), of which one may fail: `end` says that it did not.
 
     >>> places = Places([4], "top_p", 0.7)
     >>> select = places.at(0)
@@ -200,15 +211,14 @@ class Places:
 
     def __init__(self, widths: Sequence[int], rule: str, value: float) -> None:
         self._round = ctypes.c_int64(1)
-        where = ctypes.addressof(self._round)
-        calls = [_Call(0, 0, 0, 1, width, RULES[rule], value, round=where) for width in widths]
-        self._calls = (_Call * len(widths))(*calls)
-        self._words = np.frombuffer(memoryview(self._calls), np.int64).reshape(-1, WORDS)
+        self._memory = np.empty(2 * max(widths) + FEW + 3)
+        where = self._memory.ctypes.data, ctypes.addressof(self._round)
+        self._places = (_Place * len(widths))(*(_Place(width, RULES[rule], value, *where) for width in widths))
+        self._words = np.frombuffer(memoryview(self._places), np.int64).reshape(-1, 16)
 
     def at(self, place: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
         """What applies the rule to one vector: a contiguous CPU tensor of the place's width; None to anything else."""
-        call = self._calls[place]
-        address, width = ctypes.addressof(call), call.width
+        width, address = self._places[place].width, ctypes.addressof(self._places[place])
         plain, empty_like = torch.Tensor, torch.empty_like
         dtype, run = None, None
 
@@ -217,12 +227,12 @@ class Places:
             if not (type(x) is plain and x.is_cpu and x.is_contiguous() and x.numel() == width == x.shape[-1]):
                 return None
             if x.dtype is not dtype:
-                dtype, run = x.dtype, _compiled(x.dtype).run
+                dtype, run = x.dtype, _compiled_single(x.dtype)
             y = empty_like(x)
-            call.x, call.y = x.data_ptr(), y.data_ptr()
-            run(address)
+            run(address, x.data_ptr(), y.data_ptr())
             return y
 
+        select.places = self  # type: ignore[attr-defined]  # whose memory it writes to
         return select
 
     def end(self) -> None:
@@ -231,7 +241,7 @@ class Places:
 
     def cancel(self) -> None:
         """This round failed: what it had is not counted."""
-        self._words[self._words[:, LAST] == self._round.value, NOW : NOW + 3] = 0
+        self._words[self._words[:, LAST] == self._round.value, LAST + 1 : LAST + 4] = 0
 
     def take(self) -> np.ndarray:
         """Of each place, and no longer kept: dropped and total entries, and vectors that are not finite; int64.
@@ -239,7 +249,7 @@ class Places:
         Of rounds that are over: what the one under way has so far is left for another time.
         """
         over = self._words[:, LAST] != self._round.value
-        counted, now = self._words[:, COUNTED : COUNTED + 3], self._words[:, NOW : NOW + 3]
+        counted, now = self._words[:, COUNTED:LAST], self._words[:, LAST + 1 : LAST + 4]
         taken = counted + now * over[:, None]
         counted[:] = 0
         now[over] = 0
