@@ -73,7 +73,7 @@ class Forwards:
                 self.plain = unheard() and not (
                     torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
                 )
-                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                given = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
                 self.seen = self._observation(given)
                 self.lone = self.plain and _is_lone(given.get("input_ids"), self.seen.real)
 

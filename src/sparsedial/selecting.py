@@ -56,8 +56,7 @@ class Selecting:
 
         def select(x: torch.Tensor) -> torch.Tensor:
             nonlocal single
-            plain = forwards.plain and self._around is None and not compiling()
-            if plain and forwards.lone:
+            if forwards.lone and self._around is None and not compiling():
                 if single is None:
                     single = self._single(counter)
                 if (y := single(x)) is not None:
@@ -66,7 +65,7 @@ class Selecting:
                 return x
             if self._around is not None:
                 y, kept = self._around(counter, x, forwards.seen)
-            elif plain:
+            elif forwards.plain and not compiling():
                 y, kept = op.direct(x, counters.room(x))
             else:
                 y, kept = op(x)

@@ -131,7 +131,7 @@ def test_places_count_the_rounds_that_end() -> None:
 
 def test_what_does_not_fit_a_place() -> None:
     select = cpu.Places([8], "top_k", 0.25).at(0)
-    others = (torch.randn(2, 8), torch.randn(8, 1), torch.randn(4), torch.randn(1, 16)[:, ::2])
+    others = (torch.randn(2, 8), torch.randn(4), torch.randn(1, 16)[:, ::2])
     assert all(select(x) is None for x in (*others, torch.nn.Parameter(torch.randn(8)), torch.empty(8, device="meta")))
     for x in (torch.randn(8), torch.randn(1, 1, 8).half(), torch.randn(1, 8)):
         assert torch.equal(select(x), reference.select(x, "top_k", 0.25)[0])

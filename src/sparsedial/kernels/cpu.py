@@ -217,14 +217,14 @@ class Places:
         self._words = np.frombuffer(memoryview(self._places), np.int64).reshape(-1, 16)
 
     def at(self, place: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
-        """What applies the rule to one vector: a contiguous CPU tensor of the place's width; None to anything else."""
+        """What applies the rule to one contiguous vector of the place's width on the CPU, and None to other tensors."""
         width, address = self._places[place].width, ctypes.addressof(self._places[place])
         plain, empty_like = torch.Tensor, torch.empty_like
         dtype, run = None, None
 
         def select(x: torch.Tensor) -> torch.Tensor | None:
             nonlocal dtype, run
-            if not (type(x) is plain and x.is_cpu and x.is_contiguous() and x.numel() == width == x.shape[-1]):
+            if not (type(x) is plain and x.is_cpu and x.is_contiguous() and x.numel() == width):
                 return None
             if x.dtype is not dtype:
                 dtype, run = x.dtype, _compiled_single(x.dtype)
