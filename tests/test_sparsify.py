@@ -177,60 +177,6 @@ def test_what_the_caller_says_must_be_about_these_tokens(llama, tokens):
     assert set(dial.stats()["total"]) == {48 * 32}
 
 
-ELSEWHERE = {
-    "nowhere": (lambda m, x, f: f(x), True),
-    "given by name": (lambda m, x, f: f(x=x), True),
-    "residual": (lambda m, x, f: x + f(x), True),  # outside the block
-    "inside": (lambda m, x, f: f(x) + 0.0, True),
-    "added": (lambda m, x, f: f(x) + x, False),
-    "scaled first": (lambda m, x, f: f(2 * x), False),
-    "another projection": (lambda m, x, f: f(x) * m.router(x).sigmoid(), False),
-    "stacked": (lambda m, x, f: torch.stack([f(x), x])[0], False),
-    "overwritten": (lambda m, x, f: (f(x), x.add_(1))[0], False),
-}
-
-
-@pytest.mark.parametrize("used", ELSEWHERE)
-def test_x_is_changed_for_its_readers_only(used):
-    """Where nothing else in the block sees x it is changed at the block's door, else at each reader's."""
-    make, only = ELSEWHERE[used]
-    outside = used in ("residual", "given by name")
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.up, self.gate, self.down = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
-            self.router = nn.Linear(8, 1)
-
-        def ffn(self, x, apply=lambda x: x):
-            return self.down(self.up(apply(x)) * torch.nn.functional.silu(self.gate(apply(x))))
-
-        def forward(self, x):
-            return self.ffn(x) if outside else make(self, x, self.ffn)
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.layers = nn.Embedding(16, 8), nn.ModuleList([Block(), Block()])
-
-        def forward(self, input_ids, apply=None):
-            x = self.embed(input_ids).tanh()
-            for block in self.layers:
-                if apply is not None:  # by hand
-                    x = make(block, x, lambda x, block=block: block.ffn(x, apply))
-                else:
-                    x = make(block, x, block) if outside else block(x)
-            return x
-
-    model, tokens = Model(), torch.arange(6)[None]
-    assert all((f.block is model.layers[f.layer]) == only for f in sd.find_ffns(model))
-    with torch.no_grad(), sd.sparsify(model, "input", sd.TopP(0.7)) as dial:
-        sparse = model(tokens)
-    with torch.no_grad():
-        assert torch.equal(sparse, model(tokens, apply=lambda x: sd.apply_rule(x, sd.TopP(0.7))[0]))
-    assert set(dial.stats()["total"]) == {6 * 8}
-
-
 def test_keyword_arguments_and_tuples_pass_through():
     class Layer(nn.Module):
         def __init__(self):

@@ -121,16 +121,8 @@ def _matches(reads: list[Read], paths: Mapping[int, str]) -> list[FFN]:
     found: dict[int, FFN] = {}
     for read in reads:
         if id(read.module) not in found and (ffn := _match(read, source, paths)) is not None:
-            found[id(read.module)] = replace(ffn, block=_block(ffn, reads))
+            found[id(read.module)] = ffn
     return list(found.values())
-
-
-def _block(ffn: FFN, reads: list[Read]) -> nn.Module | None:
-    """The module that is given x and hands it to the FFN's readers, and to nothing else."""
-    (block, *more) = {r.block for r in reads if r.module in ffn.readers}
-    if block is None or more or {r.module for r in reads if r.block is block} != set(ffn.readers):
-        return None
-    return block
 
 
 def _match(read: Read, source: Mapping[int, int], paths: Mapping[int, str]) -> FFN | None:

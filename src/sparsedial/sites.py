@@ -34,7 +34,6 @@ class FFN:
         mixture: the path of the module that holds this expert and the layer's others, else None.
         stack: that module, where it keeps the weights of all of them in one parameter, else None. It is ``down``
             too; ``up`` and ``gate`` are then parts of what its first projection puts out.
-        block: the module that is given x and hands it to up and gate, and to nothing else; None where there is none.
     """
 
     layer: int
@@ -52,7 +51,6 @@ class FFN:
     active: float | None = 1.0
     mixture: str | None = None
     stack: nn.Module | None = None
-    block: nn.Module | None = None
 
     @property
     def gated(self) -> bool:

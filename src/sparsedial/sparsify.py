@@ -221,12 +221,8 @@ class Dial:
 
     def _attach(self, index: int, ffn: FFN, vector: str) -> None:
         if vector == "input":
-            readers, apply = ffn.readers, self._selecting.at(index)
-            if len(readers) > 1 and ffn.block is not None and ffn.mixture is None:
-                readers = [ffn.block]
-            elif len(readers) > 1:
-                apply = self._selecting.shared(index)
-            self._handles += [Reading(reader, apply) for reader in readers]
+            apply = self._selecting.at(index) if len(ffn.readers) == 1 else self._selecting.shared(index)
+            self._handles += [Reading(reader, apply) for reader in ffn.readers]
         elif vector == "intermediate":
             self._handles.append(Reading(ffn.down, self._selecting.at(index)))
         else:

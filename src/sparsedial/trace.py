@@ -7,7 +7,6 @@ attention, normalisation or a convolution touches is not, and is forgotten.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +109,6 @@ class Read:
         expression: that tensor as elementwise operations over other projections' outputs.
         picked: whether that tensor's rows were picked from another's, as a router does for an expert.
         activated: whether an activation bends the projection's own output.
-        block: the innermost module that has that tensor for its first argument and only hands it to projections.
     """
 
     module: nn.Module
@@ -118,12 +116,6 @@ class Read:
     expression: Expression | None
     picked: bool
     activated: bool = False
-    block: nn.Module | None = None
-
-
-def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A module's first argument, by position or by name."""
-    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def min_output(module: nn.Module) -> int:
@@ -155,40 +147,24 @@ def trace(model: nn.Module, inputs: dict[str, Any], *args: Any) -> list[Read]:
     """
     global _watching
     watch = _Watch({id(t) for t in (*model.parameters(), *model.buffers())})
-    handles, training = [], [m for m in model.modules() if m.training]
-    reads: list[Read] = []
-    entered: list[tuple[Any, int, int]] = []
+    handles, reads, training = [], [], [m for m in model.modules() if m.training]
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watch.projecting += 1
-        x = first(args, kwargs)
+        x = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(x, torch.Tensor):
             watch.alive.append(x)
             reads.append(Read(module, id(x), watch.expressions.get(id(x)), id(x) in watch.picked))
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        watch.projecting -= 1
         if isinstance(output, torch.Tensor):
             watch.outputs[_storage(output)] = (output, module)
             watch.remember(output, _whole(output, Part(module, 0, 1, output.shape[-1])))
 
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = first(args, kwargs)
-        watch.alive.append(x)
-        entered.append((x, watch.uses[id(x)], len(reads)))
-
-    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        x, uses, start = entered.pop()
-        if output is not x and watch.uses[id(x)] == uses:
-            for read in reads[start:]:
-                if read.source == id(x) and read.block is None:
-                    read.block = module
-
     try:
         for module in model.modules():
-            begin, end = (before, after) if is_projection(module) else (enter, leave)
-            handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-            handles.append(module.register_forward_hook(end, with_kwargs=True))
+            if is_projection(module):
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                handles.append(module.register_forward_hook(after, with_kwargs=True))
         model.eval()
         _watching = True
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:  # what is compiled cannot be watched
@@ -214,9 +190,7 @@ class _Watch(TorchDispatchMode):
         self.outputs: dict[int, tuple[torch.Tensor, nn.Module]] = {}  # by storage: what its views are parts of
         self.picked: set[int] = set()
         self.activated: set[int] = set()  # projections (by id) whose output an activation bends
-        self.projecting = 0  # how deep in projections the forward is,
-        self.uses = Counter[int]()  # and how often a tensor (by id) was used outside them
-        self.alive: list[Any] = []  # an id means a tensor only while that tensor lives
+        self.alive: list[torch.Tensor] = []  # an id means a tensor only while that tensor lives
 
     def remember(self, tensor: torch.Tensor, expression: Expression) -> None:
         self.alive.append(tensor)
@@ -228,8 +202,6 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
         known = [self.expressions.get(id(t)) for t in tensors]
-        if not self.projecting:
-            self.uses.update(id(t) for t in tensors)
         out = func(*args, **kwargs)
         results = [o for o in tree_flatten(out)[0] if isinstance(o, torch.Tensor)]
         name = _name(func)
