@@ -256,6 +256,40 @@ def test_a_forward_cut_off_by_ctrl_c_leaves_the_next_one_as_it_should_be(own_lla
     assert dial.stats().equals(alone.stats())
 
 
+@pytest.mark.parametrize("length", [1, 6])
+def test_a_forward_cut_off_is_not_counted_though_the_dial_is_left_then(own_llama, tokens, length):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    dial = sd.sparsify(own_llama, "input", sd.TopP(0.8))
+    with torch.no_grad(), dial:
+        own_llama(tokens[:1, :length])
+        handle = own_llama.model.layers[2].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            own_llama(tokens[:1, :length])
+        handle.remove()
+    with torch.no_grad(), dial, dial.observe(step=7):
+        own_llama(tokens[:1, :length])
+    table = dial.stats()
+    assert set(table["total"]) == {length * 32} and len(table) == 6  # 3 layers, without a step and with one
+
+
+def test_a_model_may_be_called_with_anything():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.up, self.down = nn.Embedding(16, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, input_ids):
+            return self.down(torch.relu(self.up(self.embed(torch.as_tensor(input_ids)))))
+
+    model = Model()
+    with torch.no_grad(), sd.sparsify(model, "intermediate", sd.TopK(0.5)) as dial:
+        model([[3]])
+        model([[3, 4]])
+    assert dial.stats()["total"].tolist() == [3 * 16]
+
+
 def test_layers_can_be_chosen(llama, tokens):
     with torch.no_grad(), sd.sparsify(llama, "gate", sd.TopP(0.9), layers=[0, 2]) as dial:
         llama(tokens)

@@ -44,9 +44,9 @@ class Forwards:
             yield module.register_forward_hook(self._end, always_call=True)
 
     def forget(self) -> None:
-        """Begin anew: no forward is under way, no cache has been met."""
-        self._under.clear()
-        self.plain = self.lone = False
+        """Begin anew: a forward under way was cut off, no cache has been met."""
+        if self._under:
+            self._over(failed=True)
         self._caches.clear()
 
     @contextmanager
@@ -149,8 +149,8 @@ class Telling:
             self._open = None
 
 
-def _is_lone(tokens: torch.Tensor | None, real: torch.Tensor | None) -> bool:
-    if tokens is None or tokens.numel() != 1 or not tokens.is_cpu:
+def _is_lone(tokens: Any, real: torch.Tensor | None) -> bool:
+    if not (isinstance(tokens, torch.Tensor) and tokens.numel() == 1 and tokens.is_cpu):
         return False
     return real is None or (real.is_cpu and real.numel() == 1 and bool(real))
 

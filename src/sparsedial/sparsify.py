@@ -34,7 +34,7 @@ def sparsify(
     Works with the model's own forward and `generate`, under `torch.inference_mode` and `torch.compile`,
     with padding (left or right, read off ``attention_mask``), a KV cache and ``device_map``. Different
     sites may be nested. With the rule's dense value (`TopP(1)`) the logits are the dense ones. Your own forward
-    pre-hooks see an FFN's vectors as the model makes them, but for x at up and gate, which may be sparse already.
+    pre-hooks on the projections see what the model hands on, before the rule.
 
     Args:
         model: any transformer language model.
@@ -113,8 +113,8 @@ class Dial:
             taken.difference_update(self._vectors)
             if not taken:
                 _attached.pop(ffn.down, None)
-        self._selecting.settle()
         self._selecting.forwards.forget()
+        self._selecting.settle()
         self._selecting.listed.detach()
 
     @property

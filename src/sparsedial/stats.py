@@ -1,7 +1,8 @@
 """Counters of dropped entries, kept on the device until someone asks.
 
 Hooks leave one small tensor each (`add`); the end of a model's forward says what they were (`close`), and
-those of many forwards are reduced together, on the device. Nothing is copied to the host before `table`.
+those of many forwards are reduced together, on the device. A kernel may have added some up itself (`tally`).
+Nothing is copied to the host before `table`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sparsedial.experts import Routed
 
 PHASES = ("prefill", "generation")

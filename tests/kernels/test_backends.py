@@ -14,10 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 from torch.library import opcheck
 
 from sparsedial.errors import SpecError
-from sparsedial.kernels import apply_rule, cpu, op, reference
+from sparsedial.kernels import apply_rule, cpu, op, reference, search
 from sparsedial.rules import TopK, TopP
 
 
@@ -207,6 +208,14 @@ def test_without_numba_the_reference_steps_in_and_says_so_once(monkeypatch: pyte
             apply_rule(torch.randn(4), TopP(0.7))
     finally:
         op._load_or_reference.cache_clear()
+
+
+def test_what_numba_compiles_is_in_one_file() -> None:
+    """Its cache on disk notices a change of a function's own file only: an old kernel would go on being used."""
+    for module in (cpu, search):
+        compiled = [f for f in vars(module).values() if isinstance(f, Dispatcher)]
+        assert {f.py_func.__module__ for f in compiled} <= {search.__name__}
+    assert search.compiled.__module__ == search.compiled_single.__module__ == search.__name__  # their cfuncs too
 
 
 def test_import_is_light() -> None:

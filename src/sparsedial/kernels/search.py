@@ -5,26 +5,34 @@ is to find ``t``. With q(t) the mass (top-p) or the number (top-k) of entries at
 bracket ``lo <= t < hi`` with ``q(lo) >= target > q(hi)`` is narrowed by vectorised passes over a copy
 of the magnitudes that stays in cache, starting from where another search ended; when few entries are
 left inside, the search goes on among these alone. All sums are float64.
+
+Everything that numba compiles is here: what it caches on disk is stamped with its own file only.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+import torch
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]  # numba exports it untyped
+from numba.extending import intrinsic
 
 RULES = {"top_p": 0, "top_k": 1, "max_p": 2}
 TOP_P, TOP_K = RULES["top_p"], RULES["top_k"]
 BF16, F16 = 16, 13  # left shifts
+CHUNK = 16384  # elements a thread claims at a time
 FEW = 32  # candidates that are cheaper to sort than to split further
 
 _sums = njit(inline="never", cache=True, fastmath={"reassoc", "nsz", "contract"})  # leaf loops only; never on NaN
-plain = njit(cache=True, error_model="numpy")
+_plain = njit(cache=True, error_model="numpy")
 
 
-@plain
+@_plain
 def _largest(bits):
     top = bits[0]
     for i in range(bits.size):
@@ -44,8 +52,8 @@ class Scratch(NamedTuple):
     at_bits: Any  # its bits
 
 
-@plain
-def scratch(width, a_type, bits_type):
+@_plain
+def _scratch(width, a_type, bits_type):
     """Memory to search vectors of one width in."""
     a = np.empty(width, a_type)
     words = np.zeros((width + 7) // 8, np.uint64)
@@ -54,7 +62,7 @@ def scratch(width, a_type, bits_type):
     return Scratch(a, a.view(bits_type), words.view(np.uint8), words, few, at, at.view(bits_type))
 
 
-@plain
+@_plain
 def _cold(warm, by_mass, share):
     """A first search begins at the threshold of a normal vector (top-p), of a Laplace one (top-k)."""
     z = math.sqrt(-2.0 * math.log(max(share, 1e-9)))
@@ -64,7 +72,7 @@ def _cold(warm, by_mass, share):
         warm[0], warm[1] = z * z / 2, -max(share, 1e-3)
 
 
-@plain
+@_plain
 def _load(x, a, bits, shift):
     """A row's magnitudes into scratch ``a`` (``bits`` is the same memory); whether all are finite.
 
@@ -115,7 +123,7 @@ def _count(a, t):
     return n
 
 
-@plain
+@_plain
 def _gather(a, lo, hi, few, inside, words):
     """The entries in [lo, hi), of which there are at most ``FEW``, into ``few``; how many there are."""
     for i in range(a.size):
@@ -129,7 +137,7 @@ def _gather(a, lo, hi, few, inside, words):
     return n
 
 
-@plain
+@_plain
 def _search(scratch, warm, step, by_mass, target, total, tiny):
     """The threshold, how many entries at or above it there are, and how many of those stay.
 
@@ -198,8 +206,8 @@ def _search(scratch, warm, step, by_mass, target, total, tiny):
     return t, n, kept
 
 
-@plain
-def row(x, y, scratch, warm, shift, rule, value):
+@_plain
+def _row(x, y, scratch, warm, shift, rule, value):
     """Apply the rule to one vector of raw bits ``x``; the number kept, or -1 where it is not finite.
 
     ``warm``, two float64, is where the search begins, zeros before the first: see `_search`.
@@ -243,3 +251,129 @@ def row(x, y, scratch, warm, shift, rule, value):
             y[i] = zero
             n -= 1
     return kept
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any, number: Any) -> Any:
+    """An address as a pointer to numbers of a type."""
+    result = types.CPointer(number.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return result(types.int64, number), codegen
+
+
+@intrinsic
+def _claim(typingctx: Any, words: Any, index: Any, amount: Any) -> Any:
+    """Atomically add to a word; its value before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "monotonic")
+
+    return types.int64(words, types.int64, types.int64), codegen
+
+
+class Call(ctypes.Structure):
+    """What `_work` reads: 8 words."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("x", "y", "kept", "rows", "width", "rule")),
+        ("value", ctypes.c_double),
+        ("next", ctypes.c_int64),
+    )
+
+
+@_plain
+def _work(call, x_type, a_type, bits_type, shift):
+    """What each thread does: claim rows and work them, until none is left."""
+    args = carray(call, 8)
+    rows, width, rule = args[3], args[4], args[5]
+    value = args.view(np.float64)[6]
+    x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
+    y = carray(_pointer(args[1], x_type), (rows, width))
+    kept = carray(_pointer(args[2], np.int32), (rows,))
+    memory, warm = _scratch(width, a_type, bits_type), np.zeros(2)
+    chunk = max(1, CHUNK // width)
+    first = _claim(call, 7, chunk)
+    while first < rows:
+        for i in range(first, min(rows, first + chunk)):
+            kept[i] = _row(x[i], y[i], memory, warm, shift, rule, value)
+        first = _claim(call, 7, chunk)
+
+
+class Place(ctypes.Structure):
+    """What `_single` reads and writes: 16 words, two cache lines."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("width", "rule")),
+        ("value", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("memory", "round")),  # where they are
+        *((name, ctypes.c_double) for name in ("threshold", "slope")),  # where the search begins
+        *((name, ctypes.c_int64) for name in ("dropped", "total", "bad")),  # of rounds that are over
+        *((name, ctypes.c_int64) for name in ("last", "last_dropped", "last_total", "last_bad")),  # of the last
+        *((name, ctypes.c_int64) for name in ("unused", "unused_too")),
+    )
+
+
+WARM, COUNTED, LAST = 5, 7, 10  # the words from "threshold", "dropped" and "last" on
+
+
+@_plain
+def _single(place, x, y, x_type, a_type, bits_type, shift):
+    """One vector at its place."""
+    words = carray(place, 16)
+    reals = words.view(np.float64)
+    width, rule, value, memory = words[0], words[1], reals[2], words[3]
+    a = carray(_pointer(memory, a_type), (width,))  # type: ignore[call-arg]  # as above
+    inside = carray(_pointer(memory + 8 * width, np.uint64), ((width + 7) // 8,))
+    few = carray(_pointer(memory + 16 * width + 8, a_type), (FEW + 1,))
+    at = carray(_pointer(memory + 16 * width + 16 + 8 * FEW, a_type), (1,))
+    inside[-1] = 0  # the vector's end need not fill it
+    own = Scratch(a, a.view(bits_type), inside.view(np.uint8), inside, few, at, at.view(bits_type))
+    bits, out = carray(_pointer(x, x_type), (width,)), carray(_pointer(y, x_type), (width,))
+    n = _row(bits, out, own, reals[WARM : WARM + 2], shift, rule, value)
+    this = carray(_pointer(words[4], np.int64), (1,))[0]
+    if words[LAST] != this:
+        words[LAST] = this
+        for i in range(3):
+            words[COUNTED + i] += words[LAST + 1 + i]
+            words[LAST + 1 + i] = 0
+    if n < 0:
+        words[LAST + 3] += 1
+    else:
+        words[LAST + 1] += width - n
+        words[LAST + 2] += width
+
+
+_RAW = {  # per dtype: its bits, its magnitudes, their bits, and how far the bits lie apart
+    torch.float32: (np.int32, np.float32, np.int32, 0),
+    torch.bfloat16: (np.int16, np.float32, np.int32, BF16),
+    torch.float16: (np.int16, np.float32, np.int32, F16),
+    torch.float64: (np.int64, np.float64, np.int64, 0),
+}
+
+
+@functools.cache
+def compiled(dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
+    """`_work` for one dtype, its address and itself: compiled on first use, then cached on disk."""
+    x_type, a_type, bits_type, shift = _RAW[dtype]
+
+    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
+    def work(call):
+        _work(call, x_type, a_type, bits_type, shift)
+
+    address = int(work.address or 0)
+    return address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+@functools.cache
+def compiled_single(dtype: torch.dtype) -> Callable[[int, int, int], None]:
+    """`_single` likewise. No other Python thread runs meanwhile: they share the memory, and it is soon over."""
+    x_type, a_type, bits_type, shift = _RAW[dtype]
+
+    @cfunc(types.void(types.CPointer(types.int64), types.int64, types.int64), cache=True)
+    def single(place, x, y):
+        _single(place, x, y, x_type, a_type, bits_type, shift)
+
+    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(int(single.address or 0))

@@ -15,14 +15,12 @@ from contextlib import contextmanager, redirect_stderr
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sparsedial.errors import TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.tasks.base import Progress, no_progress
 
 TOGETHER = 32
-_encoders: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()  # model: (tokenizer, encoder)
 KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
@@ -41,7 +39,7 @@ def quietly() -> Iterator[None]:
 
 
 def encoder(lm: LanguageModel) -> Any:
-    """lm-eval's `HFLM` as far as it turns text into tokens: one for all of a model's tasks.
+    """lm-eval's `HFLM` as far as it turns text into tokens.
 
     Raises:
         TaskError: the model has no tokenizer, or is not a decoder.
@@ -50,16 +48,12 @@ def encoder(lm: LanguageModel) -> Any:
         raise TaskError(
             f"model {lm.source.name!r} has no tokenizer: lm-eval's tasks need one (self_prediction does not)"
         )
-    given, made = _encoders.get(lm.model, (None, None))
-    if given is lm.tokenizer:
-        return made
     tokenizer = copy.deepcopy(lm.tokenizer)  # it is given a padding token
     shell = SimpleNamespace(config=lm.model.config, device=lm.device, name_or_path=lm.source.name)
     with quietly():
         made = _encoder_class()(pretrained=shell, tokenizer=tokenizer)
     if made.backend != "causal":
         raise TaskError(f"model {lm.source.name!r} is an encoder-decoder: expected a decoder-only language model")
-    _encoders[lm.model] = (lm.tokenizer, made)
     return made
 
 
