@@ -151,6 +151,23 @@ def test_generate_separates_the_phases(llama, cache, tokens):
         assert table.loc[(layer, "generation"), "total"] == 4 * 4 * 32  # the last token is never fed back
 
 
+def test_keys_and_values_as_plain_tuples_are_a_cache_too():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.up, self.down = nn.Embedding(16, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, input_ids, past_key_values=None):
+            x = self.embed(input_ids)
+            return self.down(torch.relu(self.up(x))), ((x, x),)
+
+    model = Model()
+    with torch.no_grad(), sd.sparsify(model, "input", sd.TopK(0.5)) as dial:
+        _, past = model(torch.arange(5)[None], past_key_values=[None])
+        model(torch.arange(1)[None], past_key_values=past)
+    assert dial.stats().set_index("phase")["tokens"].to_dict() == {"prefill": 5, "generation": 1}
+
+
 def test_the_caller_may_say_what_a_forward_is(llama, tokens):
     real = torch.zeros(4, 12, dtype=torch.bool)
     real[:, 2:4] = True

@@ -108,6 +108,8 @@ class Forwards:
         cache = given.get("past_key_values")
         if cache is None:
             return "prefill"
+        if isinstance(cache, (tuple, list)):  # keys and values as they are: a model's own code
+            return "generation" if any(layer is not None for layer in cache) else "prefill"
         try:
             length = cache.get_seq_length()
         except (AttributeError, ValueError):  # a cache of another kind, or with no attention layer
