@@ -303,7 +303,7 @@ def _work(call, x_type, a_type, bits_type, shift):
 
 
 class Place(ctypes.Structure):
-    """What `_single` reads and writes: 16 words, two cache lines."""
+    """What `_single` reads and writes: 16 words, as long as two cache lines."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("width", "rule")),
