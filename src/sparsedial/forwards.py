@@ -114,10 +114,8 @@ class Forwards:
             length = cache.get_seq_length()
         except (AttributeError, ValueError):  # a cache of another kind, or with no attention layer
             length = None
-        if isinstance(length, int) and length > 0:
-            return "generation"
         # A static cache's length lives on the device: one met before holds tokens, without asking it.
-        filled = not isinstance(length, int) and cache in self._caches
+        filled = length > 0 if isinstance(length, int) else cache in self._caches
         self._caches.add(cache)
         return "generation" if filled else "prefill"
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparsedial.kernels.search import COUNTED, FEW, LAST, RULES, Call, Place, compiled, compiled_single
+from sparsedial.kernels.search import COUNTED, ENDS, LAST, RULES, Call, Place, compiled, compiled_single
 
 SERIAL = 32768  # elements below which waking the other threads costs more than it brings
 
@@ -82,7 +82,7 @@ class Places:
 
     def __init__(self, widths: Sequence[int], rule: str, value: float) -> None:
         self._round = ctypes.c_int64(1)
-        self._memory = np.empty(2 * max(widths) + FEW + 3)
+        self._memory = np.empty(2 * max(widths) + ENDS)
         where = self._memory.ctypes.data, ctypes.addressof(self._round)
         self._places = (Place * len(widths))(*(Place(width, RULES[rule], value, *where) for width in widths))
         self._words = np.frombuffer(memoryview(self._places), np.int64).reshape(-1, 16)

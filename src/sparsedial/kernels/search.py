@@ -27,6 +27,7 @@ TOP_P, TOP_K = RULES["top_p"], RULES["top_k"]
 BF16, F16 = 16, 13  # left shifts
 CHUNK = 16384  # elements a thread claims at a time
 FEW = 32  # candidates that are cheaper to sort than to split further
+ENDS = FEW + 2  # words that a search needs besides two for every entry
 
 _sums = njit(inline="never", cache=True, fastmath={"reassoc", "nsz", "contract"})  # leaf loops only; never on NaN
 _plain = njit(cache=True, error_model="numpy")
@@ -53,12 +54,13 @@ class Scratch(NamedTuple):
 
 
 @_plain
-def _scratch(width, a_type, bits_type):
-    """Memory to search vectors of one width in."""
-    a = np.empty(width, a_type)
-    words = np.zeros((width + 7) // 8, np.uint64)
-    few = np.empty(FEW + 1, a_type)  # `_gather` writes before it decides
-    at = np.empty(1, a_type)
+def _scratch(memory, width, a_type, bits_type):
+    """Memory for a search in vectors of one width, laid out: ``2 * width + ENDS`` float64."""
+    a = memory[:width].view(a_type)[:width]
+    words = memory[width : width + (width + 7) // 8].view(np.uint64)
+    words[-1] = 0  # the vector's end need not fill it
+    few = memory[2 * width : 2 * width + FEW + 1].view(a_type)[: FEW + 1]  # `_gather` writes before it decides
+    at = memory[2 * width + FEW + 1 :].view(a_type)[:1]
     return Scratch(a, a.view(bits_type), words.view(np.uint8), words, few, at, at.view(bits_type))
 
 
@@ -293,7 +295,7 @@ def _work(call, x_type, a_type, bits_type, shift):
     x = carray(_pointer(args[0], x_type), (rows, width))  # type: ignore[call-arg]  # an intrinsic: numba gives the first argument
     y = carray(_pointer(args[1], x_type), (rows, width))
     kept = carray(_pointer(args[2], np.int32), (rows,))
-    memory, warm = _scratch(width, a_type, bits_type), np.zeros(2)
+    memory, warm = _scratch(np.empty(2 * width + ENDS), width, a_type, bits_type), np.zeros(2)
     chunk = max(1, CHUNK // width)
     first = _claim(call, 7, chunk)
     while first < rows:
@@ -324,13 +326,9 @@ def _single(place, x, y, x_type, a_type, bits_type, shift):
     """One vector at its place."""
     words = carray(place, 16)
     reals = words.view(np.float64)
-    width, rule, value, memory = words[0], words[1], reals[2], words[3]
-    a = carray(_pointer(memory, a_type), (width,))  # type: ignore[call-arg]  # as above
-    inside = carray(_pointer(memory + 8 * width, np.uint64), ((width + 7) // 8,))
-    few = carray(_pointer(memory + 16 * width + 8, a_type), (FEW + 1,))
-    at = carray(_pointer(memory + 16 * width + 16 + 8 * FEW, a_type), (1,))
-    inside[-1] = 0  # the vector's end need not fill it
-    own = Scratch(a, a.view(bits_type), inside.view(np.uint8), inside, few, at, at.view(bits_type))
+    width, rule, value = words[0], words[1], reals[2]
+    kept = carray(_pointer(words[3], np.float64), (2 * width + ENDS,))  # type: ignore[call-arg]  # as above
+    own = _scratch(kept, width, a_type, bits_type)
     bits, out = carray(_pointer(x, x_type), (width,)), carray(_pointer(y, x_type), (width,))
     n = _row(bits, out, own, reals[WARM : WARM + 2], shift, rule, value)
     this = carray(_pointer(words[4], np.int64), (1,))[0]
