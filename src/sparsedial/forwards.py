@@ -114,8 +114,10 @@ class Forwards:
             length = cache.get_seq_length()
         except (AttributeError, ValueError):  # a cache of another kind, or with no attention layer
             length = None
-        # A static cache's length lives on the device: one met before holds tokens, without asking it.
-        filled = length > 0 if isinstance(length, int) else cache in self._caches
+        if isinstance(length, int) and length > 0:
+            return "generation"
+        # A static cache's length lives on the device once it is filled: one met before holds tokens, without asking it.
+        filled = not isinstance(length, int) and cache in self._caches
         self._caches.add(cache)
         return "generation" if filled else "prefill"
 

@@ -38,7 +38,7 @@ class Selecting:
         self.listed = Listed(lambda: self.forwards.seen.real)
         self._op = Bound(rule.name, rule.value)
         self._around: Inner | None = None
-        self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by counter, what one of two readers asked for
         self._places: Places | None = None
         self._rounds = Observation()  # what those forwards were whose counts `_places` still has
 
@@ -47,46 +47,61 @@ class Selecting:
         inner: Inner = self._around or (lambda _, x, __: self._op(x))
         self._around = lambda counter, x, seen: around(counter, x, seen, inner)
 
-    def at(self, counter: int) -> Apply:
-        """What applies the rule to a counter's vectors, and counts: it runs at every layer, so it is kept short."""
-        op, counters, forwards, listed = self._op, self.counters, self.forwards, self.listed.tokens
-        alone, name = (counter,), self.counters.counters[counter].module
+    def at(self, counter: int, shared: bool = False) -> Apply:
+        """What applies the rule to a counter's vectors, and counts.
+
+        ``shared`` by two modules that read one x (up and gate): it is done, and counted, once.
+
+        It runs at every layer, with caches that the weights have emptied, so each frame, check and call in the way of
+        a token that comes alone has been weighed.
+        """
+        forwards, done, width = self.forwards, self._done, self.counters.counters[counter].width
+        plain, empty_like = torch.Tensor, torch.empty_like
         compiling = torch.compiler.is_dynamo_compiling  # a layer may be compiled by itself
-        single: Callable[[torch.Tensor], torch.Tensor | None] | None = None
+        dtype: torch.dtype | None = None
+        single: Callable[[int, int], None] | None = None
 
         def select(x: torch.Tensor) -> torch.Tensor:
-            nonlocal single
-            if forwards.lone and self._around is None and not compiling():
-                if single is None:
-                    single = self._single(counter)
-                if (y := single(x)) is not None:
-                    return y
-            if watching():
-                return x
-            if self._around is not None:
-                y, kept = self._around(counter, x, forwards.seen)
-            elif forwards.plain and not compiling():
-                y, kept = op.direct(x, counters.room(x))
+            nonlocal dtype, single
+            if shared and (before := done.pop(counter, None)) is not None and before[0] is x:
+                return before[1]
+            if (
+                forwards.lone
+                and single is not None
+                and x.dtype is dtype
+                and x.numel() == width
+                and x.is_contiguous()
+                and x.is_cpu
+                and type(x) is plain
+                and self._around is None
+                and not compiling()
+            ):
+                y = empty_like(x)
+                single(x.data_ptr(), y.data_ptr())
             else:
-                y, kept = op(x)
-            counters.add(Call(alone, kept, listed.get(name) if listed else None))
+                y = self._select(counter, x)
+                if forwards.lone and x.is_cpu and not compiling():
+                    dtype, single = x.dtype, self._single(counter, x.dtype)
+            if shared:
+                done[counter] = (x, y)
             return y
 
         return select
 
-    def shared(self, counter: int) -> Apply:
-        """The same for the two modules that read one x (up and gate): it is done, and counted, once."""
-        select, shared = self.at(counter), self._shared
-
-        def apply(x: torch.Tensor) -> torch.Tensor:
-            before = shared.pop(counter, None)
-            if before is not None and before[0] is x:
-                return before[1]
-            y = select(x)
-            shared[counter] = (x, y)
-            return y
-
-        return apply
+    def _select(self, counter: int, x: torch.Tensor) -> torch.Tensor:
+        if watching():
+            return x
+        if self._around is not None:
+            y, kept = self._around(counter, x, self.forwards.seen)
+        elif self.forwards.plain and not torch.compiler.is_dynamo_compiling():
+            y, kept = self._op.direct(x, self.counters.room(x))
+        else:
+            y, kept = self._op(x)
+        tokens = self.listed.tokens
+        self.counters.add(
+            Call((counter,), kept, tokens.get(self.counters.counters[counter].module) if tokens else None)
+        )
+        return y
 
     def routed(self, counters: tuple[int, ...], by_token: bool) -> Callable[[torch.Tensor, Routed], torch.Tensor]:
         """The same for the experts of one layer together; ``by_token``: their vectors are the tokens, not the pairs."""
@@ -103,10 +118,10 @@ class Selecting:
         self._close()
         self._take()
 
-    def _single(self, counter: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
+    def _single(self, counter: int, dtype: torch.dtype) -> Callable[[int, int], None] | None:
         if self._places is None:
             self._places = self._op.places([c.width for c in self.counters.counters])
-        return self._places.at(counter) if self._places is not None else lambda x: None
+        return None if self._places is None else self._places.at(counter, dtype)
 
     def _ended(self, failed: bool) -> None:
         if failed:
@@ -127,7 +142,7 @@ class Selecting:
             self.counters.tally(self._rounds, self._places.take())
 
     def _close(self) -> None:
-        self._shared.clear()
+        self._done.clear()
         self.listed.tokens.clear()
         self.counters.close(self.forwards.seen)
         self.forwards.seen = Observation()

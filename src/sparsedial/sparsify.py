@@ -221,7 +221,7 @@ class Dial:
 
     def _attach(self, index: int, ffn: FFN, vector: str) -> None:
         if vector == "input":
-            apply = self._selecting.at(index) if len(ffn.readers) == 1 else self._selecting.shared(index)
+            apply = self._selecting.at(index, shared=len(ffn.readers) > 1)
             self._handles += [Reading(reader, apply) for reader in ffn.readers]
         elif vector == "intermediate":
             self._handles.append(Reading(ffn.down, self._selecting.at(index)))

@@ -32,6 +32,12 @@ if __name__ == "__main__":
                 for rule in RULES:
                     for dial in (0.0, 0.9, 1.0):
                         check(cuda.select, x.to(device), rule, dial, tally)
+    for hint in (1e-30, 1.0, 1e30, float("inf"), float("nan")):  # where a search begins never changes what it finds
+        for memory in cuda._hints.values():
+            memory.fill_(hint)
+        for _, x in cases(130, 2, torch.bfloat16):
+            check(cuda.select, x.to(device), "top_p", 0.9, tally)
+    check(cuda.select, torch.randn(cuda.MANY + 1, 3).to(device), "top_p", 0.9, tally)  # too many for hints
     assert tally.differ <= 1, tally
     wide = torch.randn(1, cuda.WIDEST + 1)  # more than fits on the chip
     check(cuda.select, wide.to(device), "top_p", 0.9)

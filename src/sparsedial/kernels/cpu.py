@@ -75,9 +75,10 @@ class Places:
     it drops. Vectors come in rounds (a model's forwards), of which one may fail: `end` says that it did not.
 
     >>> places = Places([4], "top_p", 0.7)
-    >>> select = places.at(0)
-    >>> select(torch.tensor([[4.0, -3.0, 2.0, 1.0]])), places.end(), places.take()
-    (tensor([[ 4., -3.,  0.,  0.]]), None, array([[2, 4, 0]]))
+    >>> x = torch.tensor([[4.0, -3.0, 2.0, 1.0]])
+    >>> y = torch.empty_like(x)
+    >>> places.at(0, x.dtype)(x.data_ptr(), y.data_ptr()), y, places.end(), places.take()
+    (None, tensor([[ 4., -3.,  0.,  0.]]), None, array([[2, 4, 0]]))
     """
 
     def __init__(self, widths: Sequence[int], rule: str, value: float) -> None:
@@ -87,24 +88,13 @@ class Places:
         self._places = (Place * len(widths))(*(Place(width, RULES[rule], value, *where) for width in widths))
         self._words = np.frombuffer(memoryview(self._places), np.int64).reshape(-1, 16)
 
-    def at(self, place: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
-        """What applies the rule to one contiguous vector of the place's width on the CPU, and None to other tensors."""
-        width, address = self._places[place].width, ctypes.addressof(self._places[place])
-        plain, empty_like = torch.Tensor, torch.empty_like
-        dtype, run = None, None
+    def at(self, place: int, dtype: torch.dtype) -> Callable[[int, int], None]:
+        """What writes to its second address what the rule leaves of the vector at the first.
 
-        def select(x: torch.Tensor) -> torch.Tensor | None:
-            nonlocal dtype, run
-            if not (type(x) is plain and x.is_cpu and x.is_contiguous() and x.numel() == width):
-                return None
-            if x.dtype is not dtype:
-                dtype, run = x.dtype, compiled_single(x.dtype)
-            y = empty_like(x)
-            run(address, x.data_ptr(), y.data_ptr())
-            return y
-
-        select.places = self  # type: ignore[attr-defined]  # whose memory it writes to
-        return select
+        A vector is as many entries of ``dtype`` in a row as the place is wide, on the CPU: nobody checks. It may be
+        called as long as there are these places, by whoever holds them.
+        """
+        return functools.partial(compiled_single(dtype), ctypes.addressof(self._places[place]))
 
     def end(self) -> None:
         """This round is over."""

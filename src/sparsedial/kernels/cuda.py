@@ -4,7 +4,7 @@ With q(u) the mass (top-p) or number (top-k) of the entries whose magnitude's bi
 ``u``, the program narrows a bracket ``lo <= u < hi`` with ``q(lo) >= target > q(hi)``, two evaluations
 a pass, interpolating; a bracket of one pattern, or of one entry, settles the vector: everything from
 ``hi`` up stays, and of the entries in the bracket the first few. Nothing is sorted and nothing leaves
-the chip in between.
+the chip in between. With few vectors a call (decoding) the search begins where the call before ended.
 """
 
 # ruff: noqa: SIM300 (capitals are Triton's compile-time parameters here, not constants)
@@ -104,12 +104,14 @@ def _select(
     x_ptr,
     y_ptr,
     kept_ptr,
+    hint_ptr,  # the threshold that the call before found, over the mean magnitude; 0: none yet
     value: tl.float64,  # the dial; for top-k, the count. Typed, because Triton takes a float for float32
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     RULE: tl.constexpr,
     DTYPE: tl.constexpr,
     SPREAD: tl.constexpr,
+    FEW: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, BLOCK)
@@ -158,7 +160,12 @@ def _select(
             # The first guess: where a normal (top-p) or a Laplace vector (top-k) of this mean has it.
             mean = (mass / WIDTH).to(tl.float32)
             depth = tl.log((target / total).to(tl.float32))
-            guess = mean * (1.2533 * tl.sqrt(-2.0 * depth) if BY_MASS else -depth)
+            ratio = 1.2533 * tl.sqrt(-2.0 * depth) if BY_MASS else -depth
+            if FEW:
+                hint = tl.load(hint_ptr)
+                if hint > 0.0:
+                    ratio = hint
+            guess = mean * ratio
             reach = guess * SPREAD
             step = target * 0.0 + (0.0 if BY_MASS else 1.0)  # what one entry at lo adds
             tries = 0
@@ -198,6 +205,8 @@ def _select(
                 if BY_MASS:
                     step = v_lo.to(tl.float64)
                 tries += 1
+            if (row == 0) & (lo > 0) & FEW:
+                tl.store(hint_ptr, _value(lo, DTYPE) / mean)
             # Of the bracket's entries (all equal, or one), as many as the target takes.
             step = tl.maximum(step, 1e-300)
             more = tl.minimum((target - q_hi) / step, 40000.0).to(tl.int32)
@@ -218,6 +227,7 @@ def _select(
 
 
 _ready: dict[Any, Callable[..., None]] = {}  # compiled kernels, by all that a launch depends on but its addresses
+_hints: dict[Any, torch.Tensor] = {}  # by the same keys, where a search with few vectors begins
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _INTERPRETED = not isinstance(_select, triton.runtime.JITFunction)
 MANY = 132  # rows, from which there is more than one for each multiprocessor
@@ -274,24 +284,25 @@ def _first(x: torch.Tensor, rule: str, value: float, key: Any) -> tuple[torch.Te
     kept = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     rows = x.numel() // width
     block = max(triton.next_power_of_2(width), 16)
-    constants = (width, block, RULES[rule], dtype, _spread(width))
+    constants = (width, block, RULES[rule], dtype, _spread(width), rows <= MANY)
+    hint = _hints.setdefault(key, torch.zeros(1, device=x.device))
     if rule == "top_k":
         value = float(reference.top_k(value, width))
     if _INTERPRETED:
-        _select[(rows, 1, 1)](x, y, kept, value, *constants)
+        _select[(rows, 1, 1)](x, y, kept, hint, value, *constants)
         return y, kept
     with torch.cuda.device(x.device):
-        kernel = _select[(rows, 1, 1)](x, y, kept, value, *constants, **_options(block, rows))
-    _ready[key] = _launcher(kernel, constants)
+        kernel = _select[(rows, 1, 1)](x, y, kept, hint, value, *constants, **_options(block, rows))
+    _ready[key] = _launcher(kernel, hint, constants)
     return y, kept
 
 
-def _launcher(kernel: Any, constants: tuple[Any, ...]) -> Callable[..., None]:
+def _launcher(kernel: Any, hint: torch.Tensor, constants: tuple[Any, ...]) -> Callable[..., None]:
     """Triton's own looks every argument over on each call; what it would find does not change here."""
     run, function, metadata = kernel.run, kernel.function, kernel.packed_metadata
-    stream_of = torch._C._cuda_getCurrentRawStream
+    stream_of, hint_at = torch._C._cuda_getCurrentRawStream, hint.data_ptr()
 
     def launch(rows: int, index: int, x: int, y: int, kept: int, value: float) -> None:
-        run(rows, 1, 1, stream_of(index), function, metadata, None, None, None, x, y, kept, value, *constants)
+        run(rows, 1, 1, stream_of(index), function, metadata, None, None, None, x, y, kept, hint_at, value, *constants)
 
     return launch
