@@ -186,6 +186,8 @@ def parity(lm: LanguageModel, tasks: list[LmEvalTask], args: argparse.Namespace)
                 f"{row['peer_seconds']:8.1f}{row['ours_seconds']:8.1f}",
                 flush=True,
             )
+    theirs, ours = (sum(row[f"{side}_seconds"] for row in rows) for side in ("peer", "ours"))
+    print(f"the peer takes {theirs / ours:.2f} x our time")
     return rows
 
 
@@ -233,8 +235,8 @@ def peer_side(
         for module, before in hooks.items():
             for hook in set(module._forward_pre_hooks) - before:
                 del module._forward_pre_hooks[hook]
-    counts = [s for hook in peer.sparsity_hooks for s in hook.spentstats.prefill]
-    sparsity = sum(s.sparse_counts for s in counts) / sum(s.spentcounts for s in counts)
+    counts = [s for hook in peer.sparsity_hooks for s in hook.total_stats.prefill]
+    sparsity = sum(s.sparse_counts for s in counts) / sum(s.total_counts for s in counts)
     judged = task.judge(examples, [[answer] for answer in answers])
     return {"peer_sparsity": sparsity, "peer_score": judged.mean, "peer_seconds": took[0]}
 

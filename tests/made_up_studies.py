@@ -31,8 +31,11 @@ class Model:
 
 
 def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermediate"), values=(0.98, 0.95, 0.9, 0.8),
-          examples=200, limit=None, generates=(), search=False, retain=0.99):  # fmt: skip
-    """Write a whole study; ``search``: its spec asks for a search, and ``values`` are what it chose."""
+          examples=200, limit=None, generates=(), search=False, retain=0.99, groups=None):  # fmt: skip
+    """Write a whole study; ``search``: its spec asks for a search, and ``values`` are what it chose.
+
+    ``examples``: of every task, or by task. ``groups``: by task, the group's name and whether it is weighted by size.
+    """
     store = Store.create(folder)
     spec = StudySpec(
         models=tuple(m.name for m in models), sites=sites, tasks=tasks, values=None if search else values, retain=retain
@@ -44,7 +47,8 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
         own = {"weights": model.weights or digest(model.name), "dtype": model.dtype, "trust_remote_code": False}
         found.append(Found(model.name, own, "f", sites, model.parameters))
         for t, task in enumerate(tasks):
-            hard, answers = np.random.default_rng(t).random(examples), np.zeros(examples)  # the same for every model
+            number = examples[task] if isinstance(examples, dict) else examples
+            hard, answers = np.random.default_rng(t).random(number), np.zeros(number)  # the same for every model
             random = np.random.default_rng([m, t])
             for site, value in [(None, None), *((site, value) for site in sites for value in values)]:
                 rule = None if site is None else {"rule": "top_p", "value": value, "version": 1}
@@ -55,8 +59,9 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
                 else:
                     critical = CRITICAL[site] * model.strength * (1 + 0.06 * t)
                     lost = 0.01 * (record["result"]["sparsity"] / critical) ** 3
-                    scores = np.where(random.random(examples) < lost, 0.0, answers)
-                record["result"] |= {"score": float(scores.mean()), "examples": examples}
+                    scores = np.where(random.random(number) < lost, 0.0, answers)
+                record["result"] |= {"score": float(scores.mean()), "examples": number}
+                record["labels"] |= dict(zip(("group", "by_size"), (groups or {}).get(task, ()), strict=False))
                 store.write_trial(record, scores)
     store.write_resolved({
         "tasks": list(configs.values()), "models": [f.identity for f in found], "found": [f.to_json() for f in found],

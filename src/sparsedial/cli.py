@@ -95,7 +95,7 @@ def run(
     metric: Annotated[list[str] | None, typer.Option(help="TASK=METRIC instead of the paper's choice.")] = None,
     sequences: Annotated[int, typer.Option(help="Self-prediction: sequences sampled.")] = 64,
     length: Annotated[int, typer.Option(help="Self-prediction: tokens sampled in each.")] = 96,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn; default: 0, in lm-eval's tasks 1234.")] = None,
     batch: Annotated[int, typer.Option(help="Sequences in a forward.")] = 8,
     diffusion_steps: Annotated[int | None, typer.Option(help="Denoising: steps; default: a token a step.")] = None,
     block_length: Annotated[int | None, typer.Option(help="Denoising: tokens of a block; default: all.")] = None,

@@ -29,8 +29,8 @@ class Curve:
     Attributes:
         sparsity: ``[K]``, ascending. score: ``[K]``. dense: the dense score.
         p: ``[K]``, the dial's value at each point (NaN where unknown).
-        examples: for each task, its per-example scores ``[N, 1 + K]``: dense first, then the points.
-            Empty where they are not known, and then there is no interval.
+        examples: for each task, its per-example scores ``[N, 1 + K]``: dense first, then the points; in an average
+            over tasks times the task's share. Empty where they are not known, and then there is no interval.
     """
 
     sparsity: np.ndarray
@@ -71,12 +71,15 @@ class CriticalSparsity:
     def examples_needed(self, examples: int, half_width: float = 0.02) -> int | None:
         """How many examples would bring the interval to ``±half_width``, by 1/sqrt(N) from ``examples``.
 
+        Where the interval is `open` its known part says at least how many; None where that says nothing.
+
         >>> CriticalSparsity(0.4, 0.36, 0.44, 0.4, "crossed", None).examples_needed(100)
         400
         """
-        if self.low is None or self.high is None or self.open:
+        if self.low is None or self.high is None:
             return None
-        return math.ceil(round(examples * ((self.high - self.low) / 2 / half_width) ** 2, 6))
+        needed = math.ceil(round(examples * ((self.high - self.low) / 2 / half_width) ** 2, 6))
+        return None if self.open and needed <= examples else needed
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,11 @@ def curve(points: Sequence[object], dense: float | Sequence[float] | np.ndarray 
     )
 
 
-def task_average(curves: Sequence[Curve]) -> Curve:
+def task_average(curves: Sequence[Curve], weights: Sequence[float] | None = None) -> Curve:
     """The paper's average over tasks: at each p, the mean sparsity and the mean score of the tasks.
+
+    Args:
+        curves: of the tasks. weights: of each; by default all alike.
 
     Raises:
         SpecError: no curves, or curves measured at different p.
@@ -165,16 +171,20 @@ def task_average(curves: Sequence[Curve]) -> Curve:
     by_p = [np.argsort(c.p, kind="stable") for c in curves]
     if any(not np.array_equal(c.p[order], curves[0].p[by_p[0]]) for c, order in zip(curves, by_p, strict=True)):
         raise SpecError("task_average: the tasks were measured at different p")
-    sparsity = np.mean([c.sparsity[order] for c, order in zip(curves, by_p, strict=True)], 0)
-    score = np.mean([c.score[order] for c, order in zip(curves, by_p, strict=True)], 0)
+    share = np.ones(len(curves)) if weights is None else np.asarray(weights, dtype=np.float64)
+    share = share / share.sum()
+    sparsity = share @ [c.sparsity[order] for c, order in zip(curves, by_p, strict=True)]
+    score = share @ [c.score[order] for c, order in zip(curves, by_p, strict=True)]
     ascending = np.argsort(sparsity, kind="stable")
     examples = [
-        matrix[:, [0, *(1 + order[ascending])]] for c, order in zip(curves, by_p, strict=True) for matrix in c.examples
+        of * matrix[:, [0, *(1 + order[ascending])]]
+        for of, c, order in zip(share, curves, by_p, strict=True)
+        for matrix in c.examples
     ]
     return Curve(
         sparsity=sparsity[ascending],
         score=score[ascending],
-        dense=float(np.mean([c.dense for c in curves])),
+        dense=float(share @ [c.dense for c in curves]),
         p=curves[0].p[by_p[0]][ascending],
         examples=tuple(examples) if all(c.examples for c in curves) else (),
     )

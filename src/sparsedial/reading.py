@@ -39,7 +39,7 @@ class Reading:
 
         def linear(input: torch.Tensor) -> torch.Tensor:
             """What `nn.Linear` does, less its frame and two look-ups: about what a dial's own frames cost."""
-            return nn.functional.linear(apply(input), parameters["weight"], parameters["bias"])
+            return nn.functional.linear(apply(input), parameters["weight"], parameters["bias"])  # type: ignore[arg-type]  # it has one
 
         def stop() -> None:
             nonlocal apply

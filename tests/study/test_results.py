@@ -102,6 +102,30 @@ def test_a_task_measured_in_two_ways_is_two_tasks_and_counts_once_in_the_average
     assert found.loc["average", "examples"] == 800
 
 
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_group_has_a_curve_and_counts_as_one_task(tmp_path, by_size):
+    sizes = {"anatomy": 300, "law": 100, "piqa": 50}
+    groups = dict.fromkeys(("anatomy", "law"), ("mmlu", by_size))
+    found = results(study(tmp_path, [SMALL], tasks=tuple(sizes), sites=("input",), examples=sizes, groups=groups))
+    score = found.points.set_index(["task", "p"])["score"].unstack("task")
+    share = 0.75 if by_size else 0.5
+    group = share * score["anatomy"] + (1 - share) * score["law"]
+    pd.testing.assert_series_equal(score["average of mmlu"], group, check_names=False)
+    pd.testing.assert_series_equal(score["average"], (group + score["piqa"]) / 2, check_names=False)
+    critical = found.critical.set_index("task")
+    assert critical.loc["average of mmlu", ["metric", "examples"]].tolist() == ["mean of 2", 400]
+    assert critical.loc["average", ["metric", "examples"]].tolist() == ["mean of 2", 450]
+    assert not any("not compared" in note for note in found.notes)
+    # One resampled score of the group is the mean over its examples, or over its tasks: so is the interval about it.
+    assert critical.loc["average of mmlu", "low"] < critical.loc["average of mmlu", "value"]
+
+
+def test_a_group_alone_is_its_own_average(tmp_path):
+    groups = dict.fromkeys(("anatomy", "law"), ("mmlu", True))
+    found = results(study(tmp_path, [SMALL], tasks=tuple(groups), sites=("input",), groups=groups))
+    assert found.critical["task"].tolist() == ["anatomy", "law", "average of mmlu"]
+
+
 def test_averages_over_different_tasks_are_named_and_not_compared(tmp_path):
     two = study(tmp_path / "two", [SMALL], sites=("input",))
     three = study(tmp_path / "three", [LARGE], tasks=("arc_easy", "piqa", "sciq"), sites=("input",))

@@ -1,6 +1,7 @@
 """lm-eval's tasks: its numbers exactly, counted honestly, and its mistakes told before a model is loaded."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from sparsedial.errors import TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.reading import Reading
 from sparsedial.sources import Source
-from sparsedial.tasks import catalogue
+from sparsedial.tasks import TaskOptions, catalogue, make_tasks
+from sparsedial.tasks.base import Group
 from sparsedial.tasks.catalogue import lm_eval_tasks
 from sparsedial.tasks.generation import Prompt, generate
 from sparsedial.tasks.loglikelihood import NO_LIMIT, loglikelihoods, sharing
@@ -369,6 +371,19 @@ def test_nan_fails(folder, lm):
         weight.data.copy_(kept)
 
 
+def test_nan_fails_while_generating(folder, lm):
+    task = the_task(folder, "tiny_write")
+    examples = task.prepare(lm)
+    weight = lm.model.lm_head.weight
+    kept = weight.data.clone()
+    weight.data[-1] = float("nan")
+    try:
+        with pytest.raises(TaskError, match="logits are NaN"):
+            task.score(lm, examples)
+    finally:
+        weight.data.copy_(kept)
+
+
 def test_fewer_examples_than_asked_fails(folder, lm, monkeypatch):
     task = the_task(folder, "tiny_choice", limit=4)
     whole = task.prepare(lm)
@@ -392,9 +407,42 @@ def test_no_tokenizer(folder, llama, lm):
 def test_groups_and_patterns_expand(folder):
     tasks = lm_eval_tasks(["tiny_all", "tiny_last"], include_path=folder)
     assert [(t.name, t.group) for t in tasks] == [
-        ("tiny_choice", "tiny_all"), ("tiny_write", "tiny_all"), ("tiny_last", None)
+        ("tiny_choice", Group("tiny_all")), ("tiny_write", Group("tiny_all")), ("tiny_last", None)
     ]  # fmt: skip
     assert [t.metric.shown for t in tasks] == ["acc", "exact_match,stripped", "acc"]
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_group_that_lm_eval_averages_says_so(folder, tmp_path, by_size):
+    for name in ("tiny_choice", "tiny_last"):
+        shutil.copy(folder / f"{name}.yaml", tmp_path)
+    how = {"aggregate_metric_list": [{"metric": "acc", "weight_by_size": by_size}]}
+    inner = {"group": "inner", "task": ["tiny_last"]}
+    whole = {"group": "outer", "task": ["tiny_choice", inner], **how}
+    (tmp_path / "outer.yaml").write_text(yaml.safe_dump(whole))
+    tasks = lm_eval_tasks(["outer"], include_path=tmp_path)
+    assert [t.group for t in tasks] == [Group("outer", by_size)] * 2
+
+
+def test_a_group_of_ones_own_may_name_lm_evals_tasks(folder, tmp_path):
+    shutil.copy(folder / "tiny_choice.yaml", tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"group": "mine", "task": ["tiny_choice", "arc_easy"]}))
+    with pytest.raises(TaskError, match="'mine': its data cannot be had"):  # there is no hub here: arc_easy's
+        lm_eval_tasks(["mine"], include_path=tmp_path)
+
+
+def test_a_template_that_cannot_be_read_is_no_matter_of_data(folder, tmp_path):
+    config = yaml.safe_load((folder / "tiny_choice.yaml").read_text())
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**config, "task": "bad", "doc_to_text": "{{ question"}))
+    with pytest.raises(TaskError, match="'bad': lm-eval cannot make it"):
+        lm_eval_tasks(["bad"], include_path=tmp_path)
+
+
+def test_few_shot_examples_are_those_that_lm_eval_would_draw(folder):
+    asked = {"include_path": str(folder), "num_fewshot": 2}
+    [usual] = make_tasks(["tiny_choice"], TaskOptions(**asked))
+    [other] = make_tasks(["tiny_choice"], TaskOptions(**asked, seed=7))
+    assert (usual.seed, other.seed) == (1234, 7)  # the first is the default of its --seed
 
 
 def test_metric_can_be_changed(folder, lm):
@@ -440,7 +488,7 @@ def test_identity_moves_with_what_moves_the_number(folder, tmp_path):
 # ---------------------------------------------------------------------- lm-eval's own command line
 
 
-def test_plugin_gives_the_same_scores_and_tells_the_sparsity(folder, lm):
+def test_plugin_gives_the_same_scores_and_tells_the_sparsity(folder, lm, tmp_path):
     with quietly():
         from lm_eval import simple_evaluate
         from lm_eval.api.registry import get_model
@@ -464,6 +512,8 @@ def test_plugin_gives_the_same_scores_and_tells_the_sparsity(folder, lm):
     assert set(told["by_phase"]) == {"prefill", "generation"}
     with pytest.raises(sd.errors.SpecError, match=r"expected a number in \[0, 1\]"):
         SparsedialLM(lm.model, p=1.5, tokenizer=lm.tokenizer)
+    with quietly(), pytest.raises(TaskError, match="leave --use_cache out"):
+        simple_evaluate(model, tasks=["tiny_choice"], task_manager=manager, use_cache=str(tmp_path / "cache"))
 
 
 def test_a_metric_beside_the_one_that_counts_may_not_fit_the_data(folder, lm):

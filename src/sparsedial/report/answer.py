@@ -117,7 +117,8 @@ def _sites(rows: pd.DataFrame, condition: str = "") -> str:
 
 
 def _said(row: pd.Series[Any], value: str, low: str, high: str) -> str:
-    return estimate(row[value], row[low], row[high], row["status"]).replace("≥", "at least")
+    said = estimate(row[value], row[low], row[high], row["status"], number(row.get("open")) == 1.0)
+    return said.replace("≥ ", "at least ")
 
 
 def _largest(rows: pd.DataFrame, column: str) -> Any:

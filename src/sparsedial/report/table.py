@@ -80,7 +80,7 @@ def critical_table(results: Results) -> Table:
         about += f"\n⚠ problems ({len(results.problems)}): not everything that was asked for is here"
     marked = [is_wide(row) for _, row in sort_rows(results.critical).iterrows()]
     if any(marked):
-        about += "\n⚠ the interval spans more than 10 points: too few examples to say more (the report says how many)"
+        about += "\n⚠ the interval spans more than 10 points, or may do so: too few examples (the report says how many)"
     if any("≥" in text for row in cells.rows for text in row.values()):
         about += f"\n≥ a lower bound: the last point measured still keeps {goal(results.retain)}, or may do so"
     table = Table(

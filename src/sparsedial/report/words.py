@@ -105,16 +105,21 @@ def meaning(row: pd.Series[Any], retain: float) -> str:
     first = percent(row["first_crossing"])
     if first not in (NOTHING, percent(row["value"])):
         parts.append(f"first falls below {kept} at {first}")
+    is_open = number(row.get("open")) == 1.0
     if is_wide(row):
-        parts.append("⚠ the interval spans more than 10 points")
+        parts.append("⚠ the interval may span" if is_open else "⚠ the interval spans")
+        parts[-1] += " more than 10 points"
     examples, needed = number(row["examples"]), number(row["examples_needed"])
     if needed is not None and (examples is None or needed > examples):
-        parts.append(f"±2 points would take {short(needed)} examples")
+        of = " over all its tasks" if is_average(str(row["task"])) else ""
+        parts.append(f"±2 points would take {'at least ' if is_open else ''}{short(needed)} examples{of}")
+    elif is_open:
+        parts.append("±2 points would take points of higher sparsity")
     return "; ".join(parts)
 
 
 def is_wide(row: pd.Series[Any]) -> bool:
-    """Whether the interval is marked as spanning more than 10 points."""
+    """Whether the interval is marked as spanning more than 10 points, or as having no upper end that is known."""
     return number(row["wide"]) == 1.0
 
 

@@ -92,32 +92,62 @@ def _label(record: Record, models: dict[str, str], tasks: dict[str, str]) -> dic
     }
 
 
-def task_averages(measured: Sequence[Measured]) -> list[Measured]:
+def group_averages(measured: Sequence[Measured]) -> list[Measured]:
+    """The curve of each group that lm-eval averages (mmlu), of each model and site, weighted as lm-eval does."""
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for m in measured:
+        if name := m.dense["labels"].get("group"):
+            groups.setdefault((m.whose, name), []).append(m)
+    found = []
+    for (_, name), members in groups.items():
+        over = _one_each(members)
+        by_size = over[0].dense["labels"]["by_size"]
+        weights = [m.examples or m.dense["result"]["examples"] for m in over] if by_size else None
+        if mean := _mean(over, f"{AVERAGE} of {name}", weights):
+            found.append(mean)
+    return found
+
+
+def task_averages(measured: Sequence[Measured], groups: Sequence[Measured] = ()) -> list[Measured]:
     """The average over tasks of each model and site, at the dial values that all its tasks have.
 
-    Tasks without data (self-prediction) are none of the paper's and stay out; of a task measured in several ways,
-    the one with most examples counts. Averages over different tasks have different names.
+    A group counts as one task. Tasks without data (self-prediction) are none of the paper's and stay out; of a task
+    measured in several ways, the one with most examples counts. Averages over different tasks have different names.
     """
-    groups: dict[str, dict[str, Measured]] = {}
-    for m in measured:
-        task = m.dense["labels"]["task"]
-        if task in DATA_FREE:
-            continue
-        tasks = groups.setdefault(m.whose, {})
-        if task not in tasks or m.examples > tasks[task].examples:
-            tasks[task] = m
+    of: dict[str, list[Measured]] = {}
+    grouped = {(m.whose, m.label["task"]) for m in groups}
+    for m in (*measured, *groups):
+        group = f"{AVERAGE} of {m.dense['labels'].get('group')}"
+        if m.dense["labels"]["task"] not in DATA_FREE and (m in groups or (m.whose, group) not in grouped):
+            of.setdefault(m.whose, []).append(m)
     found: list[tuple[tuple[str, ...], Measured]] = []
-    for tasks in groups.values():
-        over = [tasks[task] for task in sorted(tasks)]  # in one order for all models, so that their resamples pair
-        common = sorted(set.intersection(*(set(m.curve.p.tolist()) for m in over)))
-        if len(over) > 1 and common:
-            mean = task_average([_at(m.curve, common) for m in over])
-            records = [record for m in over for record in m.found]
-            label = {**over[0].label, "task": AVERAGE, "metric": "mean"}
-            found.append((tuple(m.label["task"] for m in over), Measured(label, mean, over[0].dense, records)))
+    for tasks in of.values():
+        over = _one_each(tasks)
+        if len(over) > 1 and (mean := _mean(over, AVERAGE)):
+            found.append((tuple(m.label["task"] for m in over), mean))
     if len({names for names, _ in found}) < 2:
         return [m for _, m in found]
     return [replace(m, label=m.label | {"task": f"{AVERAGE} of {', '.join(names)}"}) for names, m in found]
+
+
+def _one_each(measured: Sequence[Measured]) -> list[Measured]:
+    """Of each task the curve with most examples, in one order for all models, so that their resamples pair."""
+    tasks: dict[str, Measured] = {}
+    for m in measured:
+        task = m.label["task"] if is_average(m.label["task"]) else m.dense["labels"]["task"]
+        if task not in tasks or m.examples > tasks[task].examples:
+            tasks[task] = m
+    return [tasks[task] for task in sorted(tasks)]
+
+
+def _mean(over: Sequence[Measured], name: str, weights: Sequence[float] | None = None) -> Measured | None:
+    """The average of these curves where they have dial values in common."""
+    common = sorted(set.intersection(*(set(m.curve.p.tolist()) for m in over)))
+    if not common:
+        return None
+    mean = task_average([_at(m.curve, common) for m in over], weights)
+    label = {**over[0].label, "task": name, "metric": f"mean of {len(over)}"}
+    return Measured(label, mean, over[0].dense, [record for m in over for record in m.found])
 
 
 def _at(c: Curve, values: list[float]) -> Curve:

@@ -19,13 +19,13 @@ from sparsedial.critical import (
 )
 from sparsedial.rules import RULES
 from sparsedial.study import profiles
-from sparsedial.study.curves import Measured, measured_curves, task_averages
+from sparsedial.study.curves import Measured, group_averages, measured_curves, task_averages
 from sparsedial.study.joined import Joined, Record, device, join, retained
 from sparsedial.study.naming import is_average, model_names, task_names
 from sparsedial.study.store import Store, digest
 from sparsedial.tasks.self_prediction import SelfPrediction
 
-WIDE = 0.10  # an interval wider than this is marked
+WIDE = 0.10  # an interval wider than this, or open above, is marked
 HALF_WIDTH = 0.02  # "how many examples would be needed" is for this
 
 
@@ -80,13 +80,14 @@ def results(stores: Store | Sequence[Store], retain: float | None = None) -> Res
     measured = sorted(measured_curves(joined, models, tasks, problems), key=lambda m: m.order)
     if mixed := [m.name for m in measured if len({device(r) for r in (m.dense, *m.found)}) > 1]:
         notes.append(f"Measured on different devices within one curve: {'; '.join(mixed)}.")
-    averages = task_averages(measured)
+    groups = group_averages(measured)
+    averages = task_averages(measured, groups)
     if len(sets := {m.label["task"] for m in averages}) > 1:
         notes.append(f"The averages are over different tasks, and so not compared: {'; '.join(sorted(sets))}.")
     if len(models) > 1 and not all(r["labels"].get("family") for r in joined.records):
         notes.append("A model's family is what its record says, or else its name without its size.")
-    every = sorted([*measured, *averages], key=lambda m: m.order)
-    averaged = {m.whose for m in averages}
+    every = sorted([*measured, *groups, *averages], key=lambda m: m.order)
+    averaged = {m.whose for m in (*groups, *averages)}
     tasks_of: dict[str, list[Measured]] = {}
     for m in measured:
         if m.dense["labels"]["task"] != SelfPrediction.name and m.whose not in averaged:
@@ -140,7 +141,7 @@ def _critical_row(m: Measured, critical: CriticalSparsity) -> dict[str, Any]:
         "dense_score": m.curve.dense,
         "examples": examples,
         "examples_needed": critical.examples_needed(examples, HALF_WIDTH),
-        "wide": span is not None and span > WIDE,
+        "wide": span is not None and (span > WIDE or critical.open),
         "points": len(m.curve.p),
     }
 

@@ -92,6 +92,7 @@ class Trial:
                 "active_parameters": _active(lm.parameters, ffns),
                 "device": lm.device.type,
                 "task": self.task.name,
+                **_group(self.task),
             },
             "result": {
                 "metric": scores.metric,
@@ -115,6 +116,12 @@ class Trial:
 def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """Its rows, as JSON has them."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _group(task: Task) -> dict[str, Any]:
+    """The group that the task is averaged in before tasks are averaged."""
+    group = getattr(task, "group", None)
+    return {} if group is None or group.by_size is None else {"group": group.name, "by_size": group.by_size}
 
 
 def _active(parameters: int, ffns: Iterable[FFN]) -> int | None:

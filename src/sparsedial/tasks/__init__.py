@@ -39,7 +39,7 @@ class TaskOptions:
 
     Attributes:
         sequences, length: self-prediction's N and L; next_token's documents have that length too.
-        seed: of everything that is drawn.
+        seed: of everything that is drawn; by default 0, and in lm-eval's tasks lm-eval's own.
         batch: sequences in a forward (self_prediction, next_token), or so many times 512 tokens (lm-eval tasks).
         limit: examples of each lm-eval task, documents of next_token, None for all.
         text: next_token's file, None for the zoo's held-out documents.
@@ -53,7 +53,7 @@ class TaskOptions:
 
     sequences: int = 64
     length: int = 96
-    seed: int = 0
+    seed: int | None = None
     batch: int = 8
     limit: int | None = None
     text: str | None = None
@@ -124,7 +124,8 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
     )
     replayed = replace(how, remasking=options.remasking or RANDOM, temperature=options.temperature or 1.0)
     answers = DiffusionAnswers(how, options.mc_samples, options.reuse_mask)
-    drawn = (options.sequences, options.length, options.seed, options.batch)
+    seed = options.seed or 0
+    drawn = (options.sequences, options.length, seed, options.batch)
     if SelfPrediction.name in names:
         tasks.append(SelfPrediction(*drawn))
     if Restoration.name in names:
@@ -135,7 +136,7 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
         tasks.append(NextToken(options.text, options.limit, options.length, options.batch))
     if MaskedToken.name in names:
         text = (options.text, options.limit, options.length, options.batch)
-        tasks.append(MaskedToken(*text, options.seed, options.fraction))
+        tasks.append(MaskedToken(*text, seed, options.fraction))
     if others := [name for name in names if name not in OURS]:
         from sparsedial.tasks.catalogue import lm_eval_tasks  # lm-eval is heavy, and self-prediction needs none of it
 
@@ -146,7 +147,7 @@ def make_tasks(names: Sequence[str], options: TaskOptions) -> list[Task]:
             num_fewshot=options.num_fewshot,
             apply_chat_template=options.apply_chat_template,
             metrics=options.metrics,
-            seed=options.seed,
+            **({} if options.seed is None else {"seed": options.seed}),
             batch_tokens=512 * options.batch,
             diffusion=answers,
         )

@@ -45,6 +45,19 @@ class Scores:
         return float(self.values.mean())
 
 
+@dataclass(frozen=True)
+class Group:
+    """Tasks that were asked for by one name.
+
+    Attributes:
+        name: of the group. by_size: whether its score is the mean over its examples (True), over its tasks (False), or
+            whether it has none, being but a list of tasks (None).
+    """
+
+    name: str
+    by_size: bool | None = None
+
+
 class Task(Protocol):
     """What "performance" means. A task measures; it stores nothing."""
 

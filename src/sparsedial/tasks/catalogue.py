@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from sparsedial.errors import TaskError
 from sparsedial.tasks import metrics as metrics_
+from sparsedial.tasks.base import Group
 from sparsedial.tasks.denoised import DiffusionAnswers
 from sparsedial.tasks.lm_eval_task import SEED, LmEvalTask
 from sparsedial.tasks.metrics import Metric
@@ -32,6 +34,7 @@ SETS = {
 """Names for sets of tasks: the paper's nine, and its three for instruction-tuned models."""
 
 NO_DATA = "its data cannot be had"
+READERS = ("datasets", "huggingface_hub", "fsspec")
 _DATA_HINT = (
     "With a connection to the model hub lm-eval downloads data; without one, copy the task's YAML, point dataset_path "
     "and data_files at a local file, and pass its folder as --include-path."
@@ -94,8 +97,8 @@ def lm_eval_tasks(
         except TaskError as error:
             problems.append(str(error))
             continue
-        for member, task in loaded.items():
-            group = None if member == name else name
+        group = _group(name, loaded)
+        for member, task in loaded["tasks"].items():
             ask = next((chosen[n] for n in (member, name) if n in chosen), None)
             try:
                 shots = _set_shots(task, num_fewshot)
@@ -118,7 +121,7 @@ def lm_eval_tasks(
                     diffusion or DiffusionAnswers(),
                 ),
             )
-    known = {*found, *(t.group for t in found.values())}
+    known = {*found, *(t.group.name for t in found.values() if t.group is not None)}
     if not problems:
         problems += [
             f"a metric for {n!r}, which is not among the tasks" for n in chosen if _ALIASES.get(n, n) not in known
@@ -136,9 +139,28 @@ def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
 
         if include_path is not None:
             own = TaskManager(include_path=include_path, include_defaults=False)
-            if all(name in own.task_index or Path(name).is_file() for name in names):
+            if all(_is_known(name, own.task_index) for name in names):
                 return own
         return TaskManager(include_path=include_path)
+
+
+def _is_known(name: str, index: Mapping[str, Any]) -> bool:
+    """Whether a name, and all that it is a group of, can be looked up."""
+    if name not in index:
+        return Path(name).is_file() or any(name in entry.tags for entry in index.values())
+    members = (index[name].cfg or {}).get("task")
+    named = [m if isinstance(m, str) else m.get("task") for m in members] if isinstance(members, list) else []
+    return all(_is_known(m, index) for m in named if isinstance(m, str))
+
+
+def _group(name: str, loaded: Mapping[str, Any]) -> Group | None:
+    """What the tasks of that name are averaged in, as lm-eval does: not in a tag, or a group that does not say."""
+    if name in loaded["tasks"]:
+        return None
+    group = loaded["groups"].get(name)
+    if group is None or not group.has_aggregation:
+        return Group(name)
+    return Group(name, by_size=all(metric.weight_by_size for metric in group.aggregate_metric_list))
 
 
 def _matched(names: Iterable[str], manager: Any) -> Iterator[str]:
@@ -148,7 +170,7 @@ def _matched(names: Iterable[str], manager: Any) -> Iterator[str]:
 
 
 def _load(name: str, manager: Any) -> dict[str, Any]:
-    """The lm-eval tasks of one name, with their data.
+    """What lm-eval makes of one name: its tasks, with their data, and the groups they are in.
 
     Raises:
         TaskError: it is unknown, or cannot be made here.
@@ -159,13 +181,29 @@ def _load(name: str, manager: Any) -> dict[str, Any]:
         raise TaskError(f"unknown task {name!r}: {hint} A folder with tasks of your own goes to --include-path.")
     try:
         with quietly():
-            loaded: dict[str, Any] = manager.load([name])["tasks"]
+            loaded: dict[str, Any] = manager.load([name])
     except ImportError as error:
         package = (error.name or "").split(".")[0] or "a package"
-        raise TaskError(f"task {name!r} needs {package}, which is not installed: {_first_line(error)}") from error
+        raise TaskError(
+            f"task {name!r} needs {package}, which is not installed: {_first_line(error)}. Some tasks of lm-eval need "
+            f"packages of their own: pip install {package}, or see lm-eval's page about the task"
+        ) from error
     except Exception as error:  # whatever the data set's source, its format or the task's own code raised
-        raise TaskError(f"task {name!r}: {NO_DATA} ({type(error).__name__}: {_first_line(error)})") from error
+        what = NO_DATA if _is_about_data(error) else "lm-eval cannot make it: see its YAML, or its data's"
+        raise TaskError(f"task {name!r}: {what} ({type(error).__name__}: {_first_line(error)})") from error
     return loaded
+
+
+def _is_about_data(error: BaseException | None) -> bool:
+    """Whether it came out of what fetches and reads data sets."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return True
+        frames = traceback.walk_tb(error.__traceback__)
+        if any(frame.f_globals.get("__name__", "").split(".")[0] in READERS for frame, _ in frames):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: Exception) -> str:

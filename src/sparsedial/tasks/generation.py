@@ -60,7 +60,7 @@ def generate(
     afterwards. Sampling, where the options ask for it, starts from ``seed`` in every batch.
 
     Raises:
-        TaskError: `generate` refuses the options.
+        TaskError: `generate` refuses the options, or the logits are NaN.
     """
     answers: list[Generated | None] = [None] * len(prompts)
     done = 0
@@ -92,7 +92,7 @@ def _batches(prompts: Sequence[Prompt], batch_tokens: int) -> list[list[int]]:
 
 
 def _generate(model: Any, tokenizer: Any, batch: Sequence[Prompt], seed: int, dial: Dial | None) -> list[Generated]:
-    from transformers import StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     first = batch[0]
     size, limit = max(len(p.tokens) for p in batch), first.limit
@@ -103,7 +103,12 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Prompt], seed: int, di
         mask[row, size - len(prompt.tokens) :] = 1
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     tokens[mask == 0] = pad or 0
-    rows = _Rows(model, tokenizer, first.until, mask, limit)
+    rows, bad = _Rows(model, tokenizer, first.until, mask, limit), torch.zeros((), dtype=torch.bool)
+
+    def watch(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        nonlocal bad
+        bad = bad.to(logits.device) | logits.isnan().any()  # looked at when all is over: nothing waits for it
+        return logits
 
     def told() -> AbstractContextManager[None]:
         phase, real = rows.real()
@@ -117,6 +122,7 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Prompt], seed: int, di
             out = model.generate(
                 input_ids=tokens.to(model.device),
                 attention_mask=mask.to(model.device),
+                logits_processor=LogitsProcessorList([watch]),
                 stopping_criteria=StoppingCriteriaList([rows]),
                 max_new_tokens=limit,
                 pad_token_id=pad or 0,
@@ -125,6 +131,8 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Prompt], seed: int, di
             )
         except (TypeError, ValueError) as error:
             raise TaskError(f"the model's generate() refuses {first.options}: {error}") from error
+    if bad:
+        raise TaskError("the model's logits are NaN while it generates: use a wider dtype, or check the weights")
     new = out[:, size:].tolist()
     return [Generated(t[:n], stopped) for t, n, stopped in zip(new, rows.lengths, rows.stopped, strict=True)]
 

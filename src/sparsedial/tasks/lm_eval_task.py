@@ -20,7 +20,7 @@ from sparsedial.errors import TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.sparsify import Dial
 from sparsedial.tasks import metrics as metrics_
-from sparsedial.tasks.base import Progress, Scores, no_progress
+from sparsedial.tasks.base import Group, Progress, Scores, no_progress
 from sparsedial.tasks.denoised import DiffusionAnswers
 from sparsedial.tasks.generation import Prompt, generate
 from sparsedial.tasks.loglikelihood import loglikelihoods, sharing
@@ -37,7 +37,7 @@ class LmEvalTask:
     """One task of lm-eval, its data at hand. Made by `lm_eval_tasks`.
 
     Attributes:
-        name: lm-eval's. group: the group it was asked for by, or None.
+        name: lm-eval's. group: the one it was asked for by, or None.
         metric: which of its metrics counts.
         limit: only so many examples. shots: few-shot examples in a prompt, after lm-eval's rules.
         chat: whether prompts go through the tokenizer's chat template.
@@ -46,7 +46,7 @@ class LmEvalTask:
     """
 
     name: str
-    group: str | None
+    group: Group | None
     metric: Metric
     limit: int | None
     shots: int
@@ -279,7 +279,8 @@ class LmEvalTask:
 
     @cached_property
     def _data_digest(self) -> str:
-        shots = list(self.task.fewshot_docs() or []) if self.shots else []
+        with quietly():
+            shots = list(self.task.fewshot_docs() or []) if self.shots else []
         return _digest([list(self._docs.values()), shots])
 
     @cached_property

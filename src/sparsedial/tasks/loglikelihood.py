@@ -67,9 +67,7 @@ def _score(model: Any, batch: Batch, dial: Dial | None) -> torch.Tensor:
     device = model.device
     real, at = batch.real.to(device), batch.at.to(device)  # before the forward, which shall wait for nothing
     inputs: dict[str, Any] = {"input_ids": batch.tokens.to(device), "use_cache": False}
-    if batch.attends is None or batch.positions is None:
-        inputs["attention_mask"] = real.long()
-    else:
+    if batch.attends is not None and batch.positions is not None:  # else rows are padded behind what they say
         inputs["attention_mask"] = _additive(batch.attends.to(device), model.dtype)
         inputs["position_ids"] = batch.positions.to(device)
     with observe(dial, phase="prefill", real=real), _logits_only_at(model, at):

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 import sparsedial.diffusion.model  # noqa: F401  # makes its architecture known to transformers
 from sparsedial.diffusion.kinds import CAUSAL, check_kind, kind_of, mask_token_of
 from sparsedial.diffusion.sampler import LOW_CONFIDENCE, Denoising
-from sparsedial.errors import SparsedialError
+from sparsedial.errors import SparsedialError, TaskError
 from sparsedial.models import LanguageModel
 from sparsedial.rules import make_rule
 from sparsedial.sources import Source, find_model
@@ -96,6 +96,14 @@ class SparsedialLM(HFLM):
         finally:
             self._documents = []
 
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuse lm-eval's cache of answers: it would give those of one dial value to another.
+
+        Raises:
+            TaskError: always.
+        """
+        raise TaskError("lm-eval's cache of answers does not know the dial: leave --use_cache out")
+
     _documents: Sequence[Any] = ()
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
@@ -116,8 +124,6 @@ class SparsedialLM(HFLM):
                 if answer[0] != answer[0]:
                     raise SparsedialError(f"the log-likelihood of request {i} is NaN: use a wider dtype")
                 answers[i] = answer
-                if requests[i][0] is not None:
-                    self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
         return answers
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
