@@ -1,5 +1,7 @@
 """Attaching, counting, padding, phases, and leaving nothing behind."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -431,23 +433,20 @@ def test_tokens_that_come_one_at_a_time_count_as_ever(name, tokens, request, mon
     assert set(dial.stats()["phase"]) == {"prefill", "generation"} and dial.stats()["step"].nunique() == 2
 
 
-def test_room_for_counts_is_of_the_device_and_shape_of_the_call():
+def test_room_for_counts_is_of_the_device_and_size_of_the_call():
     """Calls of two devices and of several shapes in turn, as with `device_map` or experts in a list."""
     counters = Counters([])
     shapes = [(2, 3), (2, 3), (5,), (5,), (2, 3), *[(1, 1)] * 200]
     for shape in shapes:
         for device in ("cpu", "meta"):
             kept = counters.room(torch.empty(*shape, 8, device=device))
-            assert kept is None  # never two alike in a row
-    given, held = 0, []
-    for shape in shapes:
+            assert kept.device.type == device  # never two alike in a row
+    held = []
+    for number, shape in enumerate(shapes):
         kept = counters.room(torch.empty(*shape, 8))
-        if kept is not None:
-            assert kept.shape == shape and kept.dtype == torch.int32 and kept.device.type == "cpu"
-            held.append(kept.fill_(given))
-            given += 1
-    assert given == 201  # all but the first of each run
-    assert [int(kept.reshape(-1)[0]) for kept in held] == list(range(given))  # no two in one place
+        assert kept.shape == (math.prod(shape),) and kept.dtype == torch.int32 and kept.device.type == "cpu"
+        held.append(kept.fill_(number))
+    assert [int(kept[0]) for kept in held] == list(range(len(shapes)))  # no two in one place
 
 
 def test_the_profiler_sees_the_op_by_its_name(llama, tokens):

@@ -80,21 +80,20 @@ class Counters:
         self._sums: dict[tuple[torch.device, str, int | None], torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def room(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Memory for the counts of one call with vectors like those of ``x``, int32, uninitialised.
+    def room(self, x: torch.Tensor) -> torch.Tensor:
+        """Memory for the counts of one call with the vectors of ``x``: int32, one dimension, uninitialised.
 
         Making it is a good part of what a call costs in a decode step, so it is made for several calls at a time:
-        for as many as there were alike in a row, up to ``ROOM``. None for the first: the op makes its own.
+        for as many as there were alike in a row, up to ``ROOM``.
         """
+        vectors, device = x.numel() // (x.size(-1) or 1), x.device
         # Another stream's memory would be given back to that stream while this one still writes to it.
-        stream = torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else None
-        wanted = (x.shape[:-1], x.device, stream)
+        wanted = (vectors, device, torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else None)
         if wanted != self._room_for:
             self._room_for, self._room, self._alike = wanted, [], 0
-            return None
         self._alike += 1
         if not self._room:
-            made = x.new_empty((min(self._alike, ROOM), *wanted[0]), dtype=torch.int32)
+            made = x.new_empty((min(self._alike, ROOM), vectors), dtype=torch.int32)
             self._room = list(made.unbind())
         return self._room.pop()
 
