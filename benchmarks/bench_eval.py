@@ -43,7 +43,8 @@ def main() -> None:
     """Run what was asked for, print it, keep it."""
     args = arguments()
     torch.manual_seed(0)
-    tasks = lm_eval_tasks(args.tasks.split(","), include_path=args.include_path, limit=args.limit)
+    common = {"include_path": args.include_path, "limit": args.limit, "batch_tokens": args.batch_tokens}
+    tasks = lm_eval_tasks(args.tasks.split(","), **common)
     lm = load_model(find_model(args.model), device=args.device, dtype=args.dtype)
     sharing(lm.model)  # tried out once per model
     result: dict[str, Any] = {"bench": "eval", "machine": machine(lm), "versions": versions(), **vars(args)}
@@ -67,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--include-path", default="../shared/tasks")
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--batch-sizes", type=lambda s: [int(n) for n in s.split(",")], default=[1, 8, 16, 32])
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="ours; more on a GPU")
     parser.add_argument("--repeats", type=int, default=1, help="the fastest counts, for a machine that is not idle")
     parser.add_argument("--p", type=float, default=0.9)
     parser.add_argument("--peer", help="a checkout of fszatkowski/activation-sparsity-benchmarking")

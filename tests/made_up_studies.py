@@ -34,7 +34,8 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
           examples=200, limit=None, generates=(), search=False, retain=0.99, groups=None):  # fmt: skip
     """Write a whole study; ``search``: its spec asks for a search, and ``values`` are what it chose.
 
-    ``examples``: of every task, or by task. ``groups``: by task, the group's name and whether it is weighted by size.
+    ``examples``: of every task, or by task. ``groups``: by task, the group's name and whether it is weighted by size;
+    a third entry says that the task was not asked for by the group's name.
     """
     store = Store.create(folder)
     spec = StudySpec(
@@ -61,7 +62,9 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
                     lost = 0.01 * (record["result"]["sparsity"] / critical) ** 3
                     scores = np.where(random.random(number) < lost, 0.0, answers)
                 record["result"] |= {"score": float(scores.mean()), "examples": number}
-                record["labels"] |= dict(zip(("group", "by_size"), (groups or {}).get(task, ()), strict=False))
+                if (of := (groups or {}).get(task)) and len(of) == 2:
+                    members = [name for name, its in groups.items() if its[0] == of[0]]
+                    record["labels"]["group"] = {"name": of[0], "by_size": of[1], "members": members}
                 store.write_trial(record, scores)
     store.write_resolved({
         "tasks": list(configs.values()), "models": [f.identity for f in found], "found": [f.to_json() for f in found],

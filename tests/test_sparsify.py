@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune as prune_
 
 import sparsedial as sd
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
@@ -474,3 +475,21 @@ def test_weights_that_a_device_map_brings_in_when_needed(own_llama, tokens):
         with sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as there:
             assert torch.equal(model(tokens).logits, sparse)
     assert there.stats().equals(here.stats())
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_weights_that_are_made_anew_for_each_call(own_llama, when):
+    """`torch.nn.utils.prune` takes the weight out of the module's parameters."""
+
+    def prune():
+        prune_.l1_unstructured(own_llama.model.layers[0].mlp.down_proj, "weight", 0.5)
+
+    tokens = torch.arange(6)[None]
+    if when == "before":
+        prune()
+    with torch.no_grad(), sd.sparsify(own_llama, "all_inputs", sd.TopP(1.0)):
+        if when == "while":
+            prune()
+        sparse = own_llama(tokens).logits
+    with torch.no_grad():
+        torch.testing.assert_close(sparse, own_llama(tokens).logits)

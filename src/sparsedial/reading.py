@@ -39,7 +39,12 @@ class Reading:
 
         def linear(input: torch.Tensor) -> torch.Tensor:
             """What `nn.Linear` does, less its frame and two look-ups: about what a dial's own frames cost."""
-            return nn.functional.linear(apply(input), parameters["weight"], parameters["bias"])  # type: ignore[arg-type]  # it has one
+            x = apply(input)
+            try:
+                weight, bias = parameters["weight"], parameters["bias"]
+            except KeyError:  # pruned or parametrized: the weight is made anew for each call
+                return inner(x)
+            return nn.functional.linear(x, weight, bias)  # type: ignore[arg-type]  # a weight is there
 
         def stop() -> None:
             nonlocal apply

@@ -1,5 +1,7 @@
 """Run by `test_backends.py` with TRITON_INTERPRET=1: the conformance suite on the Triton kernels."""
 
+from functools import partial
+
 import torch
 from conformance import RULES, Tally, cases, check
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from sparsedial.kernels import cuda
 
 tally = Tally()
+again = partial(cuda.select, again=True)
 device = "cuda" if torch.cuda.is_available() and not cuda._INTERPRETED else "cpu"
 
 
@@ -21,7 +24,8 @@ device = "cuda" if torch.cuda.is_available() and not cuda._INTERPRETED else "cpu
 def any_vector(bits: list[int], dial: float, rule: str, dtype: torch.dtype) -> None:
     """Any float16 bits, NaN and Inf among them; one width, because each one is compiled for itself."""
     values = torch.tensor(bits, dtype=torch.int16).view(torch.float16)
-    check(cuda.select, values.to(dtype).to(device), rule, dial, tally)
+    for select in (cuda.select, again):
+        check(select, values.to(dtype).to(device), rule, dial, tally)
 
 
 if __name__ == "__main__":
@@ -31,12 +35,12 @@ if __name__ == "__main__":
             for _, x in cases(width, 2, dtype):
                 for rule in RULES:
                     for dial in (0.0, 0.9, 1.0):
-                        check(cuda.select, x.to(device), rule, dial, tally)
+                        check(again if dial == 0.9 else cuda.select, x.to(device), rule, dial, tally)
     for hint in (1e-30, 1.0, 1e30, float("inf"), float("nan")):  # where a search begins never changes what it finds
         for memory in cuda._hints.values():
             memory.fill_(hint)
         for _, x in cases(130, 2, torch.bfloat16):
-            check(cuda.select, x.to(device), "top_p", 0.9, tally)
+            check(again, x.to(device), "top_p", 0.9, tally)
     check(cuda.select, torch.randn(cuda.MANY + 1, 3).to(device), "top_p", 0.9, tally)  # too many for hints
     assert tally.differ <= 1, tally
     wide = torch.randn(1, cuda.WIDEST + 1)  # more than fits on the chip

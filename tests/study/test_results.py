@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_up_studies import Model, study
 
 from sparsedial.errors import SpecError, StoreError
+from sparsedial.report.answer import answer
 from sparsedial.study.naming import family, model_names
 from sparsedial.study.profiles import robust_z
 from sparsedial.study.results import results
@@ -110,20 +111,31 @@ def test_a_group_has_a_curve_and_counts_as_one_task(tmp_path, by_size):
     score = found.points.set_index(["task", "p"])["score"].unstack("task")
     share = 0.75 if by_size else 0.5
     group = share * score["anatomy"] + (1 - share) * score["law"]
-    pd.testing.assert_series_equal(score["average of mmlu"], group, check_names=False)
+    pd.testing.assert_series_equal(score["mmlu (2 tasks)"], group, check_names=False)
     pd.testing.assert_series_equal(score["average"], (group + score["piqa"]) / 2, check_names=False)
     critical = found.critical.set_index("task")
-    assert critical.loc["average of mmlu", ["metric", "examples"]].tolist() == ["mean of 2", 400]
+    assert critical.loc["mmlu (2 tasks)", ["metric", "examples"]].tolist() == ["mean of 2", 400]
     assert critical.loc["average", ["metric", "examples"]].tolist() == ["mean of 2", 450]
     assert not any("not compared" in note for note in found.notes)
-    # One resampled score of the group is the mean over its examples, or over its tasks: so is the interval about it.
-    assert critical.loc["average of mmlu", "low"] < critical.loc["average of mmlu", "value"]
+    assert critical.loc["mmlu (2 tasks)", "low"] < critical.loc["mmlu (2 tasks)", "value"]
+    assert critical["group"].dropna().to_dict() == dict.fromkeys(groups, "mmlu (2 tasks)")
 
 
 def test_a_group_alone_is_its_own_average(tmp_path):
     groups = dict.fromkeys(("anatomy", "law"), ("mmlu", True))
     found = results(study(tmp_path, [SMALL], tasks=tuple(groups), sites=("input",), groups=groups))
-    assert found.critical["task"].tolist() == ["anatomy", "law", "average of mmlu"]
+    assert found.critical["task"].tolist() == ["anatomy", "law", "mmlu (2 tasks)"]
+    assert answer(found)[0].startswith(f"{SMALL.name} on mmlu (2 tasks): ")
+
+
+def test_a_group_is_whole_however_its_tasks_were_asked_for_or_says_that_it_is_not(tmp_path):
+    groups = {"anatomy": ("mmlu", True, "by itself"), "law": ("mmlu", True), "logic": ("mmlu", True)}
+    store = study(tmp_path / "a", [SMALL, LARGE], tasks=tuple(groups), sites=("input",), groups=groups)
+    assert "mmlu (3 tasks)" in set(results(store).critical["task"])
+    remove(store, lambda r: (r["labels"]["model"], r["labels"]["task"]) != (SMALL.name, "law"))
+    found = results(store).critical
+    assert set(found[found["model"] == SMALL.name]["task"]) == {"anatomy", "logic", "mmlu (2 of 3 tasks)"}
+    assert "mmlu (3 tasks)" in set(found[found["model"] == LARGE.name]["task"])
 
 
 def test_averages_over_different_tasks_are_named_and_not_compared(tmp_path):

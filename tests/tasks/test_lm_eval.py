@@ -421,12 +421,17 @@ def test_a_group_that_lm_eval_averages_says_so(folder, tmp_path, by_size):
     whole = {"group": "outer", "task": ["tiny_choice", inner], **how}
     (tmp_path / "outer.yaml").write_text(yaml.safe_dump(whole))
     tasks = lm_eval_tasks(["outer"], include_path=tmp_path)
-    assert [t.group for t in tasks] == [Group("outer", by_size)] * 2
+    assert [t.group for t in tasks] == [Group("outer", by_size, ("tiny_choice", "tiny_last"))] * 2
+    tasks = lm_eval_tasks(["outer"], include_path=tmp_path, metrics={"tiny_choice": "acc_norm"})
+    assert [t.group.by_size for t in tasks] == [None, by_size]  # of the other metric it says nothing
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump({"group": "list", "task": ["outer"]}))
+    assert [t.group.name for t in lm_eval_tasks(["list"], include_path=tmp_path)] == ["outer"] * 2
 
 
 def test_a_group_of_ones_own_may_name_lm_evals_tasks(folder, tmp_path):
     shutil.copy(folder / "tiny_choice.yaml", tmp_path)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"group": "mine", "task": ["tiny_choice", "arc_easy"]}))
+    inner = {"group": "inner", "task": ["arc_easy"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"group": "mine", "task": ["tiny_choice", inner]}))
     with pytest.raises(TaskError, match="'mine': its data cannot be had"):  # there is no hub here: arc_easy's
         lm_eval_tasks(["mine"], include_path=tmp_path)
 

@@ -45,7 +45,7 @@ def _parallel(address: int, run: Callable[[int], None], call: int, threads: int)
 
 
 def select(
-    x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None
+    x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None, again: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The op on a CPU tensor: see `sparsedial.kernels.reference.select`, whose answer it gives."""
     address, run = compiled(x.dtype)

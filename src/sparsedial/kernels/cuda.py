@@ -245,20 +245,21 @@ def _spread(width: int) -> float:
 
 
 def select(
-    x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None
+    x: torch.Tensor, rule: str, value: float, kept: torch.Tensor | None = None, again: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The op on a CUDA tensor: see `sparsedial.kernels.reference.select`, whose answer it gives.
 
-    float64, and vectors wider than `WIDEST`, take the reference.
+    float64, and vectors wider than `WIDEST`, take the reference. Not ``again`` from a compiled model, whose graphs
+    have memory of their own: where a search ended is kept for good.
     """
     # In a decode step the host's time is what counts: nothing is asked twice, and all that can be known is looked up.
     x = x.contiguous()
     width, index, address = x.shape[-1], x.get_device(), x.data_ptr()
     rows = x.numel() // width if width else 0
-    key = (rule, width, x.dtype, index, rows > MANY, address % 16)
+    key = (rule, width, x.dtype, index, rows > MANY, again, address % 16)
     launch = _ready.get(key)
     if launch is None or rows == 0:
-        return _first(x, rule, value, key)
+        return _first(x, rule, value, again, key)
     if rule == "top_k":
         value = float(reference.top_k(value, width))
     y = torch.empty_like(x)
@@ -272,7 +273,7 @@ def select(
     return y, kept
 
 
-def _first(x: torch.Tensor, rule: str, value: float, key: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _first(x: torch.Tensor, rule: str, value: float, again: bool, key: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The long way: a contiguous x is looked at in every way, and the kernel compiled and kept under ``key``."""
     width = x.shape[-1]
     dtype = _DTYPES.get(x.dtype)
@@ -284,8 +285,8 @@ def _first(x: torch.Tensor, rule: str, value: float, key: Any) -> tuple[torch.Te
     kept = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     rows = x.numel() // width
     block = max(triton.next_power_of_2(width), 16)
-    constants = (width, block, RULES[rule], dtype, _spread(width), rows <= MANY)
-    hint = _hints.setdefault(key, torch.zeros(1, device=x.device))
+    constants = (width, block, RULES[rule], dtype, _spread(width), again and rows <= MANY)
+    hint = _hints.setdefault(key, torch.zeros(1, dtype=torch.float32, device=x.device)) if again else kept
     if rule == "top_k":
         value = float(reference.top_k(value, width))
     if _INTERPRETED:

@@ -101,7 +101,7 @@ class Bound:
         if type(x) is torch.Tensor:  # a subclass goes through the dispatcher too
             if x.is_cuda:
                 self._cuda = self._cuda or _kernel("cuda")
-                return self._cuda(x, self.rule, self.value, kept)
+                return self._cuda(x, self.rule, self.value, kept, True)
             if x.is_cpu:
                 self._cpu = self._cpu or _kernel("cpu")
                 return self._cpu(x, self.rule, self.value, kept)

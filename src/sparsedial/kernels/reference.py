@@ -12,6 +12,7 @@ def select(
     rule: str,
     value: float,
     kept: torch.Tensor | None = None,  # room for the counts, which fast backends use
+    again: bool = False,  # vectors like these come again and again: a search may begin where the last one ended
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a rule to each vector of ``x`` (its last dimension).
 

@@ -29,7 +29,8 @@ def answer(results: Results) -> list[str]:
         return ["No critical sparsity could be read off: no trial gave valid points."]
     for (model, rule, layers), group in rows.groupby(["model", "rule", "layers"], sort=False):
         averages = group[group["task"].map(is_average)]
-        for task, sites in (group if averages.empty else averages).groupby("task", sort=False):
+        single = group[group["group"].isna()] if "group" in group else group
+        for task, sites in (single if averages.empty else averages).groupby("task", sort=False):
             where = _where(task)
             by = f" under {plain(rule)}" if rows["rule"].nunique() > 1 else ""
             by += f" in layers {plain(layers)}" if layers != "all" else ""

@@ -111,7 +111,7 @@ def meaning(row: pd.Series[Any], retain: float) -> str:
         parts[-1] += " more than 10 points"
     examples, needed = number(row["examples"]), number(row["examples_needed"])
     if needed is not None and (examples is None or needed > examples):
-        of = " over all its tasks" if is_average(str(row["task"])) else ""
+        of = " over all its tasks" if str(row.get("metric")).startswith("mean of ") else ""
         parts.append(f"±2 points would take {'at least ' if is_open else ''}{short(needed)} examples{of}")
     elif is_open:
         parts.append("±2 points would take points of higher sparsity")
@@ -186,9 +186,14 @@ def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def leading(frame: pd.DataFrame, of: str = "model") -> pd.DataFrame:
-    """The rows to compare models by: the task averages and self-prediction; each task of those without an average."""
+    """The rows to compare models by: the task averages and self-prediction; each task of those without an average.
+
+    A task that a group is averaged over is in that.
+    """
     if frame.empty:
         return frame
+    if "group" in frame:
+        frame = frame[frame["group"].isna()]
     averaged = set(frame[of][frame["task"].map(is_average)])
     single = ~frame[of].isin(averaged) | (frame["task"] == SelfPrediction.name)
     return frame[frame["task"].map(is_average) | single]

@@ -20,12 +20,13 @@ from sparsedial.tasks import DATA_FREE
 
 @dataclass(frozen=True)
 class Measured:
-    """One curve: what it is of, its points, and the trials it was read off (of all its tasks)."""
+    """One curve: what it is of, its points, the trials it was read off (of all its tasks), the tasks averaged over."""
 
     label: dict[str, Any]
     curve: Curve
     dense: Record
     found: list[Record]
+    over: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -93,18 +94,27 @@ def _label(record: Record, models: dict[str, str], tasks: dict[str, str]) -> dic
 
 
 def group_averages(measured: Sequence[Measured]) -> list[Measured]:
-    """The curve of each group that lm-eval averages (mmlu), of each model and site, weighted as lm-eval does."""
-    groups: dict[tuple[str, str], list[Measured]] = {}
+    """The curve of each group that lm-eval averages (mmlu), of each model and site, weighted as lm-eval does.
+
+    Its tasks are those that the group has, however they were asked for; where some have no curve, its name says so.
+    """
+    groups: dict[str, dict[str, Any]] = {}
     for m in measured:
-        if name := m.dense["labels"].get("group"):
-            groups.setdefault((m.whose, name), []).append(m)
+        if group := m.dense["labels"].get("group"):
+            groups.setdefault(group["name"], group)
     found = []
-    for (_, name), members in groups.items():
-        over = _one_each(members)
-        by_size = over[0].dense["labels"]["by_size"]
-        weights = [m.examples or m.dense["result"]["examples"] for m in over] if by_size else None
-        if mean := _mean(over, f"{AVERAGE} of {name}", weights):
-            found.append(mean)
+    for group in groups.values():
+        tasks: dict[str, list[Measured]] = {}
+        for m in measured:
+            if m.dense["labels"]["task"] in group["members"]:
+                tasks.setdefault(m.whose, []).append(m)
+        for members in tasks.values():
+            over = _one_each(members)
+            weights = [m.dense["result"]["examples"] for m in over] if group["by_size"] else None
+            some = "" if len(over) == len(group["members"]) else f" of {len(group['members'])}"
+            name = f"{group['name']} ({len(over)}{some} tasks)"
+            if len(over) > 1 and (mean := _mean(over, name, weights)):
+                found.append(replace(mean, over=tuple(m.label["task"] for m in members)))
     return found
 
 
@@ -115,10 +125,9 @@ def task_averages(measured: Sequence[Measured], groups: Sequence[Measured] = ())
     measured in several ways, the one with most examples counts. Averages over different tasks have different names.
     """
     of: dict[str, list[Measured]] = {}
-    grouped = {(m.whose, m.label["task"]) for m in groups}
+    grouped = {(m.whose, task) for m in groups for task in m.over}
     for m in (*measured, *groups):
-        group = f"{AVERAGE} of {m.dense['labels'].get('group')}"
-        if m.dense["labels"]["task"] not in DATA_FREE and (m in groups or (m.whose, group) not in grouped):
+        if m.dense["labels"]["task"] not in DATA_FREE and (m.over or (m.whose, m.label["task"]) not in grouped):
             of.setdefault(m.whose, []).append(m)
     found: list[tuple[tuple[str, ...], Measured]] = []
     for tasks in of.values():
@@ -134,7 +143,7 @@ def _one_each(measured: Sequence[Measured]) -> list[Measured]:
     """Of each task the curve with most examples, in one order for all models, so that their resamples pair."""
     tasks: dict[str, Measured] = {}
     for m in measured:
-        task = m.label["task"] if is_average(m.label["task"]) else m.dense["labels"]["task"]
+        task = m.label["task"] if m.over else m.dense["labels"]["task"]
         if task not in tasks or m.examples > tasks[task].examples:
             tasks[task] = m
     return [tasks[task] for task in sorted(tasks)]
@@ -147,7 +156,8 @@ def _mean(over: Sequence[Measured], name: str, weights: Sequence[float] | None =
         return None
     mean = task_average([_at(m.curve, common) for m in over], weights)
     label = {**over[0].label, "task": name, "metric": f"mean of {len(over)}"}
-    return Measured(label, mean, over[0].dense, [record for m in over for record in m.found])
+    names = tuple(m.label["task"] for m in over)
+    return Measured(label, mean, over[0].dense, [record for m in over for record in m.found], names)
 
 
 def _at(c: Curve, values: list[float]) -> Curve:

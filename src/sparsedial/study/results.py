@@ -87,10 +87,15 @@ def results(stores: Store | Sequence[Store], retain: float | None = None) -> Res
     if len(models) > 1 and not all(r["labels"].get("family") for r in joined.records):
         notes.append("A model's family is what its record says, or else its name without its size.")
     every = sorted([*measured, *groups, *averages], key=lambda m: m.order)
-    averaged = {m.whose for m in (*groups, *averages)}
+    averaged = {m.whose for m in averages}
+    grouped = {(m.whose, task): m.label["task"] for m in groups for task in m.over}
     tasks_of: dict[str, list[Measured]] = {}
     for m in measured:
-        if m.dense["labels"]["task"] != SelfPrediction.name and m.whose not in averaged:
+        if (
+            m.label["task"] != SelfPrediction.name
+            and m.whose not in averaged
+            and (m.whose, m.label["task"]) not in grouped
+        ):
             tasks_of.setdefault(m.whose, []).append(m)
     if apart := [f"{ms[0].label['model']}, {ms[0].label['site']}" for ms in tasks_of.values() if len(ms) > 1]:
         notes.append(f"No average, since the tasks have no dial value in common: {'; '.join(apart)}.")
@@ -102,9 +107,9 @@ def results(stores: Store | Sequence[Store], retain: float | None = None) -> Res
     for m in every:
         critical = critical_sparsity(m.curve, retain)
         here = profiles.near(m.found, critical.value)
-        tables["critical"].append(_critical_row(m, critical))
+        tables["critical"].append(_critical_row(m, critical) | {"group": grouped.get((m.whose, m.label["task"]))})
         tables["points"] += _point_rows(m, joined)
-        if not is_average(m.label["task"]):
+        if not m.over:
             tables["layers"] += profiles.layer_rows(m.label, here)
             tables["generated"] += profiles.generated_rows(m.label, m.dense, m.found)
         if m.whose not in averaged or is_average(m.label["task"]) or m.label["task"] == SelfPrediction.name:
@@ -226,6 +231,7 @@ def _provenance(joined: Joined, models: dict[str, str], tasks: dict[str, str]) -
     about = {models[digest(r["identity"]["model"])]: {**r["labels"], **r["identity"]["model"]} for r in records}
     for entry in about.values():
         entry.pop("task", None)
+        entry.pop("group", None)
     specs = [spec.to_json() for spec in joined.specs]
     commands = [spec.command() for spec in joined.specs]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
 def _group(task: Task) -> dict[str, Any]:
     """The group that the task is averaged in before tasks are averaged."""
     group = getattr(task, "group", None)
-    return {} if group is None or group.by_size is None else {"group": group.name, "by_size": group.by_size}
+    return {} if group is None or group.by_size is None else {"group": asdict(group)}
 
 
 def _active(parameters: int, ffns: Iterable[FFN]) -> int | None:

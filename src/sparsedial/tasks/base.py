@@ -51,11 +51,12 @@ class Group:
 
     Attributes:
         name: of the group. by_size: whether its score is the mean over its examples (True), over its tasks (False), or
-            whether it has none, being but a list of tasks (None).
+            whether it has none, being but a list of tasks (None). members: its tasks.
     """
 
     name: str
     by_size: bool | None = None
+    members: tuple[str, ...] = ()
 
 
 class Task(Protocol):

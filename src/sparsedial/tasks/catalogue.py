@@ -97,7 +97,6 @@ def lm_eval_tasks(
         except TaskError as error:
             problems.append(str(error))
             continue
-        group = _group(name, loaded)
         for member, task in loaded["tasks"].items():
             ask = next((chosen[n] for n in (member, name) if n in chosen), None)
             try:
@@ -110,7 +109,7 @@ def lm_eval_tasks(
                 member,
                 LmEvalTask(
                     member,
-                    group,
+                    _group(name, member, metric.name, loaded),
                     metric,
                     limit,
                     shots,
@@ -121,7 +120,7 @@ def lm_eval_tasks(
                     diffusion or DiffusionAnswers(),
                 ),
             )
-    known = {*found, *(t.group.name for t in found.values() if t.group is not None)}
+    known = {*found, *wanted}
     if not problems:
         problems += [
             f"a metric for {n!r}, which is not among the tasks" for n in chosen if _ALIASES.get(n, n) not in known
@@ -144,23 +143,35 @@ def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
         return TaskManager(include_path=include_path)
 
 
-def _is_known(name: str, index: Mapping[str, Any]) -> bool:
+def _is_known(name: str, index: Mapping[str, Any], above: tuple[str, ...] = ()) -> bool:
     """Whether a name, and all that it is a group of, can be looked up."""
     if name not in index:
         return Path(name).is_file() or any(name in entry.tags for entry in index.values())
-    members = (index[name].cfg or {}).get("task")
-    named = [m if isinstance(m, str) else m.get("task") for m in members] if isinstance(members, list) else []
-    return all(_is_known(m, index) for m in named if isinstance(m, str))
+    if name in above:  # a group in itself: lm-eval says so
+        return True
+    return all(_is_known(member, index, (*above, name)) for member in _named((index[name].cfg or {}).get("task")))
 
 
-def _group(name: str, loaded: Mapping[str, Any]) -> Group | None:
-    """What the tasks of that name are averaged in, as lm-eval does: not in a tag, or a group that does not say."""
-    if name in loaded["tasks"]:
-        return None
-    group = loaded["groups"].get(name)
-    if group is None or not group.has_aggregation:
-        return Group(name)
-    return Group(name, by_size=all(metric.weight_by_size for metric in group.aggregate_metric_list))
+def _named(members: Any) -> Iterator[str]:
+    """The names in a group's list of tasks, those of the groups written out in it included."""
+    for member in members if isinstance(members, list) else []:
+        if isinstance(member, str):
+            yield member
+        elif isinstance(task := member.get("task"), str):
+            yield task
+        else:
+            yield from _named(task)
+
+
+def _group(name: str, member: str, metric: str, loaded: Mapping[str, Any]) -> Group | None:
+    """What a task is averaged in, as lm-eval does: the outermost group that averages the metric; else, nothing."""
+    around = {n: g for n, g in loaded["groups"].items() if member in (t.task_name for t in g.get_all_tasks())}
+    for group_name, group in sorted(around.items(), key=lambda pair: -len(pair[1].get_all_tasks())):
+        for averaged in group.aggregate_metric_list or []:
+            if averaged.metric == metric:
+                members = tuple(sorted(t.task_name for t in group.get_all_tasks()))
+                return Group(group_name, averaged.weight_by_size, members)
+    return None if name == member else Group(name)
 
 
 def _matched(names: Iterable[str], manager: Any) -> Iterator[str]:

@@ -107,8 +107,9 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Prompt], seed: int, di
 
     def watch(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         nonlocal bad
-        bad = bad.to(logits.device) | logits.isnan().any()  # looked at when all is over: nothing waits for it
-        return logits
+        nan = logits.isnan()
+        bad = bad.to(logits.device) | nan.any()  # looked at when all is over: nothing waits for it
+        return torch.where(nan, 0.0, logits)  # so that sampling gets as far
 
     def told() -> AbstractContextManager[None]:
         phase, real = rows.real()
