@@ -36,7 +36,7 @@ if __name__ == "__main__":
                 for rule in RULES:
                     for dial in (0.0, 0.9, 1.0):
                         check(again if dial == 0.9 else cuda.select, x.to(device), rule, dial, tally)
-    for hint in (1e-30, 1.0, 1e30, float("inf"), float("nan")):  # where a search begins never changes what it finds
+    for hint in (1e-30, float("inf"), float("nan")):  # where a search begins never changes what it finds
         for memory in cuda._hints.values():
             memory.fill_(hint)
         for _, x in cases(130, 2, torch.bfloat16):

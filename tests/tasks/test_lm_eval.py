@@ -428,6 +428,7 @@ def test_a_group_that_lm_eval_averages_says_so(folder, tmp_path, by_size):
     assert [t.group.name for t in lm_eval_tasks(["list"], include_path=tmp_path)] == ["outer"] * 2
 
 
+@pytest.mark.slow  # reads all of lm-eval's tasks
 def test_a_group_of_ones_own_may_name_lm_evals_tasks(folder, tmp_path):
     shutil.copy(folder / "tiny_choice.yaml", tmp_path)
     inner = {"group": "inner", "task": ["arc_easy"]}
