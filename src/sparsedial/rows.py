@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from sparsedial.trace import watching
+from sparsedial.trace import first, watching
 
 _PICKS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default)
@@ -83,7 +83,7 @@ class Listed:
 
         def given(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._rows and (rows := self._rows[-1]) is not None:
-                self.tokens[name] = tokens = rows.tokens(_first(args, kwargs))
+                self.tokens[name] = tokens = rows.tokens(first(args, kwargs))
                 if tokens is None:
                     self.lost.add(name)
 
@@ -95,7 +95,7 @@ class Listed:
         self._rows.clear()
 
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x, real, rows = _first(args, kwargs), self._real(), None
+        x, real, rows = first(args, kwargs), self._real(), None
         if isinstance(x, torch.Tensor) and real is not None and not (watching() or torch.compiler.is_compiling()):
             rows = Rows(x).__enter__() if real.numel() * x.shape[-1] == x.numel() else None
         self._rows.append(rows)
@@ -103,7 +103,3 @@ class Listed:
     def _end(self, *_: Any) -> None:
         if self._rows and (rows := self._rows.pop()) is not None:
             rows.__exit__(None, None, None)
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()), None)

@@ -118,6 +118,11 @@ class Read:
     activated: bool = False
 
 
+def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A module's first argument, by position or by name."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
 def min_output(module: nn.Module) -> int:
     """How many outputs a projection has (`nn.Linear`: rows of its weight; `Conv1D`: columns)."""
     weight = module.weight
@@ -150,7 +155,7 @@ def trace(model: nn.Module, inputs: dict[str, Any], *args: Any) -> list[Read]:
     handles, reads, training = [], [], [m for m in model.modules() if m.training]
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else next(iter(kwargs.values()), None)
+        x = first(args, kwargs)
         if isinstance(x, torch.Tensor):
             watch.alive.append(x)
             reads.append(Read(module, id(x), watch.expressions.get(id(x)), id(x) in watch.picked))

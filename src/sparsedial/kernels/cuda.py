@@ -285,8 +285,9 @@ def _first(x: torch.Tensor, rule: str, value: float, again: bool, key: Any) -> t
     kept = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     rows = x.numel() // width
     block = max(triton.next_power_of_2(width), 16)
-    constants = (width, block, RULES[rule], dtype, _spread(width), again and rows <= MANY)
-    hint = _hints.setdefault(key, torch.zeros(1, dtype=torch.float32, device=x.device)) if again else kept
+    few = again and rows <= MANY
+    constants = (width, block, RULES[rule], dtype, _spread(width), few)
+    hint = _hints.setdefault(key, torch.zeros(1, dtype=torch.float32, device=x.device)) if few else kept
     if rule == "top_k":
         value = float(reference.top_k(value, width))
     if _INTERPRETED:

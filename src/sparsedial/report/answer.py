@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sparsedial.critical import BEYOND, LESS, MORE, UNCLEAR
-from sparsedial.report.words import estimate, goal, leading, number, plain, points, size, sort_rows, with_numbers
+from sparsedial.report.words import (
+    estimate,
+    goal,
+    is_open,
+    leading,
+    number,
+    plain,
+    points,
+    size,
+    sort_rows,
+    ungrouped,
+    with_numbers,
+)
 from sparsedial.study.naming import AVERAGE, is_average
 
 if TYPE_CHECKING:
@@ -29,8 +41,7 @@ def answer(results: Results) -> list[str]:
         return ["No critical sparsity could be read off: no trial gave valid points."]
     for (model, rule, layers), group in rows.groupby(["model", "rule", "layers"], sort=False):
         averages = group[group["task"].map(is_average)]
-        single = group[group["group"].isna()] if "group" in group else group
-        for task, sites in (single if averages.empty else averages).groupby("task", sort=False):
+        for task, sites in (ungrouped(group) if averages.empty else averages).groupby("task", sort=False):
             where = _where(task)
             by = f" under {plain(rule)}" if rows["rule"].nunique() > 1 else ""
             by += f" in layers {plain(layers)}" if layers != "all" else ""
@@ -118,7 +129,7 @@ def _sites(rows: pd.DataFrame, condition: str = "") -> str:
 
 
 def _said(row: pd.Series[Any], value: str, low: str, high: str) -> str:
-    said = estimate(row[value], row[low], row[high], row["status"], number(row.get("open")) == 1.0)
+    said = estimate(row[value], row[low], row[high], row["status"], is_open(row))
     return said.replace("≥ ", "at least ")
 
 

@@ -105,17 +105,20 @@ def meaning(row: pd.Series[Any], retain: float) -> str:
     first = percent(row["first_crossing"])
     if first not in (NOTHING, percent(row["value"])):
         parts.append(f"first falls below {kept} at {first}")
-    is_open = number(row.get("open")) == 1.0
     if is_wide(row):
-        parts.append("⚠ the interval may span" if is_open else "⚠ the interval spans")
-        parts[-1] += " more than 10 points"
+        parts.append(f"⚠ the interval {'may span' if is_open(row) else 'spans'} more than 10 points")
     examples, needed = number(row["examples"]), number(row["examples_needed"])
     if needed is not None and (examples is None or needed > examples):
         of = " over all its tasks" if str(row.get("metric")).startswith("mean of ") else ""
-        parts.append(f"±2 points would take {'at least ' if is_open else ''}{short(needed)} examples{of}")
-    elif is_open:
+        parts.append(f"±2 points would take {'at least ' if is_open(row) else ''}{short(needed)} examples{of}")
+    elif is_open(row):
         parts.append("±2 points would take points of higher sparsity")
     return "; ".join(parts)
+
+
+def is_open(row: pd.Series[Any]) -> bool:
+    """Whether the interval's upper end is but a lower bound."""
+    return number(row.get("open")) == 1.0
 
 
 def is_wide(row: pd.Series[Any]) -> bool:
@@ -185,6 +188,11 @@ def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[pd.DataFrame(keys, index=frame.index).sort_values(list(keys), kind="stable").index]
 
 
+def ungrouped(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows but for the tasks that a group's row is the average of."""
+    return frame[frame["group"].isna()] if "group" in frame else frame
+
+
 def leading(frame: pd.DataFrame, of: str = "model") -> pd.DataFrame:
     """The rows to compare models by: the task averages and self-prediction; each task of those without an average.
 
@@ -192,8 +200,7 @@ def leading(frame: pd.DataFrame, of: str = "model") -> pd.DataFrame:
     """
     if frame.empty:
         return frame
-    if "group" in frame:
-        frame = frame[frame["group"].isna()]
+    frame = ungrouped(frame)
     averaged = set(frame[of][frame["task"].map(is_average)])
     single = ~frame[of].isin(averaged) | (frame["task"] == SelfPrediction.name)
     return frame[frame["task"].map(is_average) | single]

@@ -37,7 +37,7 @@ class LmEvalTask:
     """One task of lm-eval, its data at hand. Made by `lm_eval_tasks`.
 
     Attributes:
-        name: lm-eval's. group: the one it was asked for by, or None.
+        name: lm-eval's. group: the one it is averaged in, else the one it was asked for by, or None.
         metric: which of its metrics counts.
         limit: only so many examples. shots: few-shot examples in a prompt, after lm-eval's rules.
         chat: whether prompts go through the tokenizer's chat template.
