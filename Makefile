@@ -3,14 +3,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
-FOLDERS := src tests benchmarks docs examples
+FOLDERS := src packages tests tools benchmarks docs examples
 
 .PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search bench-diffusion clean
 
 help:
 	@echo "make demo       measure SmolLM2-135M-Instruct at all five sites; ends with a table and runs/demo/report.html"
 	@echo "make test       the tests        make test-all   the slow ones too"
-	@echo "make check      lint, format, types"
+	@echo "make check      lint, format, types, import layers, docstrings"
 	@echo "make smoke      the main job in small, on the real model"
 	@echo "make scaling    critical sparsity against model size, over the zoo; ends with runs/scaling/report.html"
 	@echo "make bench-rule, bench-eval, bench-moe, bench-search, bench-diffusion   the benchmarks"
@@ -19,11 +19,11 @@ help:
 setup: $(READY)
 
 # torch first and by itself: its build (CPU or CUDA) is decided here, and nothing else may pull another one.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml packages/zoo/pyproject.toml constraints.txt
 	@echo "setting up .venv (a few minutes the first time)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ./packages/zoo --editable ".[dev]"
 	@touch $@
 
 demo: $(READY)
@@ -37,6 +37,8 @@ check: $(READY)
 	$(BIN)/ruff check $(FOLDERS)
 	$(BIN)/ruff format --check $(FOLDERS)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_docstrings src/sparsedial
 
 format: $(READY)
 	$(BIN)/ruff check --fix $(FOLDERS)
@@ -49,7 +51,7 @@ test-all: $(READY)
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 architectures: $(READY)
-	$(BIN)/python tests/architectures.py docs/architectures.md
+	$(BIN)/python -m tools.architectures docs/architectures.md
 
 # SmolLM2-135M joins where `make demo` has fetched it.
 scaling: $(READY)
@@ -58,19 +60,19 @@ scaling: $(READY)
 	$(BIN)/sparsedial report runs/scaling $$(ls -d runs/scaling-smollm2 2>/dev/null) --out runs/scaling
 
 bench-rule: $(READY)
-	$(BIN)/python benchmarks/bench_rule.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_rule $(ARGS)
 
 bench-eval: $(READY)
-	$(BIN)/python benchmarks/bench_eval.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_eval $(ARGS)
 
 bench-moe: $(READY)
-	$(BIN)/python benchmarks/bench_moe.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_moe $(ARGS)
 
 bench-search: $(READY)
-	$(BIN)/python benchmarks/bench_search.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_search $(ARGS)
 
 bench-diffusion: $(READY)
-	$(BIN)/python benchmarks/bench_diffusion.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_diffusion $(ARGS)
 
 clean:
 	rm -rf .venv runs

@@ -1,21 +1,30 @@
-"""sparsedial: how many of its FFN activations a language model can do without, and what that buys."""
+"""Measurement of how much activation sparsity a language model tolerates."""
 
-from sparsedial.critical import CriticalSparsity, Curve, critical_sparsity
-from sparsedial.ffn import find_ffns
+from sparsedial.curves.critical import CriticalSparsity, critical_sparsity
+from sparsedial.curves.curve import Curve
+from sparsedial.errors import SparsedialError
+from sparsedial.ffn import FFN, SITES, FFNs, find_ffns
+from sparsedial.hooks import Sparsifier, sparsify
 from sparsedial.kernels import apply_rule
+from sparsedial.models.loading import load_model
 from sparsedial.rules import MaxP, Rule, TopK, TopP
-from sparsedial.sparsify import sparsify
 
 __all__ = [
+    "FFN",
+    "FFNs",
+    "SITES",
     "CriticalSparsity",
     "Curve",
-    "critical_sparsity",
     "MaxP",
     "Rule",
+    "SparsedialError",
+    "Sparsifier",
     "TopK",
     "TopP",
     "apply_rule",
+    "critical_sparsity",
     "find_ffns",
+    "load_model",
     "sparsify",
 ]
 __version__ = "0.1.0"

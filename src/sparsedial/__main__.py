@@ -1,6 +1,6 @@
-"""``python -m sparsedial``."""
+"""Entry point of ``python -m sparsedial``."""
 
-from sparsedial.cli import main
+from sparsedial.cli.main import main
 
 if __name__ == "__main__":
     main()

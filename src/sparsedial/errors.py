@@ -1,29 +1,29 @@
-"""Errors a user can act on: each message says what was seen, what was expected and what to do."""
+"""Errors that a user can act on. Each message says what was seen, what was expected and what to do."""
 
 
 class SparsedialError(Exception):
-    """Base of every expected error; the command line prints it without a traceback and exits with 2."""
+    """Base class of all expected errors. The command line prints them without a traceback and exits with status 2."""
 
 
 class SpecError(SparsedialError, ValueError):
-    """A name, number or option that cannot be used: an unknown site, p outside [0, 1], an empty grid."""
+    """Error for a name, number or option that cannot be used, such as an unknown site or p outside [0, 1]."""
 
 
 class ModelError(SparsedialError):
-    """A model that cannot be found, read, or understood (no FFN found, a site it does not have)."""
+    """Error for a model that cannot be found or loaded, has no FFN, or does not have the requested site."""
 
 
 class AttachError(SparsedialError, RuntimeError):
-    """A dial that cannot be attached (twice at one site) or whose hooks never fired."""
+    """Error for a rule that cannot be attached, such as a second rule at a site, or that was never applied."""
 
 
 class NonFiniteError(SparsedialError, ArithmeticError):
-    """A NaN or Inf was seen in a vector that a rule was to sparsify; the message names the layer."""
+    """Error for a vector to be sparsified that contains NaN or Inf. The message names the layer."""
 
 
 class TaskError(SparsedialError):
-    """A task that cannot be had or that returned something unusable."""
+    """Error for a task that is not available or returned an invalid result."""
 
 
-class StoreError(SparsedialError, OSError):
-    """A study directory that cannot be read or written; the message names the path."""
+class StorageError(SparsedialError, OSError):
+    """Error for a directory that cannot be read or written. The message names the path."""

@@ -1,4 +1,4 @@
-"""What one sees: `figures` (Altair), `page` (one self-contained HTML page), `table` (the terminal).
+"""The report of a study: one self-contained HTML page, its figures and files, and a table for the terminal.
 
-The report draws, it never computes.
+This package computes no results. They come from `sparsedial.analysis`.
 """

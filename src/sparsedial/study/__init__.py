@@ -1,1 +1,1 @@
-"""Studies: which trials to run (`spec`, `search`), how one is run (`trial`, `run`), where they are kept (`store`)."""
+"""Studies: specification, choice of trials, evaluation, runs, and storage."""

@@ -1,50 +1,79 @@
-"""What to run: a frozen, versioned description that is checked as a whole before anything is loaded."""
+"""The description of a study, which is immutable, versioned, and checked before a model is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from sparsedial.critical import RETAIN
-from sparsedial.diffusion.kinds import check_kind
+from pydantic import ConfigDict, PlainValidator
+
+from sparsedial.curves.critical import RETAIN
 from sparsedial.errors import SparsedialError, SpecError
-from sparsedial.ffn import SITES
-from sparsedial.models import pick_device, pick_dtype
-from sparsedial.rules import RULES, make_rule
-from sparsedial.sources import check_model
-from sparsedial.study.typed import complain, typed
-from sparsedial.tasks import TaskOptions, make_tasks
+from sparsedial.ffn.feed_forward import SITES
+from sparsedial.models.kind import check_kind_name
+from sparsedial.models.loading import pick_device, pick_dtype
+from sparsedial.models.sources import check_model_exists
+from sparsedial.rules import RULES, Rule, make_rule
+from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dataclass
+from sparsedial.study.records import SCHEMA_VERSION
+from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
 from sparsedial.tasks.base import Task
+from sparsedial.tasks.registry import make_tasks
+from sparsedial.tasks.spec import TaskSpec
 
-SPEC_VERSION = 2
+
+def _parse_task(data: Any) -> TaskSpec:
+    """Return the task that a name or a mapping describes."""
+    if isinstance(data, str):
+        return TaskSpec(data)
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+        raise SpecError(f"expected a task name, or keys and values with a name, got {describe_value(data)}")
+    return TaskSpec.from_json(data)
 
 
 @dataclass(frozen=True)
 class StudySpec:
-    """Models x sites x rules x dial values x tasks.
+    """Specification of a set of trials: models x sites x rules x values of p x tasks.
 
     Attributes:
-        models: names as `find_model` takes them.
-        sites: of `SITES`, or None for all that a model has. rules: names of `RULES`.
-        tasks: task names; ``self_prediction`` needs no data. options: what else the tasks take.
-        values: the dial values to measure, or None for the adaptive search.
-        tolerance: the search's: critical sparsity to within this fraction (or its interval if wider).
-        retain: the share of the dense score to keep.
-        layers: only these, or None for all.
-        modules: FFN projections named by hand (see `find_ffns`), or None.
-        dtype: as `load_model` takes it.
-        trust_remote_code: let code that comes with a model run.
-        kind, mask_token: as `load_model` takes them, of every model; found out where None.
+        models: Names that `sparsedial.models.sources.resolve_source` accepts.
+        sites: Names from `SITES`. Defaults to None, which means all sites that each model has.
+        rules: Names from `RULES`. Defaults to top-p.
+        tasks: Tasks and the options of each. A string is the name of a task without options. Defaults to
+            self-prediction.
+        task_options: Options by name, which apply to every task that has an option of this name. At least one task
+            has to have it.
+        values: Values of the rule parameter, the same for every curve. Defaults to None,
+            which means an adaptive search.
+        tolerance: Precision of critical sparsity, as a fraction of sparsity, at which the search ends. If the
+            95% interval is wider, the search ends at the width of the interval. Defaults to 0.01.
+        retain: Share of the dense score that a sparse model has to keep, between 0 and 1. Defaults to 0.99.
+        layers: Indices of the sparsified layers. Defaults to None, which means all layers.
+        modules: Name patterns of the FFN projections "up", "gate" and "down". Defaults to None,
+            in which case the projections are detected by tracing the model.
+        dtype: "auto" or the name of a torch dtype.
+        trust_remote_code: Execute modeling code that comes with a model. Defaults to False.
+        kind: Kind of all models. Defaults to None, in which case it is detected.
+        mask_token: Token ID of the mask of diffusion models. Defaults to None, in which case it is read from the model.
+
+    Example:
+        >>> spec = StudySpec(models=("smollm2-135m",), tasks=("arc_easy",), values=(0.9, 1.0))
+        >>> spec.tasks
+        (TaskSpec(name='arc_easy', options={}),)
+        >>> spec.grid["top_p"]
+        (TopP(p=1.0), TopP(p=0.9))
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     models: tuple[str, ...]
     sites: tuple[str, ...] | None = None
     rules: tuple[str, ...] = ("top_p",)
-    tasks: tuple[str, ...] = ("self_prediction",)
-    options: TaskOptions = field(default_factory=TaskOptions)
+    tasks: tuple[Annotated[TaskSpec, PlainValidator(_parse_task)], ...] = (TaskSpec("self_prediction"),)
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     values: tuple[float, ...] | None = None
     tolerance: float = 0.01
     retain: float = RETAIN
@@ -55,115 +84,196 @@ class StudySpec:
     kind: str | None = None
     mask_token: int | None = None
 
+    def __post_init__(self) -> None:
+        tasks = []
+        for task in self.tasks:
+            tasks.append(TaskSpec(task) if isinstance(task, str) else task)
+        object.__setattr__(self, "tasks", tuple(tasks))
+
+    # ------------------------------------------------------------------ reading and writing
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON with its version; `from_json` reads it back."""
-        return {"version": SPEC_VERSION, **asdict(self)}
+        """Return a dictionary with the schema version that `from_json` reads back."""
+        data = {spec_field.name: getattr(self, spec_field.name) for spec_field in fields(self)}
+        data["tasks"] = [task.to_json() for task in self.tasks]
+        data["task_options"] = dict(self.task_options)
+        return {"version": SCHEMA_VERSION, **data}
 
     @classmethod
-    def from_json(cls, data: Any, what: str = "study") -> StudySpec:
-        """The inverse of `to_json`; a version that is not given is this one, and older ones are read.
+    def from_json(cls, data: Any, source: str = "study") -> StudySpec:
+        """Return the study that `to_json` turned into ``data``.
 
         Args:
-            data: plain JSON or YAML. what: where it is from, for messages.
+            data: Plain JSON or YAML. Without the key "version", the current version is assumed.
+            source: Where the data come from, for error messages.
+
+        Returns:
+            The study. Its names and numbers are not checked yet: see `problems`.
 
         Raises:
-            SpecError: another version, or every unknown, missing or wrongly typed field.
+            SpecError: The version differs, or fields are unknown, missing or wrongly typed.
 
-        >>> spec = StudySpec(models=("smollm2-135m",), values=(0.9, 1.0))
-        >>> StudySpec.from_json(spec.to_json()) == spec
-        True
-        >>> StudySpec.from_json({"version": 1, "models": ["smollm2-135m"], "rule": "top_k"}).rules
-        ('top_k',)
+        Example:
+            >>> spec = StudySpec(models=("smollm2-135m",), values=(0.9, 1.0))
+            >>> StudySpec.from_json(spec.to_json()) == spec
+            True
+            >>> StudySpec.from_json({"models": ["m"], "tasks": [{"name": "piqa", "limit": 30}]}).tasks
+            (TaskSpec(name='piqa', options={'limit': 30}),)
         """
-        if isinstance(data, dict):
+        if isinstance(data, Mapping):
             data = dict(data)
-            version = data.pop("version", SPEC_VERSION)
-            if version not in range(1, SPEC_VERSION + 1):
-                raise SpecError(f"{what}: version {version!r}, expected {SPEC_VERSION}: made by a newer sparsedial?")
-            if version == 1 and "rule" in data:
-                data["rules"] = [data.pop("rule")]
-        return typed(cls, data, what)
+            version = data.pop("version", SCHEMA_VERSION)
+            if version != SCHEMA_VERSION:
+                raise SpecError(
+                    f"{source}: written with schema version {version!r}; this version of sparsedial reads version "
+                    f"{SCHEMA_VERSION}. Run the study again with --out set to a new directory."
+                )
+        return parse_dataclass(cls, data, source)
 
     @classmethod
     def from_yaml(cls, path: Path) -> StudySpec:
-        """A study declared in a YAML file (or a ``study.json``, for JSON is YAML); its keys are these fields.
+        """Return the study that a YAML file describes.
+
+        Args:
+            path: A YAML file whose keys are the fields of this class. A ``study.json`` works as well.
+
+        Returns:
+            The study.
 
         Raises:
-            SpecError: the file cannot be read, is no YAML, or what `from_json` finds.
+            SpecError: The file cannot be read, is not YAML, or `from_json` rejects its content.
         """
         import yaml
 
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise SpecError(f"{path}: {error.strerror}. Expected a YAML file that declares a study.") from None
+            raise SpecError(f"{path}: {error.strerror}. Expected a YAML file that describes a study.") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: not YAML: {error}") from None
         return cls.from_json(data, str(path))
 
     def command(self) -> list[str]:
-        """The command line that asks for this (where to run it and where to keep it left out).
+        """Return the words of a command line that reproduces the study.
 
-        What `run` has no words for is a study: the ``study.json`` kept with its trials says it.
+        The words do not include the device and the output directory. If the options of ``sparsedial run`` cannot
+        describe the study, the command is ``sparsedial study`` with the ``study.json`` in its directory.
 
-        >>> StudySpec(models=("smollm2-135m",), sites=("input",), options=TaskOptions(limit=300)).command()
-        ['sparsedial', 'run', 'smollm2-135m', '--site', 'input', '--limit', '300']
+        Returns:
+            The words, starting with "sparsedial".
+
+        Example:
+            >>> StudySpec(models=("smollm2-135m",), sites=("input",), task_options={"limit": 300}).command()
+            ['sparsedial', 'run', 'smollm2-135m', '--site', 'input', '--limit', '300']
         """
-        if len(self.models) > 1 or len(self.rules) > 1:
+        if not self._fits_run_command():
             return ["sparsedial", "study", "study.json"]
         words = ["sparsedial", "run", *self.models]
         default = StudySpec(models=self.models)
-        if self.sites is not None:
-            words += [word for site in self.sites for word in ("--site", site)]
-        for name in ("rules", "tasks", "values", "tolerance", "retain", "layers", "dtype", "kind", "mask_token"):
+        for spec_field in fields(self):
+            name = spec_field.name
             value = getattr(self, name)
-            if value != getattr(default, name):
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                words += [{"values": "--p", "rules": "--rule"}.get(name, f"--{name.replace('_', '-')}"), text]
-        words += [word for role, pattern in (self.modules or {}).items() for word in ("--ffn", f"{role}={pattern}")]
-        words += ["--trust-remote-code"] if self.trust_remote_code else []
-        return words + self.options.command()
+            if name == "task_options" or value == getattr(default, name):
+                continue
+            if name == "tasks":
+                value = tuple(task.name for task in self.tasks)
+            words += command_line_words(name, value)
+        for name, value in self.task_options.items():
+            words += command_line_words(name, value)
+        return words
 
-    def check(self, device: str = "auto", known: Sequence[str] = ()) -> list[Task]:
-        """Look at everything that can be wrong before a model is loaded, and say all of it at once.
+    def _fits_run_command(self) -> bool:
+        """Return True if the options of ``sparsedial run`` can describe the study."""
+        if len(self.models) != 1 or len(self.rules) != 1:
+            return False
+        if any(task.options for task in self.tasks):
+            return False
+        return set(self.task_options) <= set(TASK_OPTIONS)
+
+    # ------------------------------------------------------------------ rules and tasks
+
+    @cached_property
+    def grid(self) -> Mapping[str, tuple[Rule, ...]]:
+        """Return the rules to evaluate by rule name, with the largest value first. Empty for an adaptive search."""
+        grid: dict[str, tuple[Rule, ...]] = {}
+        if self.values is not None:
+            values = sorted(set(self.values), reverse=True)
+            for name in self.rules:
+                grid[name] = tuple(make_rule(name, value) for value in values)
+        return grid
+
+    @cached_property
+    def built_tasks(self) -> list[Task]:
+        """Return the task objects. They are created once, because lm-eval tasks load their data."""
+        return list(make_tasks(self.tasks, self.task_options))
+
+    def task_identities(self) -> dict[str, dict[str, Any]]:
+        """Return the identity of each task by its name."""
+        return {task.name: task.identity() for task in self.built_tasks}
+
+    # ------------------------------------------------------------------ checking
+
+    def problems(self, device: str = "auto") -> list[str]:
+        """Return the problems of the study that can be detected before a model is loaded.
 
         Args:
-            device: as `load_model` takes it. known: problems found before, to be said with the rest.
+            device: The device that the models will run on, as in `load_language_model`. Defaults to "auto".
 
         Returns:
-            The tasks, made on the way.
-
-        Raises:
-            SpecError: one line for each problem.
+            One clause or sentence per problem. Empty if the study can be run.
         """
-        problems: list[str] = list(known)
+        model_checks = [partial(check_model_exists, model) for model in self.models]
+        loading_checks: list[Callable[[], object]] = [
+            partial(check_kind_name, self.kind),
+            lambda: pick_dtype(self.dtype, pick_device(device)),
+            lambda: self.built_tasks,
+        ]
+        return [
+            *_error_messages(model_checks),
+            *self._list_problems(),
+            *self._rule_problems(),
+            *self._number_problems(),
+            *_error_messages(loading_checks),
+        ]
 
-        def attempt(check: Callable[[], Any]) -> Any:
-            try:
-                return check()
-            except SparsedialError as error:
-                problems.append(str(error))
-
-        for model in self.models:
-            attempt(partial(check_model, model))
-        for site in self.sites or ():
-            if site not in SITES:
-                problems.append(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
-        for rule in self.rules:
-            if rule not in RULES:
-                problems.append(f"unknown rule {rule!r}: expected one of {', '.join(RULES)}")
-                continue
-            for value in self.values or ():
-                attempt(partial(make_rule, rule, value))
+    def _list_problems(self) -> list[str]:
+        problems = []
         for name in ("models", "sites", "rules", "tasks", "values", "layers"):
             if getattr(self, name) == ():
                 problems.append(f"no {name}: expected at least one")
-        if not 0.0 < self.retain < 1.0:
-            problems.append(f"retain {self.retain!r}: expected a number between 0 and 1")
-        if not 0.0 < self.tolerance < 1.0:
-            problems.append(f"tolerance {self.tolerance!r}: expected a number between 0 and 1")
-        attempt(partial(check_kind, self.kind))
-        attempt(lambda: pick_dtype(self.dtype, pick_device(device)))
-        tasks = attempt(lambda: make_tasks(self.tasks, self.options)) or []
-        complain(problems)
-        return list(tasks)
+        for site in self.sites or ():
+            if site not in SITES:
+                problems.append(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+        options_by_name: dict[str, Mapping[str, Any]] = {}
+        for task in self.tasks:
+            if options_by_name.setdefault(task.name, task.options) != task.options:
+                problems.append(f"task {task.name!r}: listed twice with different options. List it once per study.")
+        return problems
+
+    def _rule_problems(self) -> list[str]:
+        problems = []
+        for name in self.rules:
+            if name in RULES:
+                problems += _error_messages([partial(make_rule, name, value) for value in self.values or ()])
+            else:
+                problems.append(f"unknown rule {name!r}: expected one of {', '.join(RULES)}")
+        return problems
+
+    def _number_problems(self) -> list[str]:
+        problems = []
+        for name in ("retain", "tolerance"):
+            number = getattr(self, name)
+            if not 0.0 < number < 1.0:
+                problems.append(f"{name} {number!r}: expected a number between 0 and 1")
+        return problems
+
+
+def _error_messages(checks: Iterable[Callable[[], object]]) -> list[str]:
+    """Call each function and return the messages of the errors."""
+    messages = []
+    for check in checks:
+        try:
+            check()
+        except SparsedialError as error:
+            messages.append(str(error))
+    return messages

@@ -1,6 +1,7 @@
-"""A study on disk: one immutable file per finished trial. The files are the truth; nothing else is needed to go on.
+"""The directory of a study: one immutable file per finished trial.
 
-Several processes may write one study at once: a file is linked into place whole, and the first to finish wins.
+A study is resumed from these files alone. Several processes can write to one study at the same time: every file appears
+atomically, and if several processes finish the same trial, the first record is kept.
 """
 
 from __future__ import annotations
@@ -11,266 +12,298 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsedial.disk import is_temporary, place
-from sparsedial.errors import StoreError
+from sparsedial.errors import StorageError
+from sparsedial.study.canonical_json import to_canonical_json
+from sparsedial.study.job import FailureRecord, OutcomeKind, ResolvedModel
+from sparsedial.study.records import TrialRecord
+from sparsedial.study.verified_records import RecordFolder, decode_record, encode_record
 
-SCHEMA = 1
-STALE = 3600.0  # seconds after which a temporary file belongs to nobody
+DIGEST_PREFIX = 16
+"""Number of hexadecimal digits of the digest in the name of a second file with scores of the same trial."""
 
 
-def canonical(data: Any) -> str:
-    """JSON with sorted keys and no NaN: the same text for the same data.
+class Store(RecordFolder):
+    """Directory of a study.
 
-    >>> canonical({"b": 1.5, "a": [True, None]})
-    '{"a":[true,null],"b":1.5}'
+    The directory holds ``study.json``, ``resolved.json`` and the directories ``trials``, ``samples``, ``prepared``,
+    ``failed``, ``conflicts``, ``quarantine`` and ``specs``. The arguments are those of `RecordFolder`.
     """
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
-
-def digest(data: Any) -> str:
-    """sha256 of the canonical JSON."""
-    return hashlib.sha256(canonical(data).encode()).hexdigest()
-
-
-def sealed(data: bytes, key: str) -> dict[str, Any] | None:
-    """The record in these bytes, or None where they are not, to the letter, what was written under that key."""
-    try:
-        record = json.loads(data)
-        seal = record.pop("sha256")
-        whole = seal == digest(record) and record["key"] == key and record["schema"] == SCHEMA
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return None
-    return record if whole else None
-
-
-class Store:
-    """A study's directory: ``study.json``, ``trials/ab/<key>.json``, ``samples/``, ``prepared/``, ``failed/``, ..."""
-
-    def __init__(self, folder: Path, *, repair: bool = True) -> None:
-        self.folder = folder
-        self.repair = repair  # damaged files are moved to quarantine/; otherwise they are passed over
-
-    @classmethod
-    def create(cls, folder: Path) -> Store:
-        """Open a directory for writing, show that it can be written, and clear away what dead runs left half done.
-
-        Raises:
-            StoreError: it cannot; the message names the path.
-        """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe.{secrets.token_hex(4)}"
-            probe.write_bytes(b"ok")
-            probe.unlink()
-            for path in filter(is_temporary, folder.glob("**/.*")):
-                with suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > STALE:
-                        path.unlink()
-        except OSError as error:
-            raise StoreError(f"output directory {str(folder)!r} cannot be written: {error.strerror or error}") from None
-        return cls(folder)
 
     # ------------------------------------------------------------------ trials
 
-    def trial(self, key: str) -> dict[str, Any] | None:
-        """The finished trial of that key, or None. One that is damaged is moved to ``quarantine/`` and is None."""
-        return self._read(self.trial_path(key), key)
+    def trial(self, key: str) -> TrialRecord | None:
+        """Return a finished trial. A damaged record is moved to ``quarantine/``.
 
-    def whole_trial(self, key: str) -> dict[str, Any] | None:
-        """`trial`, but one whose per-example scores are lost is moved to ``quarantine/`` as well, to be run again."""
-        if (record := self.trial(key)) is not None:
-            try:
-                self.samples(record)
-            except StoreError:
-                self._set_aside(self.trial_path(key))
-                return None
+        Args:
+            key: Key of the trial.
+
+        Returns:
+            The record. None if the trial is not finished or was damaged.
+        """
+        return self._read_trial(self.trial_path(key))
+
+    def complete_trial(self, key: str) -> TrialRecord | None:
+        """Return a finished trial whose scores are intact. A trial with missing or damaged scores is quarantined.
+
+        Args:
+            key: Key of the trial.
+
+        Returns:
+            The record. None if the trial has to be run.
+        """
+        record = self.trial(key)
+        if record is None:
+            return None
+        try:
+            self.samples(record)
+        except StorageError:
+            self.quarantine(self.trial_path(key))
+            return None
         return record
 
-    def trials(self) -> Iterator[dict[str, Any]]:
-        """Every readable finished trial, by key."""
+    def trials(self) -> Iterator[TrialRecord]:
+        """Yield every readable finished trial, sorted by key."""
         for path in sorted((self.folder / "trials").glob("??/*.json")):
-            if (record := self._read(path, path.stem)) is not None:
+            record = self._read_trial(path)
+            if record is not None:
                 yield record
 
-    def write_trial(self, record: dict[str, Any], samples: np.ndarray) -> None:
-        """Commit a finished trial: its per-example scores first, then the record that refers to them.
+    def write_trial(self, record: TrialRecord, samples: np.ndarray) -> None:
+        """Store a finished trial: first its per-example scores, then the record that refers to them.
 
-        Where the trial has been finished already the first one stays; if the numbers differ, the second one is kept
-        in ``conflicts/``.
+        If the trial is finished already, the first record is kept. If the results differ, the second record is written
+        to ``conflicts/``.
 
-        Raises:
-            StoreError: it could not be written; what was finished before is untouched.
+        Args:
+            record: The trial, without the digest of its scores.
+            samples: Per-example scores, float64, shape [examples].
         """
-        import pandas as pd
-
-        key = record["key"]
-        data = pd.DataFrame({"score": np.asarray(samples, dtype=np.float64)}).to_parquet(index=False)
-        seal = hashlib.sha256(data).hexdigest()
-        for path in self._samples_paths(key, seal):
-            if self._place(path, data) or path.read_bytes() == data:
-                break  # a name that is taken by other scores is left to the trial that may refer to them
-        record = {**record, "schema": SCHEMA, "samples_sha256": seal}
-        record["sha256"] = digest(record)
-        if self._place(self.trial_path(key), canonical(record).encode()):
+        digest = self._write_samples(record.key, samples)
+        record = replace(record, samples_sha256=digest)
+        data = encode_record(record.to_json())
+        if self.write_file(self.trial_path(record.key), data):
             return
-        first = self.trial(key)
-        if first is None:  # it was damaged, and is out of the way now
-            self._place(self.trial_path(key), canonical(record).encode())
-        elif any(first[part] != record[part] for part in ("result", "stats", "samples_sha256")):
-            self._place(self.folder / "conflicts" / f"{key}.{secrets.token_hex(4)}.json", canonical(record).encode())
+        first = self.trial(record.key)
+        if first is None:  # `trial` has moved the damaged file to quarantine
+            self.write_file(self.trial_path(record.key), data)
+        elif (first.result, first.counts, first.samples_sha256) != (record.result, record.counts, digest):
+            self.write_file(self.folder / "conflicts" / f"{record.key}.{secrets.token_hex(4)}.json", data)
 
-    def samples(self, record: dict[str, Any]) -> np.ndarray:
-        """The per-example scores of a trial, float64 ``[N]``.
+    def _write_samples(self, key: str, samples: np.ndarray) -> str:
+        """Write per-example scores and return their SHA-256."""
+        import pandas as pd
+
+        data = pd.DataFrame({"score": np.asarray(samples, dtype=np.float64)}).to_parquet(index=False)
+        digest = hashlib.sha256(data).hexdigest()
+        for path in self._samples_paths(key, digest):
+            # A file with other scores is kept, because a finished trial may refer to it.
+            if self.write_file(path, data) or path.read_bytes() == data:
+                break
+        return digest
+
+    def samples(self, record: TrialRecord) -> np.ndarray:
+        """Return the per-example scores of a trial.
+
+        Args:
+            record: A finished trial.
+
+        Returns:
+            Scores, float64, shape [examples].
 
         Raises:
-            StoreError: the file is missing or not the one the trial was finished with.
+            StorageError: The file is missing, or its SHA-256 differs from the one in the record.
         """
         import pandas as pd
 
-        paths = self._samples_paths(record["key"], record["samples_sha256"])
+        paths = self._samples_paths(record.key, record.samples_sha256)
         for path in paths:
             try:
                 data = path.read_bytes()
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreError(f"{path}: {error.strerror}") from None
-            if hashlib.sha256(data).hexdigest() == record["samples_sha256"]:
+                raise StorageError(f"{path}: {error.strerror}") from None
+            if hashlib.sha256(data).hexdigest() == record.samples_sha256:
                 return pd.read_parquet(io.BytesIO(data))["score"].to_numpy()
-        raise StoreError(f"{paths[0]}: the scores of trial {record['key'][:12]} are lost or damaged: run it again")
+        raise StorageError(
+            f"{paths[0]}: the scores of trial {record.key[:12]} are lost or damaged: run the study again"
+        )
+
+    def trial_path(self, key: str) -> Path:
+        """Return the path of a finished trial, whether or not it exists.
+
+        Args:
+            key: Key of the trial. Its first two characters are the name of the file's directory.
+        """
+        return self.folder / "trials" / key[:2] / f"{key}.json"
+
+    def _samples_paths(self, key: str, digest: str) -> tuple[Path, Path]:
+        """Return the possible paths of scores: named by the trial's key or, if that file exists, also by a digest."""
+        folder = self.folder / "samples"
+        return folder / f"{key}.parquet", folder / f"{key}.{digest[:DIGEST_PREFIX]}.parquet"
+
+    def _read_trial(self, path: Path) -> TrialRecord | None:
+        data = self.read_record(path, path.stem)
+        return None if data is None else TrialRecord.from_json(data)
 
     # ------------------------------------------------------------------ failures
 
-    def write_failure(self, key: str, kind: str, message: str, trial: dict[str, Any]) -> None:
-        """Record one failed attempt at a trial, in ``failed/<key>/``.
+    def write_failure(self, failure: FailureRecord) -> None:
+        """Record one failed attempt at a job in ``failed/<key>/``.
 
         Args:
-            key: the trial's. kind: what happened (see `plan.OUTCOMES`). message: in words. trial: which one, in words.
+            failure: The failed attempt. Records of earlier attempts with the same key are kept.
         """
-        record = {
-            "schema": SCHEMA, "key": key, "kind": kind, "message": message, "trial": trial,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }  # fmt: skip
-        record["sha256"] = digest(record)
         name = f"{time.time_ns()}-{secrets.token_hex(4)}.json"
-        self._place(self.folder / "failed" / key / name, canonical(record).encode())
+        self.write_file(self.folder / "failed" / failure.key / name, encode_record(failure.to_json()))
 
-    def failures(self, key: str) -> list[dict[str, Any]]:
-        """The failed attempts at a trial, oldest first. One that cannot be read counts as ``unreadable``."""
-        found = []
+    def failures(self, key: str) -> list[FailureRecord]:
+        """Return the failed attempts at a job, oldest first.
+
+        Args:
+            key: Key of the job.
+
+        Returns:
+            One record per attempt. A damaged record has the kind "unreadable".
+        """
+        failures = []
         for path in sorted((self.folder / "failed" / key).glob("*.json")):
-            record = sealed(path.read_bytes(), key)
-            found.append(record or {"key": key, "kind": "unreadable", "message": "", "trial": {}, "time": ""})
-        return found
+            record = decode_record(path.read_bytes(), key)
+            if record is None:
+                failures.append(FailureRecord(key, OutcomeKind.UNREADABLE, "", time=""))
+            else:
+                failures.append(FailureRecord.from_json(record))
+        return failures
 
     def forget_failures(self, key: str | None = None) -> None:
-        """Remove the recorded attempts at one trial, or all of them, so that it is tried again."""
+        """Remove records of failed attempts, so that jobs are tried again.
+
+        Args:
+            key: Key of the job. Defaults to None, which means all jobs.
+        """
         shutil.rmtree(self.folder / "failed" / (key or ""), ignore_errors=True)
 
-    # ------------------------------------------------------------------ the rest
+    # ------------------------------------------------------------------ prepared examples
 
     def prepared(self, key: str) -> dict[str, Any] | None:
-        """Examples prepared earlier, so that a resumed run scores the same ones."""
-        record = self._read(self.folder / "prepared" / f"{key}.json", key)
+        """Return examples that were prepared earlier, so that a resumed run scores the same examples.
+
+        Args:
+            key: The setting of the trials, see `TrialIdentity.setting`.
+
+        Returns:
+            The examples, as returned by `Task.prepare`. None if no examples have been stored.
+        """
+        record = self.read_record(self.folder / "prepared" / f"{key}.json", key)
         return None if record is None else record["examples"]
 
     def write_prepared(self, key: str, examples: dict[str, Any]) -> dict[str, Any]:
-        """Keep a task's examples, and return those that are kept: of several workers the first one's."""
-        record = {"schema": SCHEMA, "key": key, "examples": examples}
-        record["sha256"] = digest(record)
-        self._place(self.folder / "prepared" / f"{key}.json", canonical(record).encode())
+        """Store the examples of a task.
+
+        Args:
+            key: The setting of the trials, see `TrialIdentity.setting`.
+            examples: The examples, as returned by `Task.prepare`.
+
+        Returns:
+            The examples in the store. If several workers prepared examples, those of the first worker are kept.
+        """
+        self.write_file(self.folder / "prepared" / f"{key}.json", encode_record({"key": key, "examples": examples}))
         return self.prepared(key) or examples
 
+    # ------------------------------------------------------------------ the spec and its models
+
     def write_spec(self, spec: dict[str, Any]) -> None:
-        """Keep what was asked for; an earlier, different one is kept in ``specs/``."""
-        path = self.folder / "study.json"
-        text = json.dumps(spec, indent=1, sort_keys=True, allow_nan=False).encode()
-        try:
-            old = path.read_bytes() if path.exists() else text
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from None
-        if old != text:
-            self._place(self.folder / "specs" / f"{hashlib.sha256(old).hexdigest()}.json", old)
-        self._place(path, text, replace=True)
+        """Write ``study.json``. An earlier spec that differs is moved to ``specs/``.
 
-    def write_resolved(self, resolved: dict[str, Any]) -> None:
-        """Keep what the spec turned out to mean (identities of models and tasks), so that a report shows just that."""
-        self._place(self.folder / "resolved.json", canonical(resolved).encode(), replace=True)
-
-    def read_resolved(self) -> dict[str, Any] | None:
-        """What the spec turned out to mean, or None where that is not known: then every trial is shown."""
-        try:
-            resolved = json.loads((self.folder / "resolved.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        parts = [resolved.get(name, []) for name in ("tasks", "models", "found")] if isinstance(resolved, dict) else [0]
-        whole = all(isinstance(part, list) and all(isinstance(entry, dict) for entry in part) for part in parts)
-        return resolved if whole else None
-
-    def read_spec(self) -> dict[str, Any]:
-        """What was asked for.
+        Args:
+            spec: The study, as returned by `StudySpec.to_json`.
 
         Raises:
-            StoreError: the directory holds no study, or its ``study.json`` is damaged.
+            StorageError: The earlier spec cannot be read, or the new one cannot be written.
+        """
+        path = self.folder / "study.json"
+        data = json.dumps(spec, indent=1, sort_keys=True, allow_nan=False).encode()
+        try:
+            earlier = path.read_bytes() if path.exists() else data
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from None
+        if earlier != data:
+            self.write_file(self.folder / "specs" / f"{hashlib.sha256(earlier).hexdigest()}.json", earlier)
+        self.write_file(path, data, replace=True)
+
+    def read_spec(self) -> dict[str, Any]:
+        """Return the content of ``study.json``.
+
+        Returns:
+            A dictionary for `StudySpec.from_json`.
+
+        Raises:
+            StorageError: The directory holds no study, or its ``study.json`` is damaged.
         """
         path = self.folder / "study.json"
         try:
             spec = json.loads(path.read_text())
-            if not isinstance(spec, dict):
-                raise ValueError("expected an object")
-            return spec
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}. Expected a directory that a run has written.") from None
+            raise StorageError(f"{path}: {error.strerror}. Expected the output directory of a run.") from None
         except ValueError as error:
-            raise StoreError(
-                f"{path}: not a study: {error}. Nothing was touched. Move it away: the trials beside it still count "
-                "when the same study is run into this directory again."
-            ) from None
+            raise StorageError(_damage_message(path, str(error))) from None
+        if not isinstance(spec, dict):
+            raise StorageError(_damage_message(path, "expected an object"))
+        return spec
 
-    def trial_path(self, key: str) -> Path:
-        """Where the finished trial of that key is, or would be."""
-        return self.folder / "trials" / key[:2] / f"{key}.json"
+    def write_resolved(self, resolved: dict[str, Any]) -> None:
+        """Write ``resolved.json``: the identities of the tasks and models that the spec names.
 
-    def _samples_paths(self, key: str, seal: str) -> tuple[Path, Path]:
-        """Where a trial's scores may be: under its key, or, where another attempt has that name, with their hash."""
-        folder = self.folder / "samples"
-        return folder / f"{key}.parquet", folder / f"{key}.{seal[:16]}.parquet"
+        Args:
+            resolved: "tasks" lists identities of tasks, "models" lists identities of models, and "resolved_models"
+                lists models as returned by `ResolvedModel.to_json`.
+        """
+        self.write_file(self.folder / "resolved.json", to_canonical_json(resolved).encode(), replace=True)
 
-    def _read(self, path: Path, key: str) -> dict[str, Any] | None:
+    def read_resolved(self) -> dict[str, Any] | None:
+        """Return the content of ``resolved.json``, as `write_resolved` takes it. None if it is missing or damaged."""
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+            resolved = json.loads((self.folder / "resolved.json").read_bytes())
+        except (OSError, ValueError):
             return None
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from None
-        if (record := sealed(data, key)) is None:
-            self._set_aside(path)
-        return record
+        if not isinstance(resolved, dict):
+            return None
+        for name in ("tasks", "models", "resolved_models"):
+            entries = resolved.get(name, [])
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                return None
+        return resolved
 
-    def _set_aside(self, path: Path) -> None:
-        if not self.repair:
-            return
-        aside = self.folder / "quarantine" / f"{path.name}.{secrets.token_hex(4)}"
-        try:
-            aside.parent.mkdir(exist_ok=True)
-            path.rename(aside)
-        except FileNotFoundError:
-            pass  # another process did it
-        except OSError as error:
-            raise StoreError(f"{path}: damaged, and cannot be moved to quarantine/: {error.strerror}") from None
+    def resolved_models(self, names: Container[str]) -> dict[str, ResolvedModel]:
+        """Return the models that earlier runs have loaded.
 
-    def _place(self, path: Path, data: bytes, replace: bool = False) -> bool:
-        """`place`, with the error a user can act on."""
+        Args:
+            names: Names of the models in the spec. Other models are omitted.
+
+        Returns:
+            The models by their names. Empty if ``resolved.json`` cannot be read: the models are then loaded again.
+        """
+        resolved = self.read_resolved() or {}
+        models = {}
         try:
-            return place(path, data, replace=replace)
-        except OSError as error:
-            raise StoreError(
-                f"{path}: could not be written: {error.strerror or error}. Finished trials are kept."
-            ) from error
+            for entry in resolved.get("resolved_models", []):
+                model = ResolvedModel.from_json(entry)
+                if model.model in names:
+                    models[model.model] = model
+        except (KeyError, TypeError):
+            return {}
+        return models
+
+
+def _damage_message(path: Path, reason: str) -> str:
+    return (
+        f"{path}: not a study: {reason}. The file was not changed. Move it to another directory and run the study "
+        "again with the same --out: finished trials in this directory are used."
+    )

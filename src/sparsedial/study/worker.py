@@ -1,183 +1,228 @@
-"""A worker: one model in memory. It takes trials of it, and writes each finished one into the study itself."""
+"""Workers, which run jobs on one loaded model and write each finished trial to the study."""
 
 from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from sparsedial.errors import SparsedialError, StoreError
-from sparsedial.ffn import SITES, FFNs, find_ffns
-from sparsedial.models import LanguageModel, load_model
-from sparsedial.rules import RULES, make_rule
-from sparsedial.sources import find_model
-from sparsedial.sparsify import sparsify
-from sparsedial.study.plan import Found, Job
-from sparsedial.study.provenance import provenance
+from sparsedial.errors import SparsedialError, StorageError
+from sparsedial.ffn.discovery import find_ffns
+from sparsedial.ffn.feed_forward import FFN, SITES, FFNs, check_site
+from sparsedial.hooks.sparsifier import select_ffns
+from sparsedial.inference.run_context import Progress
+from sparsedial.models.loading import LanguageModel, load_language_model
+from sparsedial.models.sources import resolve_source
+from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
+from sparsedial.study.progress_listener import ProgressListener
+from sparsedial.study.provenance import collect_provenance
+from sparsedial.study.records import TrialIdentity
 from sparsedial.study.spec import StudySpec
-from sparsedial.study.store import Store, digest
-from sparsedial.study.trial import Trial, ffns_digest
-from sparsedial.tasks import make_tasks
+from sparsedial.study.store import Store
+from sparsedial.study.trial_evaluation import Trial, ffns_digest
 from sparsedial.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Outcome of a job.
 
     Attributes:
-        kind: ``finished``, ``stop`` (the study cannot be written or read: no use in going on), or one of `OUTCOMES`.
-        message: in words, where it failed. error: the class of the `SparsedialError`.
-        found: what the model is that was loaded for it.
+        kind: Finished, or the kind of failure.
+        message: Error message. Empty if the job is finished.
+        error: Name of the class of `SparsedialError` that describes the failure.
+        resolved_model: The model that was loaded for the job. None if it was not loaded.
     """
 
-    kind: str
+    kind: OutcomeKind
     message: str = ""
     error: str = "TaskError"
-    found: Found | None = None
+    resolved_model: ResolvedModel | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` reads it back."""
-        return {**asdict(self), "found": self.found and self.found.to_json()}
+        """Return a dictionary that `from_json` reads back."""
+        model = None if self.resolved_model is None else self.resolved_model.to_json()
+        return {"kind": self.kind.value, "message": self.message, "error": self.error, "resolved_model": model}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Outcome:
-        """The inverse of `to_json`."""
-        return cls(**{**data, "found": data["found"] and Found.from_json(data["found"])})
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that `to_json` turned into ``data``.
+
+        Args:
+            data: Dictionary with one entry per field. The kind is a value of `OutcomeKind`, and the model is a
+                dictionary as returned by `ResolvedModel.to_json`, or None.
+        """
+        model = None if data["resolved_model"] is None else ResolvedModel.from_json(data["resolved_model"])
+        return cls(OutcomeKind(data["kind"]), data["message"], data["error"], model)
 
 
-class Watcher(Protocol):
-    """Told what goes on while a study runs."""
+@dataclass(frozen=True)
+class WorkerSetup:
+    """Parameters with which a worker is created.
 
-    def say(self, message: str) -> None:
-        """One line worth reading."""
+    Attributes:
+        spec: The study.
+        folder: Directory of the study.
+        device: Device of the models, as in `load_language_model`.
+    """
 
-    def expect(self, done: float, of: float) -> None:
-        """How many trials are done, of how many (an estimate, while a search is under way)."""
+    spec: StudySpec
+    folder: Path
+    device: str
 
-    def work(self, what: str, done: int, of: int) -> None:
-        """What is being done now."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `from_json` reads back. The path is absolute."""
+        return {"spec": self.spec.to_json(), "folder": str(self.folder.resolve()), "device": self.device}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
+        """Return the setup that `to_json` turned into ``data``.
+
+        Args:
+            data: Dictionary with the keys "spec", "folder" and "device". The spec is a dictionary as returned by
+                `StudySpec.to_json`, and the folder is text.
+        """
+        return cls(StudySpec.from_json(data["spec"]), Path(data["folder"]), data["device"])
 
 
-class Silent:
-    """A watcher that says nothing."""
+@dataclass(frozen=True)
+class _LoadedModel:
+    """Model that is loaded, with its FFNs and the properties that planning needs."""
 
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def expect(self, done: float, of: float) -> None:
-        """Nothing."""
-
-    def work(self, what: str, done: int, of: int) -> None:
-        """Nothing."""
+    lm: LanguageModel
+    ffns: FFNs
+    resolved: ResolvedModel
 
 
 class Worker:
-    """Runs jobs, one at a time; the model stays loaded until a job needs another.
+    """Worker that runs one job at a time. A model stays loaded until a job needs another model.
 
     Args:
-        spec: of the study. folder: of the study. device: as `load_model` takes it. watcher: told what goes on.
-        tasks: where they have been made already.
+        setup: The study and the device.
+        listener: Receives messages and progress.
     """
 
-    def __init__(
-        self, spec: StudySpec, folder: Path, device: str, watcher: Watcher, tasks: list[Task] | None = None
-    ) -> None:
-        self.spec, self.store, self.device, self.watcher = spec, Store(folder), device, watcher
-        self.tasks = {task.name: task for task in tasks or make_tasks(spec.tasks, spec.options)}
-        self.provenance = provenance()
-        self.found: Found | None = None
-        self.loaded: tuple[LanguageModel, FFNs] | None = None
-        self.examples: dict[str, dict[str, Any]] = {}
+    def __init__(self, setup: WorkerSetup, listener: ProgressListener) -> None:
+        self.spec = setup.spec
+        self.device = setup.device
+        self.listener = listener
+        self.store = Store(setup.folder)
+        self.tasks = {task.name: task for task in setup.spec.built_tasks}
+        self.provenance = collect_provenance()
+        self._model: _LoadedModel | None = None
+        self._examples: dict[str, dict[str, Any]] = {}
 
     def run(self, job: Job) -> Outcome:
-        """Do what is asked; whatever goes wrong with it becomes an `Outcome`."""
+        """Run a job. Errors are returned as outcomes, not raised.
+
+        Args:
+            job: A trial, or the loading of a model.
+
+        Returns:
+            The outcome of the job.
+        """
         try:
-            self._open(job.model)
+            model = self._load(job.model)
             if job.task is not None:
-                self._trial(job)
-            return Outcome("finished", found=self.found)
-        except StoreError as error:
-            return Outcome("stop", str(error), "StoreError")
+                self._run_trial(job, self.tasks[job.task], model)
+            return Outcome(OutcomeKind.FINISHED, resolved_model=model.resolved)
+        except StorageError as error:
+            return Outcome(OutcomeKind.STOP, str(error), "StorageError")
         except SparsedialError as error:
-            return Outcome("invalid", str(error), type(error).__name__)
+            return Outcome(OutcomeKind.INVALID, str(error), type(error).__name__)
         except Exception as error:
-            if not _is_out_of_memory(error):
-                return Outcome("error", f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-            failed = Outcome("oom", f"out of memory: {error}")
-        gc.collect()  # outside of the handler: the traceback held on to the tensors
+            if not _is_memory_error(error):
+                message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+                return Outcome(OutcomeKind.ERROR, message)
+            outcome = Outcome(OutcomeKind.OUT_OF_MEMORY, f"out of memory: {error}")
+        # Memory is freed after the handler, because inside of it the traceback still refers to tensors.
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return failed
+        return outcome
 
-    def _open(self, name: str) -> None:
-        if self.found is not None and self.found.model == name:
-            return
-        self.found = self.loaded = None
-        self.examples = {}
-        gc.collect()  # the last model makes room for the next
-        source = find_model(name, trust_remote_code=self.spec.trust_remote_code, say=self.watcher.say)
-        self.watcher.say(f"loading {name}")
-        lm = load_model(
+    def _load(self, name: str) -> _LoadedModel:
+        """Return a model. It is loaded unless it is the current model."""
+        if self._model is not None and self._model.resolved.model == name:
+            return self._model
+        self._model = None
+        self._examples = {}
+        gc.collect()  # frees the memory of the previous model
+        source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
+        self.listener.log(f"loading {name}")
+        lm = load_language_model(
             source, device=self.device, dtype=self.spec.dtype, kind=self.spec.kind, mask_token=self.spec.mask_token
         )
         ffns = find_ffns(lm.model, modules=self.spec.modules)
-        sites = self._sites(lm, ffns)
-        text = f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}"
-        self.loaded = lm, ffns
-        self.found = Found(name, lm.identity(), ffns_digest(ffns, self.spec.layers), tuple(sites), lm.parameters, text)
+        resolved = ResolvedModel(
+            model=name,
+            identity=lm.identity(),
+            sites=self._available_sites(ffns),
+            ffns=ffns_digest(ffns, self.spec.layers),
+            parameters=lm.parameters,
+            text=f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}",
+        )
+        self._model = _LoadedModel(lm, ffns, resolved)
+        return self._model
 
-    def _sites(self, lm: LanguageModel, ffns: FFNs) -> list[str]:
-        """The sites that the model has; those of the spec are checked against it before anything is run."""
-        rule = make_rule(self.spec.rules[0], RULES[self.spec.rules[0]].dense)
+    def _available_sites(self, ffns: FFNs) -> tuple[str, ...]:
+        """Check that the model has all layers and sites of the spec, and return all sites that it has."""
+        selected = select_ffns(ffns, self.spec.layers)
         for site in self.spec.sites or ():
-            sparsify(lm.model, site, rule, layers=self.spec.layers, ffns=ffns)
-        chosen = [f for f in ffns if self.spec.layers is None or f.layer in self.spec.layers]
-        missing = {site: next((f.why_not(site) for f in chosen if f.why_not(site)), None) for site in SITES}
-        sites = [site for site in SITES if missing[site] is None]
-        if self.spec.sites is None:
-            for site in sites[:1]:
-                sparsify(lm.model, site, rule, layers=self.spec.layers, ffns=ffns)  # says which layers there are not
-            for site in set(SITES) - set(sites):
-                self.watcher.say(f"no site {site!r}: {missing[site]}")
-        return sites
+            check_site(selected, site)
+        sites = []
+        for site in SITES:
+            reason = _unsupported_reason(selected, site)
+            if reason is None:
+                sites.append(site)
+            elif self.spec.sites is None:
+                self.listener.log(f"site {site!r} is not available: {reason}")
+        return tuple(sites)
 
-    def _trial(self, job: Job) -> None:
-        if self.loaded is None or job.task is None:
-            raise RuntimeError("no model is loaded")
-        lm, ffns = self.loaded
-        rule = None if job.rule is None or job.value is None else make_rule(job.rule, job.value)
-        trial = Trial(self.tasks[job.task], job.site, rule, self.spec.layers)
-        if self.store.whole_trial(digest(trial.identity(lm, ffns))) is not None:
+    def _run_trial(self, job: Job, task: Task, model: _LoadedModel) -> None:
+        trial = Trial(task, job.site, job.rule, self.spec.layers)
+        if self.store.complete_trial(trial.identity(model.lm, model.ffns).key) is not None:
             return  # another worker, or another run, has finished it
-        examples = self._examples(lm, trial.task)
-        watch = self._watch(str(job))
-        watch(0, 1)
-        record, samples = trial.run(lm, ffns, examples, watch)
-        record["provenance"] = self.provenance
+        examples = self._prepare_examples(model.lm, task)
+        progress = self._progress(str(job))
+        progress(0, 1)
+        record, samples = trial.run(model.lm, model.ffns, examples, self.provenance, progress)
         self.store.write_trial(record, samples)
 
-    def _examples(self, lm: LanguageModel, task: Task) -> dict[str, Any]:
-        """A task's examples: prepared when the first missing trial needs them, kept for the next run."""
-        if task.name not in self.examples:
-            key = digest({"model": lm.identity(), "task": task.identity()})
-            kept = self.store.prepared(key)
-            if kept is None:
-                prepared = task.prepare(lm, self._watch(f"{lm.source.name}, {task.name}, preparing"))
-                kept = self.store.write_prepared(key, prepared)
-            self.examples[task.name] = kept
-        return self.examples[task.name]
+    def _prepare_examples(self, lm: LanguageModel, task: Task) -> dict[str, Any]:
+        """Return the examples of a task. They are prepared once and kept for later runs."""
+        if task.name not in self._examples:
+            key = TrialIdentity(lm.identity(), task.identity()).setting
+            examples = self.store.prepared(key)
+            if examples is None:
+                progress = self._progress(f"{lm.source.name}, {task.name}, preparing")
+                examples = self.store.write_prepared(key, task.prepare(lm, progress))
+            self._examples[task.name] = examples
+        return self._examples[task.name]
 
-    def _watch(self, what: str) -> Callable[[int, int], None]:
-        return lambda done, of: self.watcher.work(what, done, of)
+    def _progress(self, description: str) -> Progress:
+        def report_progress(finished: int, total: int) -> None:
+            self.listener.set_current(description, finished, total)
+
+        return report_progress
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch says so on a CPU with a plain RuntimeError."""
-    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+def _unsupported_reason(ffns: Sequence[FFN], site: str) -> str | None:
+    """Return the reason why an FFN does not have the site. None if all FFNs have it."""
+    for ffn in ffns:
+        reason = ffn.unsupported_reason(site)
+        if reason:
+            return reason
+    return None
+
+
+def _is_memory_error(error: Exception) -> bool:
+    """Return True if an error means that memory ran out, which torch reports as a RuntimeError on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,89 +1,132 @@
-"""What a task is: examples prepared once, then one score per example, dense or under a dial."""
+"""The interface of a task: it prepares examples once and scores them under any sparsifier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
-import torch
 
-from sparsedial.models import LanguageModel
-from sparsedial.sparsify import Dial
-
-Progress = Callable[[int, int], None]
-"""Called with (done, of) while a task runs."""
-
-
-def no_progress(done: int, of: int) -> None:
-    """Tell nobody."""
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.run_context import Progress, ignore_progress
+from sparsedial.models.loading import LanguageModel
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per example, in the order of the prepared examples.
+    """Scores of a task: one number per example, in the order of the prepared examples.
 
     Attributes:
-        metric: what the numbers are (``acc``, ``exact_match``, ...).
-        values: float64 ``[N]``; the task's score is their mean.
-        details: further figures of this evaluation (generated length, ...), by name.
-        steps: sparsity and likeness of kept sets along the denoising steps (`diffusion.overlap.Steps.table`), where
-            there were any.
+        metric: Name of the metric that the numbers are values of, for example ``acc`` or ``exact_match``.
+        values: Score of each example, shape [examples], float64. The score of the task is their mean.
+        details: Further figures of this evaluation by name, for example the mean length of generated texts.
     """
 
     metric: str
     values: np.ndarray
     details: Mapping[str, float] = field(default_factory=dict)
-    steps: pd.DataFrame | None = None
 
     @property
     def mean(self) -> float:
-        """The task's score."""
+        """Score of the task."""
         return float(self.values.mean())
 
 
 @dataclass(frozen=True)
-class Group:
-    """Tasks that were asked for by one name.
+class TaskGroup:
+    """Group of tasks that are requested by one name.
 
     Attributes:
-        name: of the group. by_size: whether its score is the mean over its examples (True), over its tasks (False), or
-            whether it has none, being but a list of tasks (None). members: its tasks.
+        name: Name of the group.
+        by_size: True if the score of the group is the mean over all examples of its tasks, False if it is the mean
+            over the scores of its tasks, None if the group is only a list of tasks and has no score.
+        members: Names of the tasks that are averaged. Empty if the group has no score.
     """
 
     name: str
     by_size: bool | None = None
     members: tuple[str, ...] = ()
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskGroup:
+        """Return the group whose fields are in ``data``.
+
+        Args:
+            data: Plain JSON with the keys ``name``, ``by_size`` and ``members``, as in a stored trial record.
+        """
+        return cls(data["name"], data["by_size"], tuple(data["members"]))
+
 
 class Task(Protocol):
-    """What "performance" means. A task measures; it stores nothing."""
+    """Interface of a task, which defines how a model is scored.
+
+    Custom tasks implement this interface. A task is immutable and has no state. A study calls `identity` to name its
+    trials, `prepare` once per model, and `score` once per trial with the examples that `prepare` returned.
+    """
 
     @property
     def name(self) -> str:
-        """A short name, unique in a run."""
+        """Short name, unique within a study."""
+        ...
+
+    @property
+    def reuse_mask(self) -> int:
+        """Number of denoising steps for which a diffusion model reuses its kept sets. 1 turns reuse off."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Everything about the task that moves the number, as plain JSON: version, config, limit, seed, batch size."""
+        """Return everything about the task that changes the score, as plain JSON.
+
+        Trials are stored under a hash of this dictionary. It contains at least the key ``task`` with the name, and a
+        version that is incremented when the same settings would give other numbers. The scores of a model must not
+        depend on anything else, so data sets are included as a hash.
+        """
         ...
 
-    def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
-        """The examples, from the dense model where it is needed, as plain JSON (so that a run can resume with them)."""
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
+        """Return the examples for one model.
+
+        No sparsifier is attached to the model when this method is called, so examples may be sampled from the model.
+
+        Args:
+            lm: Loaded model and its tokenizer.
+            progress: Called with the units of work done and in total.
+
+        Returns:
+            The examples as plain JSON: dictionaries with text keys, lists, text, finite numbers, booleans and None.
+            They are written to disk, and every trial of the model reads them back. The keys are private to the task.
+            The order of the examples is the order of the scores, for all trials.
+
+        Raises:
+            TaskError: The task does not work with this model.
+        """
         ...
 
     def score(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
     ) -> Scores:
-        """Score ``lm`` on ``examples``. ``dial`` is attached already; `observe` tells it phases and padding."""
+        """Return one score for each example.
+
+        A task may assume that ``examples`` equals what `prepare` returned for a model of the same identity, after a
+        round trip through JSON (so tuples are lists). It must not change them, since trials share them.
+
+        Args:
+            lm: Loaded model and its tokenizer.
+            examples: Examples from `prepare`.
+            sparsifier: Sparsifier that is already attached to ``lm.model``, or None for the dense model. The task
+                runs its forward passes inside of `Sparsifier.observe`, which receives the phase, the denoising step
+                and the mask of real tokens, so that padding is not counted.
+            progress: Called with the units of work done and in total.
+
+        Returns:
+            Finite scores in the order of the examples. Every trial has the same number of scores.
+
+        Raises:
+            TaskError: The model's output cannot be scored, for example because it is NaN.
+        """
         ...
-
-
-def observe(
-    dial: Dial | None, phase: str | None = None, real: torch.Tensor | None = None
-) -> AbstractContextManager[None]:
-    """`Dial.observe`, or nothing where the model is dense."""
-    return nullcontext() if dial is None else dial.observe(phase=phase, real=real)

@@ -1,4 +1,4 @@
-"""Next-token accuracy on documents: how often the model's arg max is the token that comes next."""
+"""Next-token accuracy on documents."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from sparsedial import zoo
-from sparsedial.diffusion.kinds import CAUSAL
 from sparsedial.errors import SpecError, TaskError
-from sparsedial.models import LanguageModel
-from sparsedial.sparsify import Dial
-from sparsedial.tasks.base import Progress, Scores, no_progress, observe
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.models import zoo_package
+from sparsedial.models.kind import CAUSAL
+from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.base import Scores
+from sparsedial.tasks.option_parsing import check_at_least
 
-VERSION = 1  # raised when the same settings would give other numbers
+VERSION = 1  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
 class NextToken:
-    """The first tokens of each document, teacher-forced; a document's score is the share predicted right.
+    """Task that scores a document by the share of its tokens that are the model's arg max, given all earlier tokens.
+
+    The model reads the first tokens of each document, after the BOS token if the tokenizer has one. The fields are the
+    options of the task.
 
     Attributes:
-        text: a file with a document a line, as text or (``.jsonl``) as JSON objects with ``text``; by default
-            the zoo's held-out documents, which none of its models has seen.
-        limit: documents, from the first, or None for all.
-        length: tokens of each document that are predicted, at most; the model's own BOS comes before the first.
-        batch: documents in a forward.
+        text: File with one document per line: plain text, or JSON objects with the key ``text`` if the suffix is
+            ``.jsonl``. None means the held-out documents of the model zoo, on which no zoo model was trained.
+        limit: Number of documents, counted from the first. None means all.
+        length: Maximum number of predicted tokens per document.
+        batch: Documents per forward pass.
     """
 
     name: ClassVar[str] = "next_token"
+    reuse_mask: ClassVar[int] = 1
 
     text: str | None = None
     limit: int | None = None
@@ -41,76 +47,120 @@ class NextToken:
     batch: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"next_token: {name}={getattr(self, name)}: expected at least 1")
-        if len(texts := self._texts()) < (self.limit or 1):
-            raise SpecError(
-                f"text {self.text or zoo.HELD_OUT.name!r}: {len(texts)} documents, expected at least {self.limit or 1}"
-            )
+        check_at_least(self.name, 1, length=self.length, batch=self.batch, limit=self.limit)
+        expected = self.limit or 1
+        documents = self._read_documents()
+        if len(documents) < expected:
+            name = self.text or "heldout.jsonl"
+            raise SpecError(f"text {name!r}: {len(documents)} documents found, expected at least {expected}")
 
     def identity(self) -> dict[str, Any]:
-        """Name, version, the text's sha256, and the numbers."""
-        texts = self._texts()
+        """Return the name, the version, the SHA-256 of the documents and the other options."""
+        documents = self._read_documents()
         return {
             "task": self.name,
             "version": VERSION,
-            "text": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
-            "documents": len(texts[: self.limit]),
+            "text": hashlib.sha256("\0".join(documents).encode()).hexdigest(),
+            "documents": len(documents[: self.limit]),
             "length": self.length,
             "batch": self.batch,
         }
 
-    def _texts(self) -> list[str]:
-        path = zoo.HELD_OUT if self.text is None else Path(self.text)
-        try:
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            return [json.loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
-        except OSError as error:
-            raise SpecError(f"text {str(path)!r}: {error.strerror}: expected a file with a document a line") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SpecError(f"text {str(path)!r}: {error!r}: expected lines such as {{'text': '...'}}") from None
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
+        """Return the token ids of the documents.
 
-    def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
-        """The token ids: ``{"tokens": [[start, t1, ...], ...]}``, the start left out where there is no BOS.
+        Args:
+            lm: Causal language model with a tokenizer.
+            progress: Not used.
+
+        Returns:
+            ``{"tokens": [[bos, t1, ...], ...]}``, without ``bos`` if the tokenizer has none.
 
         Raises:
-            TaskError: the model is not causal, so that it would see what it is to predict; or has no tokenizer.
+            TaskError: The model is not causal, so it would read the tokens that it has to predict, or it has no
+                tokenizer, or a document is empty.
         """
         if lm.kind != CAUSAL:
-            raise TaskError(f"{self.name}: model {lm.source.name!r} is {lm.kind}: take masked_token instead")
-        return {"tokens": self.rows(lm)}
+            raise TaskError(f"{self.name}: model {lm.source.name!r} is {lm.kind}: use masked_token instead")
+        return {"tokens": self.tokenize(lm)}
 
-    def rows(self, lm: LanguageModel) -> list[list[int]]:
-        """The first tokens of every document, after the BOS where there is one."""
+    def tokenize(self, lm: LanguageModel) -> list[list[int]]:
+        """Return the first token ids of every document, after the BOS token if the tokenizer has one.
+
+        Args:
+            lm: Language model with a tokenizer.
+
+        Returns:
+            One list per document, with at most 1 + `length` token ids.
+
+        Raises:
+            TaskError: The model has no tokenizer, or a document is empty.
+        """
         if lm.tokenizer is None:
-            raise TaskError(f"{self.name}: model {lm.source.name!r} has no tokenizer")
-        start = [] if lm.tokenizer.bos_token_id is None else [lm.tokenizer.bos_token_id]
+            raise TaskError(f"{self.name}: model {lm.source.name!r} has no tokenizer: use a model with a tokenizer")
+        bos = lm.tokenizer.bos_token_id
+        start = [] if bos is None else [bos]
         rows = []
-        for text in self._texts()[: self.limit]:
-            ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-            rows.append((start + ids)[: self.length + 1])
-        if short := sum(len(row) < 2 for row in rows):
-            raise TaskError(f"{self.name}: {short} documents have nothing to predict; remove the empty ones")
+        for text in self._read_documents()[: self.limit]:
+            token_ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rows.append((start + token_ids)[: self.length + 1])
+        empty = [row for row in rows if len(row) < 2]
+        if empty:
+            raise TaskError(f"{self.name}: {len(empty)} documents have no token to predict: remove the empty ones")
         return rows
 
     @torch.inference_mode()
     def score(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
     ) -> Scores:
-        """Per document, the share of its tokens that are the model's arg max."""
-        rows = examples["tokens"]
-        values = np.zeros(len(rows))
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # alike in length, so that little is padded
+        """Return the share of correctly predicted tokens of each document.
+
+        Args:
+            lm: Causal language model.
+            examples: Examples from `prepare`.
+            sparsifier: Sparsifier attached to the model, or None.
+            progress: Called with the documents done and in total.
+
+        Returns:
+            Scores with the metric ``accuracy``.
+        """
+        rows: list[list[int]] = examples["tokens"]
+        scores = np.zeros(len(rows))
+        by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # similar lengths need little padding
         for first in range(0, len(rows), self.batch):
-            batch = order[first : first + self.batch]
-            longest = len(rows[batch[0]])
-            tokens = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in batch]).to(lm.device)
-            lengths = torch.tensor([len(rows[i]) for i in batch]).to(lm.device)
-            real = torch.arange(longest - 1, device=lm.device) < (lengths - 1)[:, None]
-            with observe(dial, phase="prefill", real=real):
-                best = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.argmax(-1)
-            hits = (best == tokens[:, 1:]) & real
-            values[batch] = (hits.sum(1).double() / (lengths - 1)).cpu().numpy()
-            progress(min(first + self.batch, len(rows)), len(rows))
-        return Scores("accuracy", values)
+            indices = by_length[first : first + self.batch]
+            scores[indices] = _predicted_shares(lm, [rows[index] for index in indices], sparsifier)
+            progress(first + len(indices), len(rows))
+        return Scores("accuracy", scores)
+
+    def _read_documents(self) -> list[str]:
+        """Return all documents of the file."""
+        path = zoo_package.held_out_documents_path() if self.text is None else Path(self.text)
+        try:
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            if path.suffix != ".jsonl":
+                return lines
+            return [json.loads(line)["text"] for line in lines]
+        except OSError as error:
+            raise SpecError(
+                f"text {str(path)!r}: {error.strerror}: expected a file with one document per line"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise SpecError(f"text {str(path)!r}: {error!r}: expected lines such as {{'text': '...'}}") from None
+
+
+def _predicted_shares(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> np.ndarray:
+    """Return the share of correctly predicted tokens of each row, shape [rows]. The first row is the longest."""
+    longest = len(rows[0])
+    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows]).to(lm.device)
+    target_counts = torch.tensor([len(row) - 1 for row in rows]).to(lm.device)
+    real = torch.arange(longest - 1, device=lm.device) < target_counts[:, None]
+    with RunContext(sparsifier).observe(phase="prefill", real=real):
+        predicted_tokens = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.argmax(-1)
+    hits = (predicted_tokens == tokens[:, 1:]) & real
+    shares: np.ndarray = (hits.sum(1).double() / target_counts).cpu().numpy()
+    return shares

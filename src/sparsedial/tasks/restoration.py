@@ -1,214 +1,224 @@
-"""Does the model still say what stood at a mask? Self-prediction for diffusion models, and masked text."""
+"""Masked prediction: the share of masked tokens that a diffusion model predicts correctly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from sparsedial.diffusion.sampler import RANDOM, Denoising, Filled, fill_in, guided, of_one_length, seed_of
-from sparsedial.errors import SpecError, TaskError
-from sparsedial.models import LanguageModel
-from sparsedial.sparsify import Dial
-from sparsedial.tasks.base import Progress, Scores, no_progress
-from sparsedial.tasks.next_token import NextToken
+from sparsedial.errors import SpecError
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.batching import batch_equal_lengths
+from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
+from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
+from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.seeds import derive_seed
+from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.base import Scores
+from sparsedial.tasks.diffusion_sampling import sample_by_denoising
+from sparsedial.tasks.option_parsing import check_at_least
 
-VERSION = 1  # raised when the same settings would give other numbers
-SAMPLED_AT_ONCE = 1 << 14  # tokens
+VERSION = 1  # incremented when the same settings would give other numbers
+
+
+@dataclass(frozen=True)
+class MaskedExamples:
+    """Sequences and the positions at which they are masked.
+
+    Attributes:
+        tokens: Token ids of each sequence, without masks.
+        masked: Masked positions of each sequence, at least one.
+    """
+
+    tokens: list[list[int]]
+    masked: list[list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON; `from_json` reads it back."""
+        return {"tokens": self.tokens, "masked": self.masked}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MaskedExamples:
+        """Return the examples in ``data``.
+
+        Args:
+            data: Plain JSON from `to_json`: the token ids of each sequence under the key ``tokens``, and its masked
+                positions under ``masked``.
+        """
+        return cls(data["tokens"], data["masked"])
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """Self-prediction for diffusion models: sequences sampled from the dense model, a fraction of each masked again.
+    """Task in which a masked diffusion model predicts masked tokens of sequences sampled from the dense model.
 
-    Sampling is the model's own process, at temperature 1, the tokens of a step in random order, after the model's
-    BOS where it has one. An example's score is how often the arg max at a mask is the token that stood there. As
-    with self_prediction the dense score is below 1; what counts is the ratio of sparse to dense.
+    Sequences are sampled by denoising at temperature 1 and in random order, after the BOS token if the model has one.
+    The score of a sequence is the share of its masks at which the arg max is the original token. As with
+    `SelfPrediction`, the dense score is below 1, so sparse scores are divided by it. The fields are the options of the
+    task.
 
     Attributes:
-        sequences: N, the number of examples. length: L, sampled tokens in each.
-        seed: of the sampling and of the masks. batch: sequences per forward.
-        fraction: of the L tokens, masked again. steps: of the sampling, None for one per token.
+        sequences: Number of examples.
+        length: Number of sampled tokens per example.
+        seed: Random seed of the sampling and of the masks.
+        batch: Sequences per forward pass.
+        fraction: Share of the sampled tokens that are masked again, above 0 and at most 1.
+        diffusion_steps: Denoising steps of the sampling. The default is one per token.
     """
 
     name: ClassVar[str] = "restoration"
+    reuse_mask: ClassVar[int] = 1
 
     sequences: int = 64
     length: int = 96
     seed: int = 0
     batch: int = 8
     fraction: float = 0.5
-    steps: int | None = None
+    diffusion_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sequences", "length", "batch"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{self.name}: {name}={getattr(self, name)}: expected at least 1")
+        check_at_least(self.name, 1, sequences=self.sequences, length=self.length, batch=self.batch)
         check_fraction(self.name, self.fraction)
-        Denoising(steps=self.steps).counts(self.length)
+        DenoisingConfig(steps=self.diffusion_steps).schedule(self.length)
 
     def identity(self) -> dict[str, Any]:
-        """Name, version and all the numbers."""
-        return {"task": self.name, "version": VERSION, **asdict(self)}
+        """Return the name, the version and the options of the task."""
+        return {
+            "task": self.name,
+            "version": VERSION,
+            "sequences": self.sequences,
+            "length": self.length,
+            "seed": self.seed,
+            "batch": self.batch,
+            "fraction": self.fraction,
+            "steps": self.diffusion_steps,
+        }
 
-    def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
-        """Sample and mask: ``{"tokens": [[...], ...], "masked": [[place, ...], ...]}``.
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
+        """Sample the sequences from the dense model, and choose their masks.
 
-        Raises:
-            ModelError: the model is no masked diffusion model, or has no mask token.
-        """
-        how = Denoising(steps=self.steps, remasking=RANDOM, temperature=1.0)
-        made = sample(lm, self.sequences, self.length, how, self.seed, progress)
-        tokens = made.tokens.tolist()
-        return {"tokens": tokens, "masked": masks(tokens, self.length, self.fraction, self.seed)}
+        Args:
+            lm: Masked diffusion model.
+            progress: Called with the denoising steps done and in total.
 
-    def score(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
-    ) -> Scores:
-        """Per sequence, the share of its masks at which the arg max is the token that stood there."""
-        return Scores("restored", restored(lm, examples, self.batch, dial, progress))
-
-
-@dataclass(frozen=True)
-class MaskedToken:
-    """Documents with a fraction of their tokens masked; a document's score is the share predicted right.
-
-    Attributes:
-        text, limit, length, batch: as `NextToken` has them. seed: of the masks. fraction: masked.
-    """
-
-    name: ClassVar[str] = "masked_token"
-
-    text: str | None = None
-    limit: int | None = None
-    length: int = 96
-    batch: int = 8
-    seed: int = 0
-    fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_fraction(self.name, self.fraction)
-        self._text()
-
-    def _text(self) -> NextToken:
-        return NextToken(self.text, self.limit, self.length, self.batch)
-
-    def identity(self) -> dict[str, Any]:
-        """Name, version, the text's sha256, and the numbers."""
-        mine = {"task": self.name, "version": VERSION, "seed": self.seed, "fraction": self.fraction}
-        return {**self._text().identity(), **mine}
-
-    def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
-        """The token ids, and which of them are masked.
+        Returns:
+            `MaskedExamples` as plain JSON.
 
         Raises:
-            ModelError: the model is no masked diffusion model, or has no mask token.
+            ModelError: The model is not a masked diffusion model, or has no mask token.
+            TaskError: The model has fewer positions than the sequences have tokens.
         """
-        lm.fills_in()
-        rows = self._text().rows(lm)
-        return {"tokens": rows, "masked": masks(rows, self.length, self.fraction, self.seed)}
+        config = DenoisingConfig(steps=self.diffusion_steps, remasking=RANDOM, temperature=1.0)
+        sampled = sample_by_denoising(lm, self.sequences, self.length, config, self.seed, progress)
+        tokens = sampled.tokens.tolist()
+        return MaskedExamples(tokens, draw_masks(tokens, self.length, self.fraction, self.seed)).to_json()
 
     def score(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
     ) -> Scores:
-        """Per document, the share of its masks at which the arg max is the token that stood there."""
-        return Scores("accuracy", restored(lm, examples, self.batch, dial, progress))
+        """Return the share of correctly predicted masks of each sequence.
+
+        Args:
+            lm: Masked diffusion model.
+            examples: Examples from `prepare`.
+            sparsifier: Sparsifier attached to the model, or None.
+            progress: Called with the sequences done and in total.
+
+        Returns:
+            Scores with the metric ``restored``.
+
+        Raises:
+            ModelError: The model is not a masked diffusion model, or has no mask token.
+        """
+        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch, sparsifier, progress)
+        return Scores("restored", shares)
 
 
-def check_fraction(task: str, fraction: float) -> None:
-    """Raise where nothing or more than everything would be masked.
+def check_fraction(task_name: str, fraction: float) -> None:
+    """Raise an error if the fraction of masked tokens is out of range.
+
+    Args:
+        task_name: Name of the task, for the error message.
+        fraction: Share of the tokens to mask.
 
     Raises:
-        SpecError: naming the task.
+        SpecError: The fraction is not above 0 or is larger than 1.
     """
     if not 0 < fraction <= 1:
-        raise SpecError(f"{task}: fraction {fraction}: expected a number above 0, up to 1")
+        raise SpecError(f"{task_name}: fraction {fraction}: expected a number above 0 and at most 1")
 
 
-def sample(
-    lm: LanguageModel, sequences: int, length: int, how: Denoising, seed: int, progress: Progress = no_progress
-) -> Filled:
-    """So many sequences from the model itself, each from a seed of its own.
+def draw_masks(rows: Sequence[Sequence[int]], length: int, fraction: float, seed: int) -> list[list[int]]:
+    """Draw the positions at which each row is masked.
 
-    Raises:
-        ModelError: the model is no masked diffusion model, or has no mask token.
-        TaskError: it is not made for so many tokens.
-    """
-    mask_token = lm.fills_in()
-    config = lm.model.config.get_text_config()
-    bos = getattr(lm.tokenizer, "bos_token_id", None)
-    bos = getattr(config, "bos_token_id", None) if bos is None else bos
-    start = [] if bos is None else [int(bos)]
-    limit = getattr(config, "max_position_embeddings", None)
-    if isinstance(limit, int) and 0 < limit < length + len(start):
-        raise TaskError(f"length {length} and {len(start)} before: the model has {limit} positions: take fewer")
-    rows = max(1, SAMPLED_AT_ONCE // (length + len(start)))
-    made, steps = [], sum(map(len, how.counts(length)))
-    for first in range(0, sequences, rows):
-        count = min(rows, sequences - first)
-        prompts = torch.tensor([start] * count, dtype=torch.int64).view(count, len(start))
-        seeds = [seed_of(seed, first + i) for i in range(count)]
-        told = partial(_told, progress, first * steps, count, sequences * steps)
-        made.append(
-            fill_in(
-                lm.model,
-                prompts,
-                length,
-                mask_token,
-                how,
-                seeds,
-                progress=told,
-            )
-        )
-    return Filled(torch.cat([m.tokens for m in made]).cpu(), torch.cat([m.step for m in made]).cpu())
+    Args:
+        rows: Token ids of each sequence.
+        length: Only the last ``length`` positions of a row are masked.
+        fraction: Share of these positions. At least one position is masked.
+        seed: Random seed. The masks of a row depend only on the seed and on the index and length of the row.
 
+    Returns:
+        The sorted positions, for each row.
 
-def _told(progress: Progress, before: int, rows: int, of: int, step: int) -> None:
-    progress(before + rows * step, of)
-
-
-def masks(rows: Sequence[Sequence[int]], length: int, fraction: float, seed: int) -> list[list[int]]:
-    """Per row, which places are masked: a fraction (at least one) of the last ``length``, drawn from the seed.
-
-    >>> [len(places) for places in masks([[0, 5, 6, 7, 8], [0, 5]], 4, 0.5, seed=0)]
+    >>> [len(positions) for positions in draw_masks([[0, 5, 6, 7, 8], [0, 5]], 4, 0.5, seed=0)]
     [2, 1]
     """
-    places = []
+    masks = []
     for index, row in enumerate(rows):
-        among = min(length, len(row))
-        generator = torch.Generator().manual_seed(seed_of(seed, "masks", index))
-        chosen = torch.randperm(among, generator=generator)[: max(1, round(fraction * among))]
-        places.append(sorted((chosen + len(row) - among).tolist()))
-    return places
+        candidates = min(length, len(row))
+        first = len(row) - candidates
+        generator = torch.Generator().manual_seed(derive_seed(seed, "masks", index))
+        chosen = torch.randperm(candidates, generator=generator)[: max(1, round(fraction * candidates))]
+        masks.append(sorted((chosen + first).tolist()))
+    return masks
 
 
 @torch.inference_mode()
-def restored(
+def restored_shares(
     lm: LanguageModel,
-    examples: dict[str, Any],
-    batch: int,
-    dial: Dial | None = None,
-    progress: Progress = no_progress,
+    examples: MaskedExamples,
+    batch_size: int,
+    sparsifier: Sparsifier | None = None,
+    progress: Progress = ignore_progress,
 ) -> np.ndarray:
-    """Per row of ``examples["tokens"]``, how often the arg max at its places ``masked`` is what stood there."""
-    mask_token, rows = lm.fills_in(), examples["tokens"]
-    values = np.zeros(len(rows))
-    done = 0
-    for indices in of_one_length([len(row) for row in rows], batch * max(map(len, rows))):
-        tokens = torch.tensor([rows[i] for i in indices])
+    """Return the share of masks at which the arg max is the original token.
+
+    Args:
+        lm: Masked diffusion model.
+        examples: Sequences and their masks.
+        batch_size: Number of sequences of the maximum length per forward pass.
+        sparsifier: Sparsifier attached to the model, or None.
+        progress: Called with the sequences done and in total.
+
+    Returns:
+        One share per sequence, shape [sequences], float64.
+
+    Raises:
+        ModelError: The model is not a masked diffusion model, or has no mask token.
+    """
+    model = MaskedDiffusionModel.from_language_model(lm)
+    lengths = [len(row) for row in examples.tokens]
+    shares = np.zeros(len(lengths))
+    completed = 0
+    for indices in batch_equal_lengths(lengths, batch_size * max(lengths)):
+        tokens = torch.tensor([examples.tokens[index] for index in indices])
         masked = torch.zeros_like(tokens, dtype=torch.bool)
-        for row, i in enumerate(indices):
-            masked[row, examples["masked"][i]] = True
-        tokens, masked = tokens.to(lm.device), masked.to(lm.device)
-        noisy = tokens.masked_fill(masked, mask_token)
-        logits = guided(lm.model, noisy, masked, ~masked, mask_token, 0.0, dial, "prefill")
-        logits[..., mask_token] = -torch.inf
+        for row, index in enumerate(indices):
+            masked[row, examples.masked[index]] = True
+        tokens = tokens.to(lm.device)
+        masked = masked.to(lm.device)
+        noisy = MaskedTokens(tokens.masked_fill(masked, model.mask_token), masked, ~masked)
+        logits = model.logits(noisy, phase="prefill", run=RunContext(sparsifier))
+        logits[..., model.mask_token] = -torch.inf  # the mask token is never a prediction
         hits = (logits.argmax(-1) == tokens) & masked
-        values[indices] = (hits.sum(1).double() / masked.sum(1)).cpu().numpy()
-        done += len(indices)
-        progress(done, len(rows))
-    return values
+        shares[indices] = (hits.sum(1).double() / masked.sum(1)).cpu().numpy()
+        completed += len(indices)
+        progress(completed, len(lengths))
+    return shares

@@ -1,44 +1,48 @@
-"""Self-prediction: does the sparse model still say what the dense model would have said? No data needed."""
+"""Self-prediction: the share of tokens sampled from the dense model that the sparse model predicts correctly."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from sparsedial.diffusion.kinds import BLOCK_DIFFUSION, MASKED_DIFFUSION, sees_ahead
 from sparsedial.errors import SpecError, TaskError
-from sparsedial.models import LanguageModel
-from sparsedial.sparsify import Dial
-from sparsedial.tasks.base import Progress, Scores, no_progress, observe
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.models.kind import BLOCK_DIFFUSION, MASKED_DIFFUSION, attends_to_later_tokens
+from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.base import Scores
+from sparsedial.tasks.diffusion_sampling import find_bos_token, max_positions
+from sparsedial.tasks.option_parsing import check_at_least
 from sparsedial.tasks.restoration import Restoration
 
-VERSION = 2  # raised when the same settings would give other numbers
-SAMPLED_AT_ONCE = 256  # one token a step: wide batches cost little
-START_TOKENS = 64  # without a BOS: sequences start from this many fixed tokens, spread over the vocabulary
+VERSION = 2  # incremented when the same settings would give other numbers
+MAX_SAMPLED_ROWS = 256
+"""Sequences sampled at once. A forward pass reads one token of each, so wide batches cost little."""
+START_TOKENS = 64
+"""Number of start tokens, spread over the vocabulary, for models without a BOS token."""
 
 
 @dataclass(frozen=True)
 class SelfPrediction:
-    """The dense model samples ``sequences`` of ``length`` tokens from itself; the score is next-token agreement.
+    """Task that scores a model on sequences sampled from the dense model.
 
-    Sampling is at temperature 1 from the whole distribution, from the model's BOS or, without one, from a
-    fixed set of start tokens. Teacher-forced on those sequences, an example's score is how often the
-    model's arg max equals the sampled next token, so the dense score is below 1 as well; what counts is
-    the ratio of sparse to dense.
-
-    A masked diffusion model predicts itself by `Restoration`, with the same numbers.
+    A masked diffusion model predicts masked tokens (`Restoration`), every other model predicts next tokens
+    (`CausalSelfPrediction`). The dense score is below 1 in both cases, so sparse scores are divided by it. The
+    fields are the options of the task.
 
     Attributes:
-        sequences: N, the number of examples.
-        length: L, sampled tokens in each, the start token not counted.
-        seed: of the sampling.
-        batch: sequences per forward.
+        sequences: Number of examples.
+        length: Number of sampled tokens per example, without the start token.
+        seed: Random seed of the sampling.
+        batch: Sequences per forward pass.
     """
 
     name: ClassVar[str] = "self_prediction"
+    reuse_mask: ClassVar[int] = 1
 
     sequences: int = 64
     length: int = 96
@@ -46,80 +50,200 @@ class SelfPrediction:
     batch: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("sequences", "length", "batch"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"self_prediction: {name}={getattr(self, name)}: expected at least 1")
+        check_at_least(self.name, 1, sequences=self.sequences, length=self.length, batch=self.batch)
         if not 0 <= self.seed < 2**63:
-            raise SpecError(f"seed={self.seed}: expected a number from 0 to 2**63 - 1")
+            raise SpecError(f"{self.name}: seed={self.seed}: expected a number from 0 to 2**63 - 1")
 
     def identity(self) -> dict[str, Any]:
-        """Name, version and all four numbers."""
+        """Return the name, the version and the options of the task."""
         return {"task": self.name, "version": VERSION, **asdict(self)}
 
-    @torch.inference_mode()
-    def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
-        """Sample the sequences: ``{"tokens": [[start, t1, ... tL], ...]}``."""
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
+        """Sample the sequences from the dense model.
+
+        Args:
+            lm: Causal or masked diffusion model.
+            progress: Called with the sampled tokens done and in total.
+
+        Returns:
+            The examples for this kind of model: see `Restoration` and `CausalSelfPrediction`.
+
+        Raises:
+            TaskError: The model is neither causal nor a masked diffusion model, or has too few positions.
+            ModelError: The model is a masked diffusion model without a mask token.
+        """
+        return self._task_for_kind(lm).prepare(lm, progress)
+
+    def score(
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
+    ) -> Scores:
+        """Return the share of correctly predicted tokens of each sequence.
+
+        Args:
+            lm: Model of the kind that the examples were prepared for.
+            examples: Examples from `prepare`.
+            sparsifier: Sparsifier attached to the model, or None.
+            progress: Called with the sequences done and in total.
+
+        Returns:
+            Scores with the metric ``agreement`` (next tokens) or ``restored`` (masked tokens).
+        """
+        return self._task_for_kind(lm).score(lm, examples, sparsifier, progress)
+
+    def _task_for_kind(self, lm: LanguageModel) -> CausalSelfPrediction | Restoration:
+        """Return the task that implements self-prediction for this kind of model."""
         if lm.kind == MASKED_DIFFUSION:
-            return self._restoration().prepare(lm, progress)
-        self._check(lm)
-        generator = torch.Generator(device="cpu").manual_seed(self.seed)
-        starts = _starts(lm, self.sequences)
+            return Restoration(self.sequences, self.length, self.seed, self.batch)
+        return CausalSelfPrediction(self)
+
+
+@dataclass(frozen=True)
+class CausalSelfPrediction:
+    """Self-prediction of models that predict the next token.
+
+    Tokens are sampled at temperature 1 from the whole distribution. Each sequence starts with the BOS token or, if the
+    model has none, with one of a fixed set of tokens. The score of a sequence is the share of its sampled tokens that
+    are the arg max of the scored model.
+
+    Attributes:
+        options: Options of the task.
+    """
+
+    options: SelfPrediction
+
+    @torch.inference_mode()
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
+        """Sample the sequences.
+
+        Args:
+            lm: Causal language model.
+            progress: Called with the sampled tokens done and in total.
+
+        Returns:
+            ``{"tokens": [[start, t1, ..., tL], ...]}``.
+
+        Raises:
+            TaskError: The model is not causal, or has fewer positions than the sequences have tokens.
+        """
+        self._check_model(lm)
+        length = self.options.length
+        total = self.options.sequences * length
+        generator = torch.Generator(device="cpu").manual_seed(self.options.seed)
         rows: list[list[int]] = []
-        for batch in starts.split(SAMPLED_AT_ONCE):
-            tokens, cache, new = [batch], None, batch[:, None]
-            for step in range(self.length):
-                out = lm.model(input_ids=new.to(lm.device), **({} if cache is None else {"past_key_values": cache}))
-                cache = getattr(out, "past_key_values", None)
-                draws = torch.rand(len(batch), 1, generator=generator)  # on the CPU: the same ones on every device
-                mass = out.logits[:, -1].float().softmax(-1).cumsum(-1)
-                new = torch.searchsorted(mass, draws.to(mass.device) * mass[:, -1:]).clamp(max=mass.shape[-1] - 1)
-                tokens.append(new[:, 0].cpu())
-                if cache is None:  # a model without one reads everything again
-                    new = torch.stack(tokens, 1)
-                progress(len(rows) * self.length + len(batch) * (step + 1), self.sequences * self.length)
-            rows += torch.stack(tokens, 1).tolist()
+
+        def report(sampled: int) -> None:
+            progress(len(rows) * length + sampled, total)
+
+        for starts in _start_tokens(lm, self.options.sequences).split(MAX_SAMPLED_ROWS):
+            rows += _sample(lm, starts, length, generator, report)
         return {"tokens": rows}
-
-    def _check(self, lm: LanguageModel) -> None:
-        """Raise where a model cannot be sampled from left to right, or not that far."""
-        limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-        if isinstance(limit, int) and 0 < limit < self.length:
-            raise TaskError(f"{self.name}: length {self.length}, but the model has {limit} positions: take fewer")
-        if lm.kind == BLOCK_DIFFUSION or sees_ahead(lm.model):
-            raise TaskError(f"{self.name}: the model is not causal: what comes later changes what is said before it")
-
-    def _restoration(self) -> Restoration:
-        return Restoration(self.sequences, self.length, self.seed, self.batch)
 
     @torch.inference_mode()
     def score(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
     ) -> Scores:
-        """Per sequence, the share of its L sampled tokens that are the model's arg max."""
-        if lm.kind == MASKED_DIFFUSION:
-            return self._restoration().score(lm, examples, dial, progress)
+        """Return the share of sampled tokens that are the model's arg max, for each sequence.
+
+        Args:
+            lm: Causal language model.
+            examples: Examples from `prepare`.
+            sparsifier: Sparsifier attached to the model, or None.
+            progress: Called with the sequences done and in total.
+
+        Returns:
+            Scores with the metric ``agreement``.
+        """
         tokens = torch.tensor(examples["tokens"])
-        values: list[np.ndarray] = []
-        with observe(dial, phase="prefill"):
-            for rows in tokens.split(self.batch):
-                values.append(self._hits(lm, rows).numpy())
-                progress(sum(map(len, values)), len(tokens))
-        return Scores("agreement", np.concatenate(values))
+        shares: list[np.ndarray] = []
+        scored = 0
+        with RunContext(sparsifier).observe(phase="prefill"):
+            for rows in tokens.split(self.options.batch):
+                shares.append(_agreement(lm, rows))
+                scored += len(rows)
+                progress(scored, len(tokens))
+        return Scores("agreement", np.concatenate(shares))
 
-    def _hits(self, lm: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
-        inputs, targets = rows[:, :-1].to(lm.device), rows[:, 1:].to(lm.device)
-        best = lm.model(input_ids=inputs, use_cache=False).logits.argmax(-1)
-        return (best == targets).double().mean(1).cpu()
+    def _check_model(self, lm: LanguageModel) -> None:
+        name = self.options.name
+        limit = max_positions(lm)
+        if limit is not None and limit < self.options.length:
+            raise TaskError(
+                f"{name}: length {self.options.length}, but the model has {limit} positions: use a smaller length"
+            )
+        if lm.kind == BLOCK_DIFFUSION or attends_to_later_tokens(lm.model):
+            raise TaskError(
+                f"{name}: the model is not causal: later tokens change its predictions of earlier ones. "
+                "Use a causal or a masked diffusion model."
+            )
 
 
-def _starts(lm: LanguageModel, count: int) -> torch.Tensor:
-    """The start token of every sequence: the BOS, or a fixed set spread over the vocabulary."""
-    config = lm.model.config.get_text_config()
-    bos = getattr(lm.tokenizer, "bos_token_id", None)
-    bos = getattr(config, "bos_token_id", None) if bos is None else bos
+def _sample(
+    lm: LanguageModel,
+    starts: torch.Tensor,
+    length: int,
+    generator: torch.Generator,
+    report: Callable[[int], None],
+) -> list[list[int]]:
+    """Sample one sequence after each start token.
+
+    Args:
+        lm: Causal language model.
+        starts: Start tokens, shape [rows].
+        length: Tokens to sample per sequence.
+        generator: Random number generator on the CPU, so that all devices use the same random numbers.
+        report: Called with the number of tokens sampled so far.
+
+    Returns:
+        The token ids of each sequence, including its start token.
+    """
+    tokens = [starts]
+    cache = None
+    inputs = starts[:, None]
+    for step in range(length):
+        arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        output = lm.model(input_ids=inputs.to(lm.device), **arguments)
+        cache = getattr(output, "past_key_values", None)
+        inputs = _draw_tokens(output.logits[:, -1], generator)
+        tokens.append(inputs[:, 0].cpu())
+        if cache is None:  # without a cache, the next forward pass has to read all tokens
+            inputs = torch.stack(tokens, 1)
+        report(len(starts) * (step + 1))
+    rows: list[list[int]] = torch.stack(tokens, 1).tolist()
+    return rows
+
+
+def _draw_tokens(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw one token per row of ``logits`` [rows, vocabulary] at temperature 1, shape [rows, 1]."""
+    draws = torch.rand(len(logits), 1, generator=generator)
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    tokens = torch.searchsorted(cumulative, draws.to(cumulative.device) * cumulative[:, -1:])
+    return tokens.clamp(max=cumulative.shape[-1] - 1)
+
+
+def _agreement(lm: LanguageModel, rows: torch.Tensor) -> np.ndarray:
+    """Return the share of correctly predicted next tokens of each row, shape [rows]."""
+    inputs = rows[:, :-1].to(lm.device)
+    targets = rows[:, 1:].to(lm.device)
+    predicted_tokens = lm.model(input_ids=inputs, use_cache=False).logits.argmax(-1)
+    shares: np.ndarray = (predicted_tokens == targets).double().mean(1).cpu().numpy()
+    return shares
+
+
+def _start_tokens(lm: LanguageModel, count: int) -> torch.Tensor:
+    """Return the start token of every sequence, shape [count]: the BOS token, or a fixed set of tokens in turn."""
+    bos = find_bos_token(lm)
     if bos is not None:
-        return torch.full((count,), int(bos))
+        return torch.full((count,), bos)
     special = set(getattr(lm.tokenizer, "all_special_ids", None) or [])
-    spread = torch.linspace(0, config.vocab_size - 1, START_TOKENS + len(special)).long().tolist()
-    fixed = [t for t in dict.fromkeys(spread) if t not in special][:START_TOKENS]
-    return torch.tensor([fixed[index % len(fixed)] for index in range(count)])
+    vocabulary_size = lm.model.config.get_text_config().vocab_size
+    candidates = torch.linspace(0, vocabulary_size - 1, START_TOKENS + len(special)).long().tolist()
+    usable = [token for token in dict.fromkeys(candidates) if token not in special][:START_TOKENS]
+    return torch.tensor([usable[index % len(usable)] for index in range(count)])

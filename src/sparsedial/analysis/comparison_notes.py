@@ -1,0 +1,72 @@
+"""Notes for readers who compare curves: mixed devices, averages over different tasks, missing averages."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sparsedial.analysis.retention_curves import CurveSetting, LabelledCurve
+from sparsedial.analysis.task_averages import Averages
+from sparsedial.analysis.trial_set import TrialSet, describe_device
+from sparsedial.tasks.self_prediction import SelfPrediction
+
+
+def make_notes(trial_set: TrialSet, curves: Sequence[LabelledCurve], averages: Averages) -> list[str]:
+    """Return the notes that a reader needs when comparing curves.
+
+    Args:
+        trial_set: The trials.
+        curves: The curve of every model, site and task.
+        averages: Their averages over tasks.
+
+    Returns:
+        One sentence per note.
+    """
+    notes = (
+        _note_mixed_devices(curves),
+        _note_different_averages(averages),
+        _note_families(trial_set),
+        _note_missing_averages(curves, averages),
+    )
+    return list(filter(None, notes))
+
+
+def _note_mixed_devices(curves: Sequence[LabelledCurve]) -> str | None:
+    mixed = []
+    for curve in curves:
+        devices = set(map(describe_device, (curve.dense, *curve.trials)))
+        if len(devices) > 1:
+            mixed.append(curve.name)
+    if not mixed:
+        return None
+    return f"The trials of these curves ran on different devices: {'; '.join(mixed)}."
+
+
+def _note_different_averages(averages: Averages) -> str | None:
+    names = sorted({average.label.task for average in averages.all_tasks})
+    if len(names) < 2:
+        return None
+    return f"The averages cover different tasks and are therefore not compared with each other: {'; '.join(names)}."
+
+
+def _note_families(trial_set: TrialSet) -> str | None:
+    models = set()
+    is_derived = False
+    for record in trial_set.trials:
+        models.add(record.identity.model)
+        is_derived = is_derived or not record.model.family
+    if len(models) < 2 or not is_derived:
+        return None
+    return "The family of a model is the one in its record or, if there is none, its name without its size."
+
+
+def _note_missing_averages(curves: Sequence[LabelledCurve], averages: Averages) -> str | None:
+    tasks_by_group: dict[CurveSetting, list[LabelledCurve]] = defaultdict(list)
+    for curve in curves:
+        can_be_averaged = curve.label.task != SelfPrediction.name and averages.find_task_group(curve) is None
+        if can_be_averaged and not averages.has_average(curve.group):
+            tasks_by_group[curve.group].append(curve)
+    missing = [f"{group.model}, {group.site}" for group, members in tasks_by_group.items() if len(members) > 1]
+    if not missing:
+        return None
+    return f"No average over tasks, because the tasks were not measured at a common value of p: {'; '.join(missing)}."

@@ -1,0 +1,150 @@
+"""Typed records of the rows of the table of critical sparsities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sparsedial.analysis.estimates import WIDE_INTERVAL, Estimate, finite_number, is_true, read_estimate
+from sparsedial.analysis.row_order import sort_rows
+from sparsedial.analysis.row_selection import headline_rows
+
+
+@dataclass(frozen=True)
+class SiteFinding:
+    """The critical sparsity of one model at one site on one task.
+
+    Attributes:
+        model: Display name of the model.
+        parameters: Number of parameters. None if it is not known.
+        rule: Name of the rule.
+        layers: The sparsified layers as text, such as ``0–2, 7`` or ``all``.
+        task: Display name of the task or of the task average.
+        metric: Name of the metric that the task is scored with.
+        site: Name of the site.
+        status: One of the statuses of `CriticalSparsity`: crossed, right-censored or left-censored.
+        sparsity: The critical sparsity.
+        skippable_macs: Share of the FFN's multiply-accumulates that can be skipped at the critical sparsity.
+        first_crossing: Lowest sparsity at which retention falls below the threshold. None if it equals the critical
+            sparsity to 0.1 percentage points.
+        p: Rule parameter at the critical sparsity. None if it is not known.
+        dense_score: Score of the dense model. None if it is not known.
+        examples: Number of examples that were scored. None if it is not known.
+        is_wide: True if the interval is wider than `WIDE_INTERVAL`, or may be wider, because its upper end is a lower
+            bound.
+        is_average: True if the score is a mean over several tasks.
+        additional_examples: Number of further examples that would narrow the interval to a half width of
+            `TARGET_HALF_WIDTH`. A lower bound if the upper end of the interval is one. None if no further examples are
+            needed, or if the number is not known.
+    """
+
+    model: str
+    parameters: float | None
+    rule: str
+    layers: str
+    task: str
+    metric: str
+    site: str
+    status: str
+    sparsity: Estimate
+    skippable_macs: Estimate
+    first_crossing: float | None
+    p: float | None
+    dense_score: float | None
+    examples: float | None
+    is_wide: bool
+    is_average: bool
+    additional_examples: int | None
+
+    @property
+    def is_undecided(self) -> bool:
+        """True if the known part of the interval is wider than `WIDE_INTERVAL`, so the estimate is not reliable."""
+        width = self.sparsity.width
+        return self.is_wide and width is not None and width > WIDE_INTERVAL
+
+
+@dataclass(frozen=True)
+class SplitFindings:
+    """The rows of the table of critical sparsities, divided into those to show first and the others.
+
+    Attributes:
+        headline: The rows to show first. For a single model these are all rows.
+        others: The other rows, which are single tasks. Empty for a single model.
+    """
+
+    headline: tuple[SiteFinding, ...]
+    others: tuple[SiteFinding, ...]
+
+
+def read_critical_findings(critical: pd.DataFrame) -> SplitFindings:
+    """Read the critical sparsities and decide which of them a reader should see first.
+
+    Args:
+        critical: Table ``Results.critical``.
+
+    Returns:
+        The findings in the order of the report.
+    """
+    if critical.empty:
+        return SplitFindings((), ())
+    if critical["model"].nunique() == 1:
+        return SplitFindings(read_site_findings(sort_rows(critical)), ())
+    headline = headline_rows(critical)
+    others = critical.drop(headline.index)
+    return SplitFindings(read_site_findings(sort_rows(headline)), read_site_findings(sort_rows(others)))
+
+
+def read_site_findings(sorted_rows: pd.DataFrame) -> tuple[SiteFinding, ...]:
+    """Read one finding from each row.
+
+    Args:
+        sorted_rows: Rows of ``Results.critical`` as `sort_rows` returns them.
+
+    Returns:
+        The findings, in the same order.
+    """
+    return tuple(map(_read_site_finding, sorted_rows.to_dict("records")))
+
+
+def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
+    metric = str(row["metric"])
+    examples = finite_number(row["examples"])
+    sparsity = read_estimate(row, "sparsity", "low", "high")
+    return SiteFinding(
+        model=str(row["model"]),
+        parameters=finite_number(row["parameters"]),
+        rule=str(row["rule"]),
+        layers=str(row["layers"]),
+        task=str(row["task"]),
+        metric=metric,
+        site=str(row["site"]),
+        status=str(row["status"]),
+        sparsity=sparsity,
+        skippable_macs=read_estimate(row, "skippable_macs", "skippable_macs_low", "skippable_macs_high"),
+        first_crossing=_earlier_crossing(finite_number(row["first_crossing"]), sparsity.value),
+        p=finite_number(row["p"]),
+        dense_score=finite_number(row["dense_score"]),
+        examples=examples,
+        is_wide=is_true(row["is_wide"]),
+        is_average=metric.startswith("mean of "),
+        additional_examples=_additional_examples(finite_number(row["examples_needed"]), examples),
+    )
+
+
+def _earlier_crossing(first_crossing: float | None, sparsity: float | None) -> float | None:
+    """Return the first crossing. None if it equals the critical sparsity to 0.1 percentage points."""
+    if first_crossing is None:
+        return None
+    if sparsity is not None and round(100 * first_crossing, 1) == round(100 * sparsity, 1):
+        return None
+    return first_crossing
+
+
+def _additional_examples(needed: float | None, examples: float | None) -> int | None:
+    if needed is None:
+        return None
+    additional = needed - (examples or 0)
+    return int(additional) if additional > 0 else None

@@ -1,0 +1,113 @@
+"""Numbers that may be missing, and estimates with their 95% interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparsedial.curves.critical import RIGHT_CENSORED
+
+WIDE_INTERVAL = 0.10
+"""A 95% interval that is wider than this fraction is marked as wide."""
+
+TARGET_HALF_WIDTH = 0.02
+"""Half width, as a fraction of sparsity, of the 95% interval that ``examples_needed`` refers to."""
+
+
+def finite_number(value: object) -> float | None:
+    """Return a value as a finite float, or None if it is missing or not a number.
+
+    Args:
+        value: Anything. None, NaN, ``<NA>``, infinities and text that is not a number count as missing.
+
+    Returns:
+        The finite float, or None.
+
+    Example:
+        >>> finite_number("0.5"), finite_number(float("nan")), finite_number(None)
+        (0.5, None, None)
+    """
+    try:
+        converted = float(value)  # type: ignore[arg-type]  # other types raise, which is handled below
+    except (TypeError, ValueError):
+        return None
+    return converted if math.isfinite(converted) else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimated fraction with its 95% interval.
+
+    Attributes:
+        value: The estimate. None if it is not known.
+        low: Lower end of the interval. None if there is no interval.
+        high: Upper end of the interval. None if there is no interval.
+        is_lower_bound: True if the value is right-censored, so that the true value may be higher.
+        is_high_censored: True if the upper end of the interval is only a lower bound.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    is_lower_bound: bool = False
+    is_high_censored: bool = False
+
+    @property
+    def rank(self) -> float:
+        """The value for comparisons: an unknown value ranks below all known ones."""
+        return -1.0 if self.value is None else self.value
+
+    @property
+    def width(self) -> float | None:
+        """Width of the known part of the interval. None if there is no interval."""
+        if self.low is None or self.high is None:
+            return None
+        return self.high - self.low
+
+    def can_reach(self, other: Estimate) -> bool:
+        """Return True if this estimate could be as high as another one.
+
+        Args:
+            other: The higher estimate.
+
+        Returns:
+            True if this value is a lower bound, or if its interval reaches the interval of ``other``.
+        """
+        if self.is_lower_bound:
+            return True
+        return self.high is not None and other.low is not None and self.high >= other.low
+
+
+def read_estimate(row: Mapping[str, Any], value: str, low: str, high: str) -> Estimate:
+    """Read an estimate from one row of the ``critical`` table.
+
+    Args:
+        row: The row, including its columns ``status`` and ``high_censored``.
+        value: Name of the column with the estimate.
+        low: Name of the column with the lower end of its interval.
+        high: Name of the column with the upper end of its interval.
+
+    Returns:
+        The estimate. Missing numbers are None.
+    """
+    return Estimate(
+        value=finite_number(row[value]),
+        low=finite_number(row[low]),
+        high=finite_number(row[high]),
+        is_lower_bound=row["status"] == RIGHT_CENSORED,
+        is_high_censored=is_true(row.get("high_censored")),
+    )
+
+
+def is_true(value: object) -> bool:
+    """Return True if a table cell holds True. A missing cell counts as False.
+
+    Args:
+        value: The cell: a boolean, 0 or 1, or a missing value.
+
+    Returns:
+        True for True and 1.
+    """
+    return finite_number(value) == 1.0

@@ -1,0 +1,137 @@
+"""The results of studies as tables: critical sparsities, points, breakdowns, trends, and notes for the reader."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from sparsedial.analysis import breakdowns
+from sparsedial.analysis.comparison_notes import make_notes
+from sparsedial.analysis.curve_rows import critical_row, point_rows, trend_rows
+from sparsedial.analysis.retention_curves import DisplayNames, LabelledCurve, read_curves
+from sparsedial.analysis.study_provenance import summarize_provenance
+from sparsedial.analysis.task_averages import Averages, average_curves
+from sparsedial.analysis.trial_set import TrialSet, read_studies, required_retention
+from sparsedial.curves.critical import RETAIN, critical_sparsity
+from sparsedial.study.store import Store
+
+MAX_MODELS_IN_TITLE = 3
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results that a report shows. The columns of the tables are described in docs/output-tables.md.
+
+    Attributes:
+        critical: One row per model, site, rule and task; averages over tasks have the task "average".
+        points: One row per measured point.
+        layers: Sparsity by layer, at the measured point nearest to the critical sparsity.
+        problems: What is missing, failed, damaged or invalid, one sentence each.
+        provenance: Versions, machine, models, tasks, studies and commands that produced the numbers.
+        title: Title of the report.
+        retain: Share of the dense score to keep.
+        notes: Notes for the comparison of curves, one sentence each.
+        trends: One row per model family, site, rule and task: how critical sparsity changes with size.
+        experts: Sparsity by expert, at the measured point nearest to the critical sparsity.
+        steps: Sparsity by denoising step, at the measured point nearest to the critical sparsity.
+        step_overlap: Overlap of kept sets along the denoising steps.
+        generated: Length of the generated texts and sparsity by phase at each point, for generation tasks.
+    """
+
+    critical: pd.DataFrame
+    points: pd.DataFrame
+    layers: pd.DataFrame
+    problems: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    title: str = "Activation sparsity"
+    retain: float = RETAIN
+    notes: list[str] = field(default_factory=list)
+    trends: pd.DataFrame = field(default_factory=pd.DataFrame)
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)
+    step_overlap: pd.DataFrame = field(default_factory=pd.DataFrame)
+    generated: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def compute_results(stores: Store | Sequence[Store], retain: float | None = None) -> Results:
+    """Read the trials of studies and compute the tables of their report.
+
+    A trial that is part of several studies is used once. Finished trials that do not match the current specification of
+    their study (because of another limit, seed or dtype, for example) are not used. They stay in the directory.
+
+    Args:
+        stores: The directory of a study, or several.
+        retain: Share of the dense score to keep, in (0, 1]. Defaults to the share that the studies require.
+
+    Returns:
+        The tables, with problems and notes.
+
+    Raises:
+        StorageError: A directory cannot be read, or no study has a finished trial.
+        SpecError: The studies require different shares of the dense score and ``retain`` is None, or a study was
+            written with another schema.
+    """
+    trial_set = read_studies([stores] if isinstance(stores, Store) else stores)
+    if retain is None:
+        retain = required_retention(trial_set.specs)
+    names = DisplayNames.from_trials(trial_set.trials)
+    curves, curve_problems = read_curves(trial_set, names)
+    averages = average_curves(curves)
+    displayed = sorted([*curves, *averages.task_groups, *averages.all_tasks], key=lambda curve: curve.sort_key)
+    rows = _table_rows(displayed, averages, trial_set, retain)
+    return Results(
+        critical=pd.DataFrame(rows["critical"]),
+        points=pd.DataFrame(rows["points"]),
+        layers=pd.DataFrame(rows["layers"]),
+        experts=pd.DataFrame(rows["experts"]),
+        steps=pd.DataFrame(rows["steps"]),
+        step_overlap=pd.DataFrame(rows["step_overlap"]),
+        generated=pd.DataFrame(rows["generated"]),
+        trends=pd.DataFrame(trend_rows(displayed, retain)),
+        problems=[*trial_set.problems, *curve_problems],
+        provenance=summarize_provenance(trial_set, names),
+        title=_title(curves, names),
+        retain=retain,
+        notes=make_notes(trial_set, curves, averages),
+    )
+
+
+def _table_rows(
+    curves: Sequence[LabelledCurve], averages: Averages, trial_set: TrialSet, retain: float
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each table. The tables of experts and steps contain only headline curves."""
+    experts = _experts_by_model(curves)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for curve in curves:
+        label = curve.label
+        critical = critical_sparsity(curve.curve, retain)
+        nearest = breakdowns.nearest_trials(curve.trials, critical.value)
+        rows["critical"].append(critical_row(curve, critical, averages.find_task_group(curve)))
+        rows["points"] += point_rows(curve, trial_set)
+        if not curve.averaged_tasks:
+            rows["layers"] += breakdowns.layer_rows(label, nearest)
+            rows["generated"] += breakdowns.generation_length_rows(label, curve.dense, curve.trials)
+        if averages.is_headline(curve):
+            rows["experts"] += breakdowns.expert_rows(label, nearest, experts[curve.group.model])
+            rows["steps"] += breakdowns.step_rows(label, nearest)
+            rows["step_overlap"] += breakdowns.step_overlap_rows(label, nearest)
+    return rows
+
+
+def _experts_by_model(curves: Sequence[LabelledCurve]) -> dict[str, int]:
+    experts: dict[str, int] = defaultdict(int)
+    for curve in curves:
+        model = curve.group.model
+        experts[model] = max(experts[model], breakdowns.count_experts(curve.trials))
+    return experts
+
+
+def _title(curves: Sequence[LabelledCurve], names: DisplayNames) -> str:
+    models = list(dict.fromkeys(curve.group.model for curve in curves))
+    if 0 < len(models) <= MAX_MODELS_IN_TITLE:
+        return f"Activation sparsity of {', '.join(models)}"
+    return f"Activation sparsity of {len(names.models)} models"

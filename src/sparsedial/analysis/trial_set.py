@@ -1,0 +1,211 @@
+"""The distinct finished trials of one or several studies, and the problems of the studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from sparsedial.errors import SpecError, StorageError
+from sparsedial.ffn.feed_forward import SITES
+from sparsedial.study.integrity import find_problems
+from sparsedial.study.records import TrialRecord
+from sparsedial.study.spec import StudySpec
+from sparsedial.study.store import Store
+
+MAX_PROBLEMS_PER_KIND = 10
+SEARCH = "search"
+GRID = "grid"
+EARLIER = "earlier"
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """The study that a trial was read from.
+
+    Attributes:
+        store: The directory of the study.
+        spec: Specification of the study.
+    """
+
+    store: Store
+    spec: StudySpec
+
+
+@dataclass
+class TrialSet:
+    """The finished trials of several studies.
+
+    Attributes:
+        trials: The distinct finished trials that match the specification of their study.
+        specs: Specification of each study.
+        problems: Problems of the studies, one sentence each.
+        excluded: Number of finished trials that are not used, because they do not match the current specification.
+    """
+
+    trials: list[TrialRecord] = field(default_factory=list)
+    specs: list[StudySpec] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    excluded: int = 0
+    _trial_by_key: dict[str, TrialRecord] = field(default_factory=dict, repr=False)
+    _source_by_key: dict[str, StudySource] = field(default_factory=dict, repr=False)
+
+    def samples(self, record: TrialRecord) -> np.ndarray:
+        """Return the per-example scores of a trial, float64 ``[examples]``.
+
+        Args:
+            record: One of `trials`.
+
+        Returns:
+            The scores, in the order of the task's examples.
+
+        Raises:
+            StorageError: The scores are missing or damaged.
+        """
+        return self._source_by_key[record.key].store.samples(record)
+
+    def explain_choice(self, record: TrialRecord) -> str:
+        """Return why a value of p was measured.
+
+        Args:
+            record: One of `trials`, not a dense one.
+
+        Returns:
+            "search" if the adaptive search chose it, "grid" if the study lists it, "earlier" if only an earlier
+            version of the study lists it.
+        """
+        grid = self._source_by_key[record.key].spec.values
+        if grid is None:
+            return SEARCH
+        if record.p in grid:
+            return GRID
+        return EARLIER
+
+    def add_study(self, store: Store, prefix: str = "") -> None:
+        """Add the finished trials of one study.
+
+        Args:
+            store: The directory of the study.
+            prefix: Text put before each problem of this study, "" by default.
+
+        Raises:
+            StorageError: The directory cannot be read.
+            SpecError: The study was written with another schema.
+        """
+        source = StudySource(store, StudySpec.from_json(store.read_spec()))
+        self.specs.append(source.spec)
+        finished = list(store.trials())
+        requested = _requested_trials(finished, source)
+        self.excluded += len(finished) - len(requested)
+        for problem in _describe_problems(store):
+            self.problems.append(f"{prefix}{problem}")
+        if not requested:
+            self.problems.append(f"{str(store.folder)!r}: no finished trial matches its study.json. Run it first.")
+        for record in requested:
+            self._add_trial(record, source)
+
+    def _add_trial(self, record: TrialRecord, source: StudySource) -> None:
+        first = self._trial_by_key.setdefault(record.key, record)
+        if first is record:
+            self.trials.append(record)
+            self._source_by_key[record.key] = source
+        elif first.result != record.result or first.samples_sha256 != record.samples_sha256:
+            shown = self._source_by_key[record.key].store.folder
+            self.problems.append(
+                f"{str(source.store.folder)!r}: trial {record.key[:12]} has other numbers than in {str(shown)!r}; "
+                f"the report uses those in {str(shown)!r}"
+            )
+
+
+def read_studies(stores: Sequence[Store]) -> TrialSet:
+    """Read the finished trials of studies. A trial that is part of several studies is used once.
+
+    Args:
+        stores: The directories of the studies. A directory that is given twice is read once.
+
+    Returns:
+        The trials and the problems of the studies.
+
+    Raises:
+        StorageError: A directory cannot be read, or no study has a finished trial.
+        SpecError: A study was written with another schema.
+    """
+    distinct = list({store.folder.resolve(): store for store in stores}.values())
+    trial_set = TrialSet()
+    for store in distinct:
+        trial_set.add_study(store, prefix=f"{store.folder}: " if len(distinct) > 1 else "")
+    if not trial_set.trials:
+        raise StorageError("; ".join(trial_set.problems) or "no study to report on: expected at least one directory")
+    return trial_set
+
+
+def required_retention(specs: Sequence[StudySpec]) -> float:
+    """Return the share of the dense score that all of these studies require.
+
+    Args:
+        specs: Specification of each study.
+
+    Returns:
+        A fraction in (0, 1).
+
+    Raises:
+        SpecError: The studies require different shares.
+    """
+    required = sorted({spec.retain for spec in specs})
+    if len(required) > 1:
+        raise SpecError(
+            f"the studies require different shares of the dense score ({required}): choose one with --retain"
+        )
+    return required[0]
+
+
+def describe_device(record: TrialRecord) -> str:
+    """Return the name of the device that a trial ran on.
+
+    Args:
+        record: A trial.
+    """
+    gpus = sorted(set(record.provenance.gpus))
+    if record.model.device == "cuda" and gpus:
+        return ", ".join(gpus)
+    return record.model.device
+
+
+def _describe_problems(store: Store) -> list[str]:
+    """List the problems of a study except stray files: at most `MAX_PROBLEMS_PER_KIND` of each kind."""
+    problems = [problem for problem in find_problems(store) if problem.kind != "stray"]
+    lines = []
+    for kind, group in groupby(problems, key=lambda problem: problem.kind):
+        texts = [f"{kind}: {problem.text}" for problem in group]
+        lines += texts[:MAX_PROBLEMS_PER_KIND]
+        hidden = len(texts) - MAX_PROBLEMS_PER_KIND
+        if hidden > 0:
+            lines.append(f"{kind}: {hidden} more; `sparsedial fsck` lists all of them")
+    return lines
+
+
+def _requested_trials(finished: Sequence[TrialRecord], source: StudySource) -> list[TrialRecord]:
+    """Return the trials that match the specification of the study. Without a ``resolved.json``, return all trials."""
+    resolved = source.store.read_resolved()
+    if resolved is None:
+        return list(finished)
+    return [record for record in finished if _is_requested(record, source.spec, resolved)]
+
+
+def _is_requested(record: TrialRecord, spec: StudySpec, resolved: dict[str, Any]) -> bool:
+    """Return True if a trial matches the specification and the models and tasks that it resolved to."""
+    identity = record.identity
+    model = identity.model.to_json()
+    if model not in resolved["models"] or identity.task not in resolved["tasks"]:
+        return False
+    if identity.site is None or identity.rule is None:
+        return True
+    for entry in resolved.get("resolved_models", ()):
+        if entry["identity"] == model and entry["ffns"] != identity.ffns:
+            return False
+    return (
+        identity.rule.name in spec.rules and identity.layers == spec.layers and identity.site in (spec.sites or SITES)
+    )

@@ -1,0 +1,111 @@
+"""Parsing of options that hold several values.
+
+Each parser appends to a list of problems instead of raising, so that all problems of a command are reported at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Split comma-separated names.
+
+    Args:
+        text: The text of an option.
+
+    Returns:
+        The names, without surrounding spaces and empty names.
+
+    Example:
+        >>> split_names("arc_easy, piqa,")
+        ('arc_easy', 'piqa')
+    """
+    names = []
+    for piece in text.split(","):
+        if piece.strip():
+            names.append(piece.strip())
+    return tuple(names)
+
+
+def parse_numbers(texts: Sequence[str], option: str, problems: list[str]) -> tuple[float, ...]:
+    """Parse comma-separated numbers.
+
+    Args:
+        texts: The texts of an option that can be repeated.
+        option: The option, for error messages.
+        problems: Receives one line for each text that is not a number.
+
+    Returns:
+        The numbers.
+
+    Example:
+        >>> parse_numbers(["0.9,0.5", "0.1"], "--p", [])
+        (0.9, 0.5, 0.1)
+    """
+    numbers = []
+    for text in split_names(",".join(texts)):
+        try:
+            numbers.append(float(text))
+        except ValueError:
+            problems.append(f"{option} {text!r}: not a number; expected numbers in [0, 1]")
+    return tuple(numbers)
+
+
+def parse_layers(text: str | None, option: str, problems: list[str]) -> tuple[int, ...] | None:
+    """Parse layer indices and ranges.
+
+    Args:
+        text: The text of the option. None if it was not given.
+        option: The option, for error messages.
+        problems: Receives a line if the text is malformed.
+
+    Returns:
+        The indices in ascending order. None if the option was not given or is malformed.
+
+    Example:
+        >>> parse_layers("0,3,5-7", "--layers", [])
+        (0, 3, 5, 6, 7)
+    """
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for piece in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", piece)
+        if not match:
+            problems.append(f"{option} {text!r}: expected numbers and ranges, such as 0,3,5-9")
+            return None
+        first = int(match[1])
+        last = int(match[2] or match[1])
+        if last < first:
+            problems.append(f"{option} {text!r}: {piece.strip()!r} ends before it starts, expected {last}-{first}")
+            return None
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))
+
+
+def parse_pairs(texts: Sequence[str] | None, option: str, problems: list[str]) -> dict[str, str] | None:
+    """Parse entries of the form NAME=VALUE.
+
+    Args:
+        texts: The texts of an option that can be repeated. None if it was not given.
+        option: The option, for error messages.
+        problems: Receives one line for each malformed entry.
+
+    Returns:
+        The values by their names. None if the option was not given.
+
+    Example:
+        >>> parse_pairs(["up=w1", "down=w2"], "--ffn", [])
+        {'up': 'w1', 'down': 'w2'}
+    """
+    if not texts:
+        return None
+    pairs = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            problems.append(f"{option} {text!r}: expected NAME=VALUE")
+        pairs[name] = value
+    return pairs

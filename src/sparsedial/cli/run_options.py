@@ -1,0 +1,191 @@
+"""Options of ``sparsedial run`` that no other command has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsedial.cli.options import DIFFUSION_PANEL, OUTPUT_PANEL, SEARCH_PANEL, SPARSITY_PANEL, TASKS_PANEL
+from sparsedial.study.run_command_options import option_name
+
+
+def _option(field: str, help_text: str, panel: str, *aliases: str) -> Any:
+    return typer.Option(option_name(field), *aliases, help=help_text, rich_help_panel=panel)
+
+
+def _sparsity_option(field: str, help_text: str) -> Any:
+    return _option(field, help_text, SPARSITY_PANEL)
+
+
+def _task_option(field: str, help_text: str, *aliases: str) -> Any:
+    return _option(field, help_text, TASKS_PANEL, *aliases)
+
+
+def _diffusion_option(field: str, help_text: str) -> Any:
+    return _option(field, help_text, DIFFUSION_PANEL)
+
+
+def _search_option(field: str, help_text: str) -> Any:
+    return _option(field, help_text, SEARCH_PANEL)
+
+
+Site = Annotated[
+    list[str] | None,
+    _sparsity_option(
+        "sites",
+        "Site where entries are dropped: input, up, gate, intermediate or all_inputs. Repeatable. "
+        "Default: all sites of the model.",
+    ),
+]
+Rule = Annotated[str, _sparsity_option("rules", "Rule that selects the entries to keep: top_p, top_k or max_p.")]
+Values = Annotated[
+    list[str] | None,
+    _sparsity_option(
+        "values",
+        "Comma-separated values of the rule's parameter, each from 0 to 1. Default: chosen by an adaptive search.",
+    ),
+]
+Layers = Annotated[
+    str | None, _sparsity_option("layers", "Indices of the layers to sparsify, such as 0,3,5-9. Default: all layers.")
+]
+Tasks = Annotated[
+    str,
+    _task_option(
+        "tasks",
+        "Comma-separated tasks: self_prediction, restoration, denoising, next_token, masked_token, names of lm-eval "
+        "tasks, or paper and paper-instruct for the lm-eval tasks of the paper.",
+    ),
+]
+IncludePath = Annotated[
+    Path | None,
+    _task_option("include_path", "Directory with the YAML files of additional lm-eval tasks.", "--include-dir"),
+]
+Limit = Annotated[
+    int | None,
+    _task_option(
+        "limit",
+        "Number of examples per lm-eval task, or of documents for next_token and masked_token. Default: all.",
+    ),
+]
+TextFile = Annotated[
+    str | None,
+    _task_option(
+        "text",
+        "File with the documents for next_token and masked_token: one document per line, or a .jsonl file with the "
+        "key text in each line. Default: the held-out documents of the model zoo.",
+    ),
+]
+NumFewshot = Annotated[
+    int | None,
+    _task_option("num_fewshot", "Number of few-shot examples per prompt of lm-eval tasks. Default: that of each task."),
+]
+ApplyChatTemplate = Annotated[
+    bool | None,
+    typer.Option(
+        option_name("apply_chat_template"),
+        help="Apply the tokenizer's chat template to the prompts of lm-eval tasks.",
+        rich_help_panel=TASKS_PANEL,
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    _task_option(
+        "metrics",
+        "Metric of an lm-eval task: TASK=METRIC. Repeatable. Default: the metric that the paper uses.",
+    ),
+]
+Sequences = Annotated[
+    int | None,
+    _task_option(
+        "sequences", "Number of sequences that self_prediction, restoration and denoising sample. Default: 64."
+    ),
+]
+Length = Annotated[
+    int | None,
+    _task_option(
+        "length",
+        "Number of tokens per sequence that self_prediction, restoration and denoising sample, and maximum number per "
+        "document of next_token and masked_token. Default: 96.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    _task_option(
+        "seed", "Random seed of sampling, masks and few-shot examples. Default: 0, or 1234 for lm-eval tasks."
+    ),
+]
+Batch = Annotated[
+    int | None,
+    _task_option(
+        "batch",
+        "Number of sequences or documents per forward pass. For lm-eval tasks, number of tokens in units of 512. "
+        "Default: 8.",
+    ),
+]
+DiffusionSteps = Annotated[
+    int | None,
+    _diffusion_option(
+        "diffusion_steps",
+        "Number of denoising steps of restoration, denoising and lm-eval tasks. Default: one per token.",
+    ),
+]
+BlockLength = Annotated[
+    int | None,
+    _diffusion_option(
+        "block_length",
+        "Number of tokens per block that denoising and lm-eval tasks complete before the next block. "
+        "Default: all tokens.",
+    ),
+]
+Remasking = Annotated[
+    str | None,
+    _diffusion_option(
+        "remasking",
+        "Which predictions are masked again after each step of denoising and lm-eval tasks: low_confidence or random. "
+        "Default: random for denoising, low_confidence for lm-eval tasks.",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    _diffusion_option(
+        "temperature",
+        "Sampling temperature of denoising and lm-eval tasks. For lm-eval tasks, the default 0 selects the most likely "
+        "token. For denoising, 0 means its default of 1.",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    _diffusion_option(
+        "guidance",
+        "Weight of classifier-free guidance in denoising and lm-eval tasks. Default: 0 (no guidance).",
+    ),
+]
+McSamples = Annotated[
+    int | None,
+    _diffusion_option("mc_samples", "Number of Monte Carlo samples per log-likelihood of lm-eval tasks. Default: 128."),
+]
+Fraction = Annotated[
+    float | None,
+    _diffusion_option("fraction", "Fraction of tokens that restoration and masked_token mask. Default: 0.5."),
+]
+ReuseMask = Annotated[
+    int | None,
+    _diffusion_option(
+        "reuse_mask",
+        "Number of consecutive denoising steps of denoising and lm-eval tasks that share one set of kept entries. "
+        "Default: 1 (no sharing).",
+    ),
+]
+Retain = Annotated[float, _search_option("retain", "Share of the dense score that a sparse model has to keep.")]
+Tolerance = Annotated[
+    float,
+    _search_option(
+        "tolerance", "Precision of critical sparsity, as a fraction of sparsity, at which the search stops."
+    ),
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option("--out", help="Output directory. Default: runs/<name of the model>.", rich_help_panel=OUTPUT_PANEL),
+]

@@ -1,0 +1,173 @@
+"""Curves: scores of one model at one site, over sparsity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from sparsedial.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The measured points of one model at one site. The dense and sparse models are scored on the same examples.
+
+    Attributes:
+        sparsity: Sparsity of the points, shape [K], ascending.
+        score: Scores of the points, shape [K].
+        dense: The dense score.
+        p: Rule parameter of each point, shape [K]. NaN if unknown.
+        examples: For each task, the scores of its N examples, shape [N, 1 + K]: dense first, then the points. In an
+            average over tasks, the scores are multiplied by the weight of the task. Empty if the per-example scores
+            are not known. The curve then has no confidence interval.
+    """
+
+    sparsity: np.ndarray
+    score: np.ndarray
+    dense: float
+    p: np.ndarray
+    examples: tuple[np.ndarray, ...] = ()
+
+    @property
+    def retention(self) -> np.ndarray:
+        """Sparse score divided by dense score, shape [K]."""
+        return self.score / self.dense
+
+
+@dataclass(frozen=True)
+class _Point:
+    sparsity: float
+    scores: np.ndarray  # one score per example, shape [N], or one overall score, shape [1]
+    p: float
+
+
+def make_curve(points: Sequence[object], dense: float | Sequence[float] | np.ndarray | None = None) -> Curve:
+    """Make a curve from points in any order.
+
+    Args:
+        points: Tuples ``(sparsity, score)`` or ``(sparsity, score, p)``. The score is a number, or the scores of the
+            examples, shape [N]. A `SpecError` is raised for anything else, and for a sparsity outside [0, 1].
+        dense: The dense score, or one dense score per example. Defaults to the scores of the point at sparsity 0.
+
+    Returns:
+        The curve of the points above sparsity 0.
+
+    Raises:
+        SpecError: There are no points above sparsity 0, the points differ in their number of examples, a score is not
+            finite, or the dense score is missing or not positive.
+    """
+    parsed = [_parse_point(point) for point in points]
+    baseline = _dense_scores(parsed, dense)
+    sparse = sorted((point for point in parsed if point.sparsity > 0.0), key=lambda point: point.sparsity)
+    if not sparse:
+        raise SpecError("critical_sparsity: no points above sparsity 0, expected at least one")
+    columns = [baseline, *(point.scores for point in sparse)]
+    lengths = {len(column) for column in columns}
+    if len(lengths) != 1:
+        raise SpecError(
+            f"critical_sparsity: the points have different numbers of scores ({sorted(lengths)}); "
+            "score the dense and the sparse models on the same examples"
+        )
+    matrix = np.stack(columns, 1)
+    if not np.isfinite(matrix).all():
+        raise SpecError("critical_sparsity: a score is NaN or infinite; expected finite scores")
+    means = matrix.mean(0)
+    if means[0] <= 0:
+        raise SpecError(f"critical_sparsity: the dense score is {means[0]:g}; expected a dense score above 0")
+    return Curve(
+        sparsity=np.array([point.sparsity for point in sparse]),
+        score=means[1:],
+        dense=float(means[0]),
+        p=np.array([point.p for point in sparse]),
+        examples=(matrix,) if len(matrix) > 1 else (),
+    )
+
+
+def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None = None) -> Curve:
+    """Average the sparsity and the score of several tasks at each value of p (arXiv 2509.00454).
+
+    Args:
+        curves: The curve of each task. All must be measured at the same values of p.
+        weights: The weight of each task; equal weights by default.
+
+    Returns:
+        The average curve, in ascending order of its sparsity.
+
+    Raises:
+        SpecError: There are no curves, or they are measured at different values of p.
+
+    Example:
+        >>> a = make_curve([(0.2, 1.0, 0.9), (0.4, 0.5, 0.8)], dense=1.0)
+        >>> b = make_curve([(0.4, 0.5, 0.9), (0.6, 0.5, 0.8)], dense=0.5)
+        >>> mean = average_at_each_p([a, b])
+        >>> mean.sparsity.round(3).tolist(), mean.score.tolist(), mean.dense
+        ([0.3, 0.5], [0.75, 0.5], 0.75)
+    """
+    if not curves:
+        raise SpecError("average_at_each_p: no curves; expected at least one")
+    ordered = [_reorder(curve, np.argsort(curve.p, kind="stable")) for curve in curves]
+    for curve in ordered:
+        if not np.array_equal(curve.p, ordered[0].p):
+            raise SpecError(
+                "average_at_each_p: the tasks were measured at different p; expected the same p for all tasks"
+            )
+    shares = np.ones(len(curves)) if weights is None else np.asarray(weights, dtype=np.float64)
+    shares = shares / shares.sum()
+    examples: list[np.ndarray] = []
+    if all(curve.examples for curve in curves):
+        for share, curve in zip(shares, ordered, strict=True):
+            examples += [share * matrix for matrix in curve.examples]
+    average = Curve(
+        sparsity=shares @ [curve.sparsity for curve in ordered],
+        score=shares @ [curve.score for curve in ordered],
+        dense=float(shares @ [curve.dense for curve in curves]),
+        p=ordered[0].p,
+        examples=tuple(examples),
+    )
+    return _reorder(average, np.argsort(average.sparsity, kind="stable"))
+
+
+def _reorder(curve: Curve, order: np.ndarray) -> Curve:
+    """Return a curve with its points in another order."""
+    columns = np.concatenate([[0], 1 + order])  # the dense scores stay first
+    return Curve(
+        sparsity=curve.sparsity[order],
+        score=curve.score[order],
+        dense=curve.dense,
+        p=curve.p[order],
+        examples=tuple(matrix[:, columns] for matrix in curve.examples),
+    )
+
+
+def _dense_scores(points: Sequence[_Point], dense: float | Sequence[float] | np.ndarray | None) -> np.ndarray:
+    """Return the dense scores, shape [N]: ``dense`` if it is given, else the scores of the point at sparsity 0."""
+    if dense is not None:
+        return np.atleast_1d(np.asarray(dense, dtype=np.float64))
+    for point in points:
+        if point.sparsity == 0.0:
+            return point.scores
+    raise SpecError("critical_sparsity: no dense score; add a point at sparsity 0 or pass dense=")
+
+
+def _parse_point(point: object) -> _Point:
+    """Convert a tuple to a point and check its values."""
+    try:
+        sparsity, score, *rest = cast("tuple[Any, ...]", point)
+        parsed = _Point(
+            sparsity=float(sparsity),
+            scores=np.atleast_1d(np.asarray(score, dtype=np.float64)),
+            p=float(rest[0]) if rest else math.nan,
+        )
+    except (TypeError, ValueError):
+        raise SpecError(
+            f"critical_sparsity: point {point!r}: expected (sparsity, score) or (sparsity, score, p)"
+        ) from None
+    if not 0.0 <= parsed.sparsity <= 1.0 or parsed.scores.ndim != 1:
+        raise SpecError(
+            f"critical_sparsity: point {point!r}: expected a sparsity in [0, 1] and one score or a list of scores"
+        )
+    return parsed

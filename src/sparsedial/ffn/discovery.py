@@ -1,0 +1,124 @@
+"""Discovery of a model's feed-forward networks (FFNs) by what they compute, not by what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsedial.errors import ModelError
+from sparsedial.ffn.elementwise_trace import ProjectionCall, trace_projections
+from sparsedial.ffn.feed_forward import FFNs
+from sparsedial.ffn.ffn_building import build_ffns
+from sparsedial.ffn.layer_locator import LayerLocator
+from sparsedial.ffn.projections import is_projection
+from sparsedial.ffn.trace_matching import match_ffns
+from sparsedial.ffn.untraced_experts import find_idle_experts, find_stacked_experts, record_active_experts
+from sparsedial.ffn.user_named_modules import NAMED_MODULES_HINT, match_by_patterns
+
+
+def find_ffns(
+    model: nn.Module, *, inputs: Mapping[str, Any] | None = None, modules: Mapping[str, str] | None = None
+) -> FFNs:
+    """Find the FFNs of a transformer language model.
+
+    The function traces one forward pass over six tokens and leaves the model unchanged. An FFN is a projection,
+    *down*, that reads a nonlinear elementwise function of the outputs of one projection (plain:
+    ``down(act(up(x)))``) or of two (gated: ``down(up(x) * act(gate(x)))``).
+
+    The function supports separate and fused gate and up projections, `nn.Linear` and GPT-2's `Conv1D`, any activation,
+    FFNs whose projections are direct children of the decoder layer, FFNs in parallel to the attention, and models
+    inside a multimodal wrapper. In a mixture of experts, each expert is one FFN. The experts can be modules in a list,
+    or their weights can be stacked in one parameter as in transformers.
+
+    Args:
+        model: The model with its weights.
+        inputs: Keyword arguments of the model's forward (default: ``input_ids`` with six small token ids).
+        modules: Patterns of the projections' paths for the roles "up", "down" and, if gated, "gate" (default: the
+            projections are found by tracing). ``*`` matches any text. Any other role raises `SpecError`.
+
+    Returns:
+        The FFNs, ordered by layer and expert. Modules that seem to contain experts but cannot be sparsified are in
+        ``unsupported``, with the reason.
+
+    Raises:
+        ModelError: No FFN was found, or the model could not be called. The message describes the projections that
+            were called, and how to name the modules with ``modules``.
+
+    Example:
+        >>> import sparsedial as sd
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...                      vocab_size=64)
+        >>> ffns = sd.find_ffns(LlamaForCausalLM(config))
+        >>> len(ffns), ffns[1].name, ffns[1].hidden, ffns[1].width, ffns[1].gated
+        (2, 'model.layers.1.mlp', 16, 32, True)
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> config = MixtralConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...                        num_key_value_heads=2, num_local_experts=4, vocab_size=64)
+        >>> ffns = sd.find_ffns(MixtralForCausalLM(config))
+        >>> len(ffns), ffns[5].name, ffns[5].layer, ffns[5].expert
+        (8, 'model.layers.1.mlp.experts.1', 1, 1)
+    """
+    if modules is not None:
+        matches = match_by_patterns(model, modules)
+        return FFNs(build_ffns(LayerLocator(model), matches))
+    paths = {module: name for name, module in model.named_modules()}
+    with record_active_experts(model) as active_counts:
+        calls = _trace(model, _example_inputs(model) if inputs is None else dict(inputs))
+    tree = LayerLocator(model)
+    matches = match_ffns(calls, paths)
+    idle_matches, unsupported_lists = find_idle_experts(model, tree, matches)
+    matches += idle_matches
+    stacks, unsupported_stacks = find_stacked_experts(model, matches, active_counts)
+    ffns = build_ffns(tree, matches, stacks, calls)
+    unsupported = unsupported_lists | unsupported_stacks
+    if not ffns and not unsupported:
+        raise ModelError(_no_ffn_message(model, calls, paths))
+    return FFNs(ffns, unsupported)
+
+
+def _trace(model: nn.Module, inputs: dict[str, Any]) -> list[ProjectionCall]:
+    try:
+        return trace_projections(model, inputs)
+    except Exception as error:  # The forward is the model's own code, which can raise any exception.
+        raise ModelError(
+            f"{type(model).__name__} could not be called with {', '.join(inputs)} to find its FFNs: "
+            f"{type(error).__name__}: {error}. Pass the model's arguments with find_ffns(model, inputs=...). "
+            f"{NAMED_MODULES_HINT}"
+        ) from error
+
+
+def _example_inputs(model: nn.Module) -> dict[str, Any]:
+    """Return six token ids that are in the model's vocabulary, on the model's device."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)
+    vocabulary_size = int(getattr(config, "vocab_size", None) or 8)
+    input_ids = torch.arange(3, 9) % vocabulary_size
+    return {"input_ids": input_ids[None].to(_input_device(model))}
+
+
+def _input_device(model: nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            return parameter.device
+    # All weights are offloaded. The hooks that load them also move the inputs.
+    return torch.device("cpu")
+
+
+def _no_ffn_message(model: nn.Module, calls: list[ProjectionCall], paths: Mapping[nn.Module, str]) -> str:
+    """Return an error message that lists projections that read a nonlinear function of other projections' outputs."""
+    classes = sorted({type(module).__name__ for module in model.modules() if is_projection(module)})
+    candidates = []
+    for call in calls:
+        if call.expression is not None and call.expression.is_nonlinear:
+            parts = len(call.expression.parts)
+            candidates.append(f" {paths[call.module]} reads an activation of the outputs of {parts} projections.")
+    return (
+        f"{type(model).__name__}: no FFN found. "
+        f"Seen: {len(calls)} projections called ({', '.join(classes) or 'none'}); "
+        f"expected one that reads act(up(x)) or up(x) * act(gate(x)).{''.join(candidates[:3])} {NAMED_MODULES_HINT}"
+    )

@@ -1,0 +1,204 @@
+"""Fast path for decoding one token on the CPU.
+
+The function that `make_decode_function` returns calls the kernel with raw addresses, and the kernel adds up the counts
+itself. It does so only if all of these hold, and otherwise calls the generic path (`RuleApplier`):
+
+1. A forward of the model is running, and processes exactly one real token on the CPU. So no mask has to be applied
+   to the counts.
+2. No compiler, dispatch mode or profiler observes the operators of this forward.
+3. No function was put around the rule with `Sparsifier.wrap`.
+4. torch.compile is not compiling a single layer.
+5. The generic path has run before at this site in such a forward, so the kernel for the dtype of x is known.
+6. x is a plain tensor (no subclass), is contiguous, is on the CPU, and has the width and dtype that the kernel
+   expects. The kernel checks none of this.
+
+Counts of a forward are provisional until `commit`. `rollback` discards them if the forward failed. `drain` returns the
+committed counts. `commit` also returns them when the phase or the denoising step changes.
+
+In a decode step, reading the weights evicts all other data from the processor's caches, so the cost of each Python
+frame, check and call in this module was measured (docs/performance.md). There is one Python frame between `InputPatch`
+and the kernel. Set SPARSEDIAL_FAST_DECODE=0 to turn the fast path off. The variable is read when a sparsifier is
+attached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, empty_like
+from torch.compiler import is_dynamo_compiling
+
+from sparsedial.hooks.forward_context import ForwardContext
+from sparsedial.hooks.input_patch import Apply
+from sparsedial.hooks.rule_applier import RuleApplier, SharedResults, WrappableRule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sparsedial.kernels.cpu_backend import DecodeSlots  # needs numba, which is optional
+
+VARIABLE = "SPARSEDIAL_FAST_DECODE"
+
+KernelCall = Callable[[int, int], None]  # address of x, address of y
+
+
+@dataclass(frozen=True)
+class CommittedCounts:
+    """Counts that the kernel added up over the forwards of one phase and step.
+
+    Attributes:
+        phase: "prefill" or "generation".
+        step: Denoising step, or None.
+        totals: Dropped entries, all entries and non-finite vectors per counter, int64 of shape [counters, 3].
+    """
+
+    phase: str
+    step: int | None
+    totals: np.ndarray
+
+
+def is_fast_decode_enabled() -> bool:
+    """Return False if the environment variable SPARSEDIAL_FAST_DECODE is 0."""
+    return os.environ.get(VARIABLE) != "0"
+
+
+class DecodeFastPath:
+    """Decode slots of one sparsifier, and the functions that use them.
+
+    Args:
+        rule: The rule with its wrappers.
+        widths: Number of entries of a vector, per counter.
+
+    Attributes:
+        is_open: True while a forward runs that may take the fast path, that is, if conditions 1, 2 and 3 hold. It is
+            one flag, because each further object that is read in a decode step costs a cache miss.
+        rule: The rule with its wrappers.
+        widths: Number of entries of a vector, per counter.
+    """
+
+    def __init__(self, rule: WrappableRule, widths: Sequence[int]) -> None:
+        self.is_open = False
+        self.rule = rule
+        self.widths = list(widths)
+        self._slots: DecodeSlots | None = None
+        # The phase and step of the committed counts that the slots hold.
+        self._phase = ForwardContext.phase
+        self._step = ForwardContext.step
+
+    @property
+    def has_slots(self) -> bool:
+        """True once a token was decoded with a backend that has decode slots."""
+        return self._slots is not None
+
+    def begin_forward(self, context: ForwardContext) -> None:
+        """Open the fast path if the forward that starts may take it.
+
+        Args:
+            context: Context of the forward.
+        """
+        self.is_open = context.is_single_cpu_token and self.rule.wrapped is None
+
+    def kernel_for(self, counter: int, dtype: torch.dtype) -> KernelCall | None:
+        """Return the kernel of one counter for vectors of this dtype.
+
+        Args:
+            counter: Index of the counter.
+            dtype: Dtype of the vectors.
+
+        Returns:
+            A function of the addresses of x and y, or None if the backend has no decode slots.
+        """
+        if self._slots is None:
+            self._slots = self.rule.bound.decode_slots(self.widths)
+        if self._slots is None:
+            return None
+        return self._slots.slot_function(counter, dtype)
+
+    def commit(self, context: ForwardContext) -> CommittedCounts | None:
+        """Keep the counts of the forward that ended.
+
+        Args:
+            context: Context of the forward.
+
+        Returns:
+            Counts of earlier forwards if they belong to another phase or step. Otherwise None.
+        """
+        self.is_open = False
+        if self._slots is None:
+            return None
+        previous = None
+        if context.phase != self._phase or context.step != self._step:
+            previous = self.drain()
+            self._phase = context.phase
+            self._step = context.step
+        self._slots.commit()
+        return previous
+
+    def rollback(self) -> None:
+        """Discard the counts of the forward that failed."""
+        self.is_open = False
+        if self._slots is not None:
+            self._slots.rollback()
+
+    def drain(self) -> CommittedCounts | None:
+        """Return the committed counts and reset them.
+
+        Returns:
+            The counts, or None if there are no slots.
+        """
+        if self._slots is None:
+            return None
+        return CommittedCounts(self._phase, self._step, self._slots.drain())
+
+
+def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, results: SharedResults | None) -> Apply:
+    """Return a function that takes the fast path if all conditions hold and calls the generic path otherwise.
+
+    The function is a closure and not a method, because reading closure variables touches less memory than reading
+    attributes.
+
+    Args:
+        fast_path: Owner of the decode slots.
+        applier: Generic path.
+        results: Results of two modules that read the same x, as in `share_result`. None if they are not shared.
+
+    Returns:
+        Function that returns x with the dropped entries set to zero.
+    """
+    counter = applier.counter
+    width = fast_path.widths[counter]
+    apply_generic = applier.__call__  # a bound method is cheaper to call than the object
+    kernel: KernelCall | None = None
+    kernel_dtype: torch.dtype | None = None  # None if there is no kernel
+
+    def apply(x: Tensor) -> Tensor:
+        nonlocal kernel, kernel_dtype
+        if results is not None:
+            previous = results.pop(counter, None)
+            if previous is not None and previous[0] is x:
+                return previous[1]
+        if (
+            x.dtype is kernel_dtype
+            and not is_dynamo_compiling()  # checked first, so that a compiled layer does not depend on the flag
+            and fast_path.is_open
+            and x.numel() == width
+            and x.is_contiguous()
+            and x.is_cpu
+            and type(x) is Tensor
+        ):
+            y = empty_like(x)
+            kernel(x.data_ptr(), y.data_ptr())  # type: ignore[misc]  # it is set together with its dtype
+        else:
+            y = apply_generic(x)
+            if x.is_cpu and not is_dynamo_compiling() and fast_path.is_open:
+                kernel = fast_path.kernel_for(counter, x.dtype)
+                kernel_dtype = None if kernel is None else x.dtype
+        if results is not None:
+            results[counter] = (x, y)
+        return y
+
+    return apply

@@ -1,0 +1,180 @@
+"""Hooks that apply the rule to the vectors of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from sparsedial.errors import AttachError
+from sparsedial.ffn.feed_forward import FFN
+from sparsedial.hooks.count_table import CounterKey
+from sparsedial.hooks.forward_coordinator import ForwardCoordinator
+from sparsedial.hooks.input_patch import Apply, InputPatch, register_input_pre_hook
+from sparsedial.tracing_state import is_tracing
+
+
+class Removable(Protocol):
+    """Handle of a hook or patch that was attached to a model."""
+
+    def remove(self) -> None:
+        """Remove the hook or patch from the model."""
+
+
+@dataclass(frozen=True)
+class SparsifiedVector:
+    """One vector of one FFN that a sparsifier changes.
+
+    Attributes:
+        counter: Index of its counter.
+        ffn: The FFN.
+        name: "input", "up", "gate" or "intermediate".
+    """
+
+    counter: int
+    ffn: FFN
+    name: str
+
+    def make_key(self) -> CounterKey:
+        """Return the description of its counter."""
+        ffn = self.ffn
+        width = ffn.hidden if self.name == "input" else ffn.width
+        return CounterKey(ffn.layer, ffn.name, self.name, ffn.expert, width, ffn.moe_path)
+
+
+def vector_names(site: str) -> tuple[str, ...]:
+    """Return the names of the vectors that are sparsified at a site: two for "all_inputs", otherwise one.
+
+    Args:
+        site: Name of a site.
+    """
+    if site == "all_inputs":
+        return ("input", "intermediate")
+    return (site,)
+
+
+def list_vectors(ffns: Sequence[FFN], site: str) -> list[SparsifiedVector]:
+    """Return the vectors of these FFNs that are sparsified at a site, numbered in order.
+
+    Args:
+        ffns: The FFNs.
+        site: "input", "up", "gate", "intermediate" or "all_inputs".
+
+    Returns:
+        The vectors. The index in the list is the index of the counter.
+    """
+    vectors: list[SparsifiedVector] = []
+    for ffn in ffns:
+        for name in vector_names(site):
+            vectors.append(SparsifiedVector(len(vectors), ffn, name))
+    return vectors
+
+
+def attach_vectors(
+    vectors: Sequence[SparsifiedVector], model: nn.Module, coordinator: ForwardCoordinator
+) -> Iterator[Removable]:
+    """Attach the rule to vectors of a model's FFNs.
+
+    Args:
+        vectors: The vectors.
+        model: The model that contains the FFNs.
+        coordinator: Makes the functions that apply the rule.
+
+    Yields:
+        Removable: Handle that removes a hook.
+    """
+    stacks: dict[tuple[nn.Module, str], list[SparsifiedVector]] = {}
+    tracked: set[str] = set()
+    for vector in vectors:
+        ffn = vector.ffn
+        if ffn.stacked_module is not None:
+            stacks.setdefault((ffn.stacked_module, vector.name), []).append(vector)
+            continue
+        if ffn.name not in tracked:
+            tracked.add(ffn.name)
+            yield from coordinator.attach_to_expert(ffn, model)
+        yield from _attach_vector(vector, coordinator)
+    for (experts_module, _), members in stacks.items():
+        yield _attach_stacked_vector(experts_module, members, coordinator)
+
+
+def _attach_vector(vector: SparsifiedVector, coordinator: ForwardCoordinator) -> Iterator[Removable]:
+    ffn = vector.ffn
+    if vector.name == "input":
+        apply = coordinator.make_applier(vector.counter, shared=len(ffn.input_projections) > 1)
+        for projection in ffn.input_projections:
+            yield InputPatch(projection, apply)
+    elif vector.name == "intermediate":
+        yield InputPatch(ffn.down, coordinator.make_applier(vector.counter))
+    elif ffn.preserves_zero(vector.name):
+        yield _attach_by_zeroing_output(vector, coordinator.make_applier(vector.counter))
+    else:
+        yield from _attach_by_masking_product(vector, coordinator.make_applier(vector.counter))
+
+
+def _attach_by_zeroing_output(vector: SparsifiedVector, apply: Apply) -> Removable:
+    """Sparsify u or g by setting entries of the projection's output to zero. The activation must map zero to zero."""
+    part, value = vector.ffn.branch(vector.name)
+
+    def zero_dropped(raw: torch.Tensor) -> torch.Tensor:
+        if value is None or value.part is not None:  # the output is u or g itself
+            return apply(raw)
+        activation = value({part: raw})
+        is_kept = (apply(activation) != 0) | (activation == 0)
+        return torch.where(is_kept, raw, 0)
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        if is_tracing():
+            return output
+        sparse = zero_dropped(part.select(output))
+        if sparse.shape == output.shape:
+            return sparse
+        output = output.clone()
+        part.select(output).copy_(sparse)
+        return output
+
+    return part.module.register_forward_hook(hook)
+
+
+def _attach_by_masking_product(vector: SparsifiedVector, apply: Apply) -> Iterator[Removable]:
+    """Sparsify u or g by setting the dropped entries of the product i = u * g to zero."""
+    part, _ = vector.ffn.branch(vector.name)
+    ffn = vector.ffn
+    masks: list[torch.Tensor] = []  # the mask of dropped entries, between the calls of the projection and of `down`
+
+    def compute_mask(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        if not is_tracing():
+            activation = ffn.compute_vector(vector.name, output)
+            masks[:] = [(apply(activation) == 0) & (activation != 0)]
+
+    def apply_mask(product: torch.Tensor) -> torch.Tensor:
+        return product.masked_fill(masks.pop().view(product.shape), 0)
+
+    yield part.module.register_forward_hook(compute_mask)
+    yield register_input_pre_hook(ffn.down, apply_mask)  # before an `InputPatch` of `down` sees the product
+
+
+def _attach_stacked_vector(
+    experts_module: nn.Module, members: Sequence[SparsifiedVector], coordinator: ForwardCoordinator
+) -> Removable:
+    """Sparsify one vector of all experts whose weights are stacked in one parameter."""
+    from sparsedial.moe.stacked_experts import ExpertTap
+
+    ffn = members[0].ffn
+    counters = {member.ffn.expert or 0: member.counter for member in members}
+    count = len(experts_module.down_proj)  # type: ignore[arg-type]  # a 3-D parameter
+    if len(counters) != count:
+        raise AttachError(
+            f"{ffn.name}: only {len(counters)} of {count} experts with weights stacked in one parameter were selected. "
+            "Stacked experts are sparsified together: select all of them or none."
+        )
+    name = members[0].name
+    apply = coordinator.make_stacked_applier(
+        tuple(counters[expert] for expert in range(count)), reads_tokens=name == "input"
+    )
+    value: Callable[[torch.Tensor], torch.Tensor] = partial(ffn.compute_vector, name)
+    return ExpertTap(experts_module, name, apply, value)

@@ -1,0 +1,311 @@
+"""Context manager that applies a rule at a site of every FFN of a model and counts the dropped entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+import torch
+from torch import nn
+
+from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
+from sparsedial.ffn.discovery import find_ffns
+from sparsedial.ffn.feed_forward import FFN, FFNs, check_site
+from sparsedial.hooks.count_table import CounterKey
+from sparsedial.hooks.forward_context import PHASES
+from sparsedial.hooks.forward_coordinator import ForwardCoordinator
+from sparsedial.hooks.rule_applier import RuleWrapper
+from sparsedial.hooks.site_attachment import Removable, attach_vectors, list_vectors, vector_names
+from sparsedial.rules import Rule
+
+MAX_LISTED_VECTORS = 6  # vectors that an error message names
+MAX_LISTED_EXPERTS = 3  # experts that an error message names
+
+# Names of the vectors that a sparsifier changes at present, by the FFN's down projection.
+_attached_vectors: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+def sparsify(
+    model: nn.Module, site: str, rule: Rule, *, layers: Iterable[int] | None = None, ffns: FFNs | None = None
+) -> Sparsifier:
+    """Return a context manager that applies a rule at a site of a model's FFNs.
+
+    The context manager works with the model's own forward and `generate`, under `torch.inference_mode` and
+    `torch.compile`, with left or right padding according to ``attention_mask``, with a key-value cache and with
+    ``device_map``. Context managers of different sites may be nested. With the rule's dense value, such as `TopP(1)`,
+    the logits are identical to those of the dense model. The user's forward pre-hooks on the projections see the input
+    before the rule is applied.
+
+    Args:
+        model: Any transformer language model.
+        site: "input", "up", "gate", "intermediate" or "all_inputs".
+        rule: `TopP`, `TopK` or `MaxP`.
+        layers: Indices of the layers to sparsify. Defaults to None: all layers.
+        ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
+
+    Returns:
+        The context manager, which also counts the dropped entries.
+
+    Raises:
+        SpecError: The site, the rule or a layer is unknown.
+        ModelError: The model has no FFN, or one of the chosen FFNs does not have the site.
+
+    Example:
+        >>> import sparsedial as sd, torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        ...                                      num_attention_heads=2, vocab_size=64))
+        >>> with sd.sparsify(model, site="input", rule=sd.TopK(0.5)) as sparsifier:
+        ...     _ = model(torch.arange(6)[None])
+        >>> sparsifier.stats()[["layer", "vector", "phase", "dropped", "total", "sparsity"]]
+           layer vector    phase  dropped  total  sparsity
+        0      0  input  prefill       48     96       0.5
+        1      1  input  prefill       48     96       0.5
+    """
+    if not isinstance(rule, Rule):
+        raise SpecError(f"sparsify: expected a rule such as TopP(0.9), got {rule!r}.")
+    if ffns is None:
+        ffns = find_ffns(model)
+    selected = select_ffns(ffns, layers)
+    check_site(selected, site)
+    return Sparsifier(model, selected, site, rule)
+
+
+def select_ffns(ffns: FFNs, layers: Iterable[int] | None = None) -> list[FFN]:
+    """Return the FFNs of these layers, after checking that all of them can be sparsified.
+
+    Args:
+        ffns: The FFNs of a model.
+        layers: Indices of layers. Defaults to None: all layers.
+
+    Returns:
+        At least one FFN.
+
+    Raises:
+        SpecError: A layer is unknown, or no layer is chosen.
+        ModelError: An FFN of these layers cannot be sparsified.
+    """
+    selected = _select_layers(ffns, layers)
+    unsupported = _describe_unsupported(ffns, selected, every_layer=layers is None)
+    if unsupported is not None:
+        raise ModelError(unsupported)
+    chosen = [ffn for ffn in ffns if ffn.layer in selected]
+    if not chosen:
+        raise SpecError("No layer was chosen: expected at least one. Leave out layers= to sparsify all of them.")
+    return chosen
+
+
+class Sparsifier:
+    """Context manager that applies a rule at a site of a model's FFNs and counts the dropped entries.
+
+    Use `sparsify` to create one.
+
+    Args:
+        model: The model.
+        ffns: FFNs to sparsify.
+        site: "input", "up", "gate", "intermediate" or "all_inputs".
+        rule: Rule to apply.
+
+    Attributes:
+        site: The site.
+        rule: The rule.
+    """
+
+    def __init__(self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule) -> None:
+        self.site = site
+        self.rule = rule
+        self._model = model
+        self._ffns = ffns
+        self._vectors = list_vectors(ffns, site)
+        self._coordinator = ForwardCoordinator(rule, [vector.make_key() for vector in self._vectors])
+        self._handles: list[Removable] = []
+
+    def __repr__(self) -> str:
+        state = "attached" if self._handles else "not attached"
+        return f"Sparsifier(site={self.site!r}, rule={self.rule!r}, ffns={len(self._ffns)}, {state})"
+
+    def __enter__(self) -> Sparsifier:
+        self._reserve_vectors()
+        try:
+            for handle in attach_vectors(self._vectors, self._model, self._coordinator):
+                self._handles.append(handle)
+            for handle in self._coordinator.attach_to_model(self._model):
+                self._handles.append(handle)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._release_vectors()
+        self._coordinator.detach()
+
+    @property
+    def counters(self) -> Sequence[CounterKey]:
+        """Description of each counter, one per FFN and vector. `wrap` passes indices into this sequence."""
+        return self._coordinator.counters.keys
+
+    def wrap(self, wrapper: RuleWrapper) -> None:
+        """Wrap the rule in a function. The function that was added last is the outermost one.
+
+        The function is not called for stacked experts.
+
+        Args:
+            wrapper: Function of ``(counter, x, context, inner)``: the index of the counter, the vectors of shape
+                [..., D], the `ForwardContext`, and the next inner function, which takes the first three. It returns
+                ``(y, kept)`` as `apply_rule` does.
+        """
+        self._coordinator.wrap(wrapper)
+
+    @contextmanager
+    def observe(
+        self,
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        real: torch.Tensor | None = None,
+        masked: torch.Tensor | None = None,
+    ) -> Iterator[None]:
+        """Set properties of the forward passes inside the `with` block that the model's arguments do not contain.
+
+        A forward pass in the block raises `SpecError` if ``real`` does not have one entry per token.
+
+        Args:
+            phase: "prefill" or "generation". Defaults to None: "generation" if the key-value cache
+                holds tokens.
+            step: Denoising step of a diffusion model. Defaults to None.
+            real: Boolean tensor with one entry per token of the model's input, False for padding. Defaults to
+                None: read from ``attention_mask``.
+            masked: Boolean tensor with one entry per token of the model's input, True for the tokens that a
+                diffusion model has yet to fill in. Defaults to None.
+
+        Yields:
+            None: Nothing.
+
+        Raises:
+            SpecError: The phase is unknown.
+        """
+        if phase is not None and phase not in PHASES:
+            raise SpecError(f"Unknown phase {phase!r}: expected one of {', '.join(PHASES)}.")
+        with self._coordinator.tracker.override(phase, step, real, masked):
+            yield
+
+    def flush(self) -> None:
+        """Add up the pending counts on their devices, without waiting for the devices. `stats` also does this."""
+        self._coordinator.flush()
+        self._coordinator.counters.reduce()
+
+    def stats(self) -> pd.DataFrame:
+        """Return the table of dropped entries, counted over real tokens only.
+
+        Returns:
+            One row per FFN, vector, phase and step, with the columns layer (int), module, vector ("all_inputs" has
+            "input" and "intermediate"), expert (int or <NA>), phase, step (int or <NA>), dropped, total, sparsity,
+            tokens (for an expert, those routed to it) and weight (for an expert, its share of the layer's routing
+            weight in that phase). The weight is <NA> where the router's weights are unknown: for dense FFNs, and for
+            experts that are modules of their own. An expert that no token was routed to, in a phase in which its
+            layer ran, has a row with total 0 and sparsity <NA>.
+
+        Raises:
+            AttachError: No token reached an FFN, or padding could not be distinguished from real tokens in the input
+                of an expert.
+            NonFiniteError: A vector contained a NaN or Inf. The message names the layers.
+        """
+        self._coordinator.flush()
+        lost_experts = self._coordinator.expert_tokens.untracked
+        if lost_experts:
+            raise AttachError(_describe_lost_experts(lost_experts))
+        table = self._coordinator.counters.table()
+        if (table["nonfinite"] > 0).any():
+            raise NonFiniteError(_describe_nonfinite(table[table["nonfinite"] > 0]))
+        missing = _list_missing_vectors(table, self.counters)
+        if missing:
+            raise AttachError(_describe_missing(missing))
+        return table.drop(columns="nonfinite")
+
+    def sparsity(self) -> float:
+        """Return the number of dropped entries divided by the number of all entries, over all rows of `stats`."""
+        table = self.stats()
+        return float(table["dropped"].sum() / table["total"].sum())
+
+    def _reserve_vectors(self) -> None:
+        if self._handles:
+            raise AttachError(f"This sparsifier is already attached, at {self.site!r}. Leave its `with` block first.")
+        names = set(vector_names(self.site))
+        for ffn in self._ffns:
+            conflicts = _attached_vectors.get(ffn.down, set()) & names
+            if conflicts:
+                raise AttachError(
+                    f"{ffn.name} is already sparsified at {', '.join(sorted(conflicts))}. "
+                    "Leave that `with` block first, or choose another site."
+                )
+        for ffn in self._ffns:
+            _attached_vectors.setdefault(ffn.down, set()).update(names)
+
+    def _release_vectors(self) -> None:
+        for ffn in self._ffns:
+            names = _attached_vectors.get(ffn.down, set())
+            names.difference_update(vector_names(self.site))
+            if not names:
+                _attached_vectors.pop(ffn.down, None)
+
+
+def _select_layers(ffns: FFNs, layers: Iterable[int] | None) -> set[int]:
+    known = {ffn.layer for ffn in ffns}
+    if layers is None:
+        return known
+    selected = set(layers)
+    unknown = selected - known
+    if unknown:
+        raise SpecError(f"Unknown layer(s) {sorted(unknown)}: FFNs are in layers {sorted(known)}.")
+    return selected
+
+
+def _describe_unsupported(ffns: FFNs, layers: set[int], every_layer: bool) -> str | None:
+    """Return a message about the first FFN in these layers that cannot be sparsified, or None if there is none."""
+    for name, reason in ffns.unsupported.items():
+        numbers = {int(piece) for piece in name.split(".")[:-1] if piece.isdigit()}
+        if every_layer or numbers & layers:
+            return f"{name} cannot be sparsified: {reason}. Leave out its layer with layers= (CLI: --layers)."
+    return None
+
+
+def _describe_lost_experts(experts: set[str]) -> str:
+    names = ", ".join(sorted(experts)[:MAX_LISTED_EXPERTS])
+    return (
+        f"The tokens that {len(experts)} expert(s) read could not be tracked, so padding would have been counted: "
+        f"{names}. Run without padding (one row at a time), or leave out the layer with layers=."
+    )
+
+
+def _describe_nonfinite(rows: pd.DataFrame) -> str:
+    vectors = ", ".join(f"{row.module} ({row.vector}: {row.nonfinite} vectors)" for row in rows.itertuples())
+    return (
+        f"NaN or Inf among the activations of layer(s) {sorted(set(rows['layer']))}: {vectors}. The vectors were not "
+        "changed, and the scores of this run are invalid. Check the weights, or use a wider dtype."
+    )
+
+
+def _list_missing_vectors(table: pd.DataFrame, counters: Sequence[CounterKey]) -> list[str]:
+    """Return the vectors that are not in the table. Missing experts are listed by the path of their layer."""
+    reached = set(zip(table["module"], table["vector"], strict=True))
+    missing: dict[str, None] = {}  # an ordered set
+    for counter in counters:
+        if (counter.module, counter.vector) not in reached:
+            missing[f"{counter.moe_path or counter.module} ({counter.vector})"] = None
+    return list(missing)
+
+
+def _describe_missing(vectors: list[str]) -> str:
+    names = ", ".join(vectors[:MAX_LISTED_VECTORS])
+    if len(vectors) > MAX_LISTED_VECTORS:
+        names += f" and {len(vectors) - MAX_LISTED_VECTORS} more"
+    return (
+        f"These vectors were never reached: {names}. Run the model inside the `with` block, and leave out "
+        "unused layers with layers=."
+    )

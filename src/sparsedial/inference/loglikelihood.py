@@ -1,0 +1,130 @@
+"""Log-likelihoods of continuations under a causal model.
+
+Prefixes that windows share are computed once, and the output layer is run only at positions that score a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sparsedial.inference.backend import WindowScore
+from sparsedial.inference.batching import regroup, values_in_key_order
+from sparsedial.inference.prefix_tree import Batch, Window, WindowKey, batch_trees, build_prefix_trees
+from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
+
+
+@torch.inference_mode()
+def compute_loglikelihoods(
+    model: Any,
+    groups: Sequence[Sequence[Window]],
+    *,
+    max_length: int,
+    max_shared_length: int = 0,
+    run: RunContext = DEFAULT_RUN,
+) -> list[list[WindowScore]]:
+    """Compute the log-likelihood of every continuation, and whether greedy decoding generates it.
+
+    Args:
+        model: Causal language model.
+        groups: Windows that belong together, such as the options of one question. Common prefixes are computed once.
+        max_length: Maximum number of tokens that the model reads. Longer windows are cut on the left.
+        max_shared_length: Maximum number of tokens of windows that share a prefix, see `find_max_shared_length`.
+            0 shares identical inputs only.
+        run: Settings of the evaluation. The progress counts windows.
+
+    Returns:
+        The scores, in the order of `groups` and of the windows in each group.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+    ...                                      num_attention_heads=2, vocab_size=64))
+    >>> options = [Window([1, 2, 3], [4]), Window([1, 2, 3], [5, 6])]
+    >>> [scores] = compute_loglikelihoods(model, [options], max_length=100, max_shared_length=100)
+    >>> [score.loglikelihood < 0 for score in scores]
+    [True, True]
+    """
+    total = sum(map(len, groups))
+    batch_scores: list[torch.Tensor] = []
+    keys: list[WindowKey] = []
+    for batch in batch_trees(build_prefix_trees(groups, max_length, max_shared_length), run.batch_tokens):
+        batch_scores.append(score_batch(model, batch, run))
+        keys += batch.keys
+        run.progress(len(keys), total)
+
+    scores: dict[WindowKey, WindowScore] = {}
+    # The scores of all batches are copied together, so that the device is synchronized only once.
+    rows = torch.cat(batch_scores).tolist() if batch_scores else []
+    for key, (loglikelihood, misses) in zip(keys, rows, strict=True):
+        scores[key] = WindowScore(loglikelihood, is_greedy=misses == 0)
+    return regroup(values_in_key_order(scores), groups)
+
+
+def score_batch(model: Any, batch: Batch, run: RunContext = DEFAULT_RUN) -> torch.Tensor:
+    """Score the windows of one batch in one forward pass.
+
+    Args:
+        model: Causal language model.
+        batch: Prefix trees.
+        run: Settings of the evaluation.
+
+    Returns:
+        Tensor of shape [windows, 2] and dtype float64 on the model's device: the log-likelihood, and the number of
+        tokens that are not the model's most probable prediction.
+    """
+    device = model.device
+    # These tensors are transferred before the forward pass, because a later transfer would have to wait for it.
+    real = batch.real.to(device)
+    logit_positions = batch.logit_positions.to(device)
+    inputs: dict[str, Any] = {"input_ids": batch.tokens.to(device), "use_cache": False}
+    # Rows of trees that do not branch need no mask, because a causal model does not attend to padding on the right.
+    if batch.attention_mask is not None and batch.position_ids is not None:
+        inputs["attention_mask"] = _additive_mask(batch.attention_mask.to(device), model.dtype)
+        inputs["position_ids"] = batch.position_ids.to(device)
+    with run.observe(phase="prefill", real=real), _only_logits_at(model, logit_positions):
+        logits = model(**inputs).logits
+    positions = len(batch.logit_positions)
+    has_all_logits = logits.shape[0] * logits.shape[1] != positions  # True if the output layer could not be restricted.
+    if has_all_logits:
+        logits = logits.flatten(0, 1)[logit_positions.to(logits.device)]
+    return _score_logits(logits.reshape(positions, -1).float(), batch)
+
+
+def _score_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Compute the result of `score_batch` from the logits at `batch.logit_positions`, shape [N, vocabulary]."""
+    rows = batch.logit_rows.to(logits.device)
+    targets = batch.targets.to(logits.device)
+    windows = batch.windows.to(logits.device)
+    loglikelihoods = logits[rows, targets] - logits.logsumexp(-1)[rows]
+    misses = logits.argmax(-1)[rows] != targets
+    sums = torch.zeros(len(batch.keys), 2, dtype=torch.float64, device=logits.device)
+    return sums.index_add_(0, windows, torch.stack([loglikelihoods.double(), misses.double()], 1))
+
+
+def _additive_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Convert a boolean mask of shape [B, T, T] to a mask that is added to attention scores, shape [B, 1, T, T]."""
+    blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=attention_mask.device)
+    allowed = torch.zeros((), dtype=dtype, device=attention_mask.device)
+    return torch.where(attention_mask, allowed, blocked)[:, None]
+
+
+@contextmanager
+def _only_logits_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Restrict the output layer, which is the widest layer, to the given positions of the flattened batch."""
+    output_layer = model.get_output_embeddings()
+    if output_layer is None:
+        yield
+        return
+
+    def select_positions(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0].flatten(0, -2)
+        return (hidden[positions.to(hidden.device, non_blocking=True)][None], *args[1:])
+
+    handle = output_layer.register_forward_pre_hook(select_positions)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,258 @@
+"""Loading a model and its tokenizer into memory, ready to be evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparsedial.errors import ModelError, SpecError
+from sparsedial.models.identity import ModelIdentity
+from sparsedial.models.kind import (
+    CAUSAL,
+    MASKED_DIFFUSION,
+    check_kind_name,
+    detect_kind,
+    find_mask_token,
+    parameter_device,
+)
+from sparsedial.models.sources import Source, resolve_source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+SPREAD = "spread"  # Device name that distributes a model over all GPUs.
+MAX_LISTED_WEIGHTS = 4
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model and its tokenizer.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        tokenizer: The tokenizer, or None if the source has none.
+        source: The files that the model was loaded from.
+        dtype: Name of the torch dtype of the weights, such as "bfloat16".
+        device: Device of the first parameter.
+        kind: One of `sparsedial.models.kind.KINDS`. Defaults to "causal".
+        mask_token: Token ID of the mask of a diffusion model, or None if it is not known. Defaults to None.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: Source
+    dtype: str
+    device: torch.device
+    kind: str = CAUSAL
+    mask_token: int | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters. Shared parameters count once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def identity(self) -> ModelIdentity:
+        """Return the properties of the model that change a measured value."""
+        return ModelIdentity(
+            weights=self.source.digest,
+            dtype=self.dtype,
+            trust_remote_code=self.source.trust_remote_code,
+            kind=self.kind,
+            mask_token=self.mask_token,
+        )
+
+    def require_mask_token(self) -> int:
+        """Return the mask token of a masked diffusion model.
+
+        Returns:
+            The token ID of the mask.
+
+        Raises:
+            ModelError: The model is not a masked diffusion model, or its mask token is not known.
+        """
+        if self.kind != MASKED_DIFFUSION:
+            raise ModelError(f"model {self.source.name!r} is {self.kind}: expected a {MASKED_DIFFUSION} model")
+        if self.mask_token is None:
+            raise ModelError(
+                f"model {self.source.name!r} has no mask token: expected mask_token_id in its configuration or a mask "
+                "token in its tokenizer. Pass its ID (--mask-token ID)."
+            )
+        return self.mask_token
+
+
+def load_language_model(
+    source: Source,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    kind: str | None = None,
+    mask_token: int | None = None,
+) -> LanguageModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        source: Local files of the model, as returned by `resolve_source`.
+        device: Device name that `pick_device` accepts. "spread" distributes the model over all GPUs and, if necessary,
+            the memory of the CPU, which allows models larger than one device. Defaults to "auto".
+        dtype: Name of a dtype that `pick_dtype` accepts. Defaults to "auto".
+        kind: Expected kind, one of `sparsedial.models.kind.KINDS`. Defaults to None, which accepts any kind.
+        mask_token: Token ID of the mask of a diffusion model, which overrides its configuration and its tokenizer.
+            Defaults to None.
+
+    Returns:
+        The loaded model. Its tokenizer is None if the source has none that transformers can read.
+
+    Raises:
+        SpecError: The device, the dtype or the kind is unknown, or the mask token is outside the vocabulary.
+        ModelError: transformers cannot load the model, weights are missing, or the model is of another kind.
+    """
+    check_kind_name(kind)
+    torch_device = pick_device(device)
+    dtype_name = pick_dtype(dtype, torch_device)
+    if device == SPREAD:
+        model = _load_model(source, dtype_name, device_map="auto")
+    else:
+        model = _load_model(source, dtype_name).to(torch_device)
+    model.eval()
+    tokenizer = _load_tokenizer(source)
+    detected_kind = detect_kind(model, kind)
+    mask_token = None if detected_kind == CAUSAL else find_mask_token(model, tokenizer, mask_token)
+    return LanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        source=source,
+        dtype=dtype_name,
+        device=parameter_device(model, default=torch_device),
+        kind=detected_kind,
+        mask_token=mask_token,
+    )
+
+
+def load_model(
+    name: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Load a model by name, with its tokenizer.
+
+    Args:
+        name: Hub ID, directory of safetensors, ``.gguf`` file, alias ("smollm2-135m") or "zoo:NAME".
+        device: Device name that `pick_device` accepts. Defaults to "auto".
+        dtype: Name of a dtype that `pick_dtype` accepts. Defaults to "auto".
+        trust_remote_code: Execute modeling code that comes with the model. Defaults to False.
+
+    Returns:
+        The transformers model in evaluation mode, and its tokenizer (None if it has none).
+
+    Raises:
+        ModelError: The model cannot be found or loaded.
+        SpecError: The device or the dtype is unknown.
+
+    Example:
+        >>> import sparsedial as sd
+        >>> model, tokenizer = sd.load_model("zoo:dense-0.4m", device="cpu", dtype="float32")
+        >>> sd.find_ffns(model)
+        FFNs(3 in 3 layers)
+    """
+    source = resolve_source(name, trust_remote_code=trust_remote_code)
+    lm = load_language_model(source, device=device, dtype=dtype)
+    return lm.model, lm.tokenizer
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the torch device that a device name stands for.
+
+    Args:
+        device: "auto" or "spread" (a GPU if there is one, otherwise the CPU), "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        A device of this machine.
+
+    Raises:
+        SpecError: The name is unknown, or this machine has no such device.
+    """
+    if device in ("auto", SPREAD):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch_device = torch.device(device)
+    except RuntimeError:
+        torch_device = None
+    if torch_device is None or torch_device.type not in ("cpu", "cuda"):
+        raise SpecError(f"device {device!r}: expected auto, spread, cpu, cuda or cuda:N")
+    if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
+        raise SpecError(f"device {device!r}: this machine has {torch.cuda.device_count()} GPUs, numbered from 0")
+    return torch_device
+
+
+def pick_dtype(dtype: str, device: torch.device) -> str:
+    """Return the name of the dtype to load a model in.
+
+    Args:
+        dtype: "auto" (bfloat16 on a GPU or on a CPU with bfloat16 instructions, otherwise float32) or one of `DTYPES`.
+        device: Device that the model will run on.
+
+    Returns:
+        One of `DTYPES`.
+
+    Raises:
+        SpecError: The dtype is unknown.
+    """
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise SpecError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+        return dtype
+    has_fast_bfloat16 = (
+        device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bfloat16" if has_fast_bfloat16 else "float32"
+
+
+def _load_model(source: Source, dtype: str, **placement: Any) -> Any:
+    import transformers
+    from transformers import AutoConfig
+
+    from sparsedial.models.masked_diffusion_llama import register_masked_diffusion_llama
+
+    register_masked_diffusion_llama()
+    kwargs = _loading_arguments(source)
+    try:
+        config = AutoConfig.from_pretrained(source.path, **kwargs)
+        model_class: Any = getattr(transformers, _model_class_name(config))
+        model, info = model_class.from_pretrained(
+            source.path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **placement, **kwargs
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"model {source.name!r} ({source.origin}) could not be loaded: {error}") from error
+    unusable = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if unusable:
+        raise ModelError(
+            f"model {source.name!r} ({source.origin}): {len(unusable)} weights are missing or have mismatched shapes "
+            f"({', '.join(unusable[:MAX_LISTED_WEIGHTS])}); they would be randomly initialised. "
+            "Expected a complete checkpoint of a language model."
+        )
+    return model
+
+
+def _load_tokenizer(source: Source) -> Any:
+    """Return the tokenizer, or None if it cannot be loaded. Only tasks that need a tokenizer then raise an error."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.tokenizer_folder, **_loading_arguments(source))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _loading_arguments(source: Source) -> dict[str, Any]:
+    return {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
+
+
+def _model_class_name(config: Any) -> str:
+    """Return the name of the transformers class that loads a model, by default "AutoModelForCausalLM"."""
+    remote_classes = getattr(config, "auto_map", None) or {}
+    architectures = getattr(config, "architectures", None) or [""]
+    if "AutoModel" in remote_classes and "AutoModelForCausalLM" not in remote_classes:
+        return "AutoModel"  # The modeling code that comes with LLaDA registers only this class.
+    if architectures[0].endswith("ForBlockDiffusion"):
+        return str(architectures[0])
+    if architectures[0].endswith("ForMaskedLM"):
+        return "AutoModelForMaskedLM"
+    return "AutoModelForCausalLM"

@@ -1,0 +1,187 @@
+"""The report: one self-contained HTML page, with its figures and its numbers as files beside it.
+
+The page needs no network and runs no script. Its content security policy forbids both.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from pathlib import Path
+
+from sparsedial.analysis.critical_findings import read_critical_findings
+from sparsedial.analysis.results import Results
+from sparsedial.report.charts.catalog import Figure, make_comparison_figures, make_detail_figures
+from sparsedial.report.charts.rendering import save_chart
+from sparsedial.report.critical_table import make_critical_table
+from sparsedial.report.csv_and_json import to_csv, to_json, write_file
+from sparsedial.report.formatting import format_retain
+from sparsedial.report.html_elements import (
+    escape,
+    fold,
+    render_critical_table,
+    render_detail_table,
+    render_list,
+)
+from sparsedial.report.html_provenance import render_model_line, render_provenance
+from sparsedial.report.stylesheet import CSS
+from sparsedial.report.summary_text import summarize
+from sparsedial.report.supplementary_tables import make_detail_tables
+
+SCHEMA = 2
+"""Version of ``results.json``."""
+
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+
+REQUIRED_TABLES = ("critical", "points", "layers")
+"""Tables that are written even if they are empty."""
+
+OPTIONAL_TABLES = ("trends", "experts", "steps", "step_overlap", "generated")
+
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+TERMS = {
+    "site": "The activation vector that is made sparse. input: the vector that the FFN reads. up: the output of the up "
+    "projection. gate: the output of the gate projection after its activation function. intermediate: the product of "
+    "up and gate. all_inputs: both input and intermediate, the vectors that the FFN's weight matrices multiply.",
+    "top-p": "The rule that keeps the fewest entries of a vector, in descending order of magnitude, whose magnitudes "
+    "sum to at least p times the L1 norm of the vector. Sparsity is the share of entries that are dropped. "
+    "p = 1 is the dense model.",
+    "retention": "The score of the sparse model divided by the score of the dense model, on the same examples.",
+    "critical sparsity": "The highest sparsity with a retention of at least {retain}. It is computed by linear "
+    "interpolation between the dense model and the measured points. Its 95% confidence interval (CI) comes from "
+    "resampling the examples. A value or bound marked with ≥ is a lower bound.",
+    "skippable MACs": "The share of the FFN's multiply-accumulates (MACs) that a runtime can skip at the critical "
+    "sparsity, because one of their factors is zero.",
+}
+
+
+def write_report(results: Results, folder: Path | str) -> Path:
+    """Write the page, its figures and its numbers.
+
+    The directory also gets ``figures/*.svg`` and ``figures/*.png``, a CSV file for each table (``critical.csv``,
+    ``points.csv``, ``layers.csv``, ...) and ``results.json``. Every file is written atomically, the page last.
+
+    Args:
+        results: The results of one or several studies.
+        folder: Directory of the report. It is created if it is missing.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    target = Path(folder)
+    for name in _table_names(results):
+        write_file(target / f"{name}.csv", to_csv(getattr(results, name)))
+    write_file(target / "results.json", to_json({"schema": SCHEMA, **vars(results)}))
+    comparisons = _render_figures(make_comparison_figures(results), target / "figures")
+    details = _render_figures(make_detail_figures(results), target / "figures")
+    page = target / "report.html"
+    write_file(page, _render_page(results, comparisons, details).encode())
+    return page
+
+
+def _table_names(results: Results) -> list[str]:
+    """Return the names of the tables that become CSV files."""
+    optional = [name for name in OPTIONAL_TABLES if not getattr(results, name).empty]
+    return [*REQUIRED_TABLES, *optional]
+
+
+def _render_figures(figures: Iterable[Figure], folder: Path) -> str:
+    """Save the figures and return them as HTML."""
+    parts = []
+    for figure in figures:
+        svg = save_chart(figure.chart, folder / figure.name)
+        parts.append(_embed_svg(figure, svg))
+    return "".join(parts)
+
+
+def _embed_svg(figure: Figure, svg: str) -> str:
+    """Return the SVG in a figure element. Its IDs get a prefix, because IDs must be unique in a page."""
+    ET.register_namespace("", SVG_NAMESPACE)
+    root = ET.fromstring(svg)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{figure.name}-{value}")
+            else:
+                element.set(key, value.replace("url(#", f"url(#{figure.name}-"))
+    root.set("role", "img")
+    root.set("aria-label", figure.description)
+    inline = ET.tostring(root, encoding="unicode")
+    return f'<figure id="{figure.name}"><div class="wide">{inline}</div></figure>'
+
+
+def _render_page(results: Results, comparisons: str, details: str) -> str:
+    title = escape(results.title)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{CSS}</style></head>\n"
+        f"<body><main><h1>{title}</h1>{render_model_line(results.provenance)}{_render_problems(results.problems)}"
+        f"{_render_answer(results)}{_render_notes(results.notes)}{_render_sections(results, comparisons, details)}"
+        "</main></body></html>\n"
+    )
+
+
+def _render_sections(results: Results, comparisons: str, details: str) -> str:
+    sections = [("At a glance", comparisons), ("Critical sparsity", _render_critical(results))]
+    for table in make_detail_tables(results):
+        sections.append((table.heading, render_detail_table(table)))
+    sections += [
+        ("Curves and layers", details or "<p>No figures could be drawn, because there are no valid points.</p>"),
+        ("Terms", _render_terms(results.retain)),
+        ("Provenance", render_provenance(results.provenance)),
+    ]
+    parts = []
+    for heading, content in sections:
+        if content:
+            parts.append(f"<section><h2>{heading}</h2>{content}</section>")
+    return "".join(parts)
+
+
+def _render_answer(results: Results) -> str:
+    answer, *statements = summarize(results)
+    return f'<p class="answer">{escape(answer)}</p>{render_list(statements)}'
+
+
+def _render_problems(problems: list[str]) -> str:
+    if not problems:
+        return ""
+    heading = "<h2>Problems</h2><p>Some requested results are missing or invalid:</p>"
+    return f'<section class="problems" role="note">{heading}{render_list(problems)}</section>'
+
+
+def _render_notes(notes: list[str]) -> str:
+    return "".join(map(_render_note, notes))
+
+
+def _render_note(note: str) -> str:
+    return f'<p class="note">{escape(note)}</p>'
+
+
+def _render_critical(results: Results) -> str:
+    """Return the tables of critical sparsities, with links to all files."""
+    findings = read_critical_findings(results.critical)
+    content = "<p>No critical sparsity could be computed, because no trial has valid results.</p>"
+    if findings.headline:
+        content = render_critical_table(make_critical_table(findings.headline, results.retain))
+    if findings.others:
+        content += fold("Task by task", render_critical_table(make_critical_table(findings.others, results.retain)))
+    files = [f"{name}.csv" for name in _table_names(results)]
+    links = " ".join(map(_render_link, [*files, "results.json"]))
+    return f'{content}<p class="files">Data files: {links}</p>'
+
+
+def _render_link(name: str) -> str:
+    return f'<a href="{name}">{name}</a>'
+
+
+def _render_terms(retain: float) -> str:
+    entries = []
+    for term, definition in TERMS.items():
+        entries.append(f"<dt>{term}</dt><dd>{definition.format(retain=format_retain(retain))}</dd>")
+    return f"<dl>{''.join(entries)}</dl>"

@@ -1,0 +1,49 @@
+"""Data classes for the curves of a study and their progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsedial.rules import Rule
+from sparsedial.study.job import Job
+
+
+@dataclass(frozen=True)
+class CurveKey:
+    """Identifier of one curve of a study. All tasks are measured at the same values of the rule.
+
+    Attributes:
+        model: Name of the model in the spec.
+        site: Where the rule is applied.
+        rule_name: Name of the rule.
+    """
+
+    model: str
+    site: str
+    rule_name: str
+
+
+@dataclass(frozen=True)
+class CurveProgress:
+    """Known points of one curve, and the jobs that can be run now.
+
+    Attributes:
+        rules: The rules at the known points of the curve. A search adds one rule at a time.
+        pending: Jobs of the curve that can be run now.
+    """
+
+    rules: tuple[Rule, ...]
+    pending: list[Job]
+
+
+@dataclass(frozen=True)
+class TrialCount:
+    """Number of trials of a study.
+
+    Attributes:
+        finished: Number of finished trials.
+        total: Number of all trials. It is an estimate while models are not loaded or searches are running.
+    """
+
+    finished: int
+    total: int

@@ -1,0 +1,93 @@
+"""Previews a study: which trials it would run and how long they would take, without loading a model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparsedial.study.adaptive_search import MAX_POINTS
+from sparsedial.study.job import Job
+from sparsedial.study.planner import Planner
+from sparsedial.study.spec import StudySpec
+from sparsedial.study.store import Store
+
+ModelTask = tuple[str, str]
+"""Names of a model and a task."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The trials that a study would run.
+
+    Attributes:
+        finished_trials: Number of trials that are finished already.
+        jobs: Trials that will be run. For a search, these are the next ones.
+        max_further_trials: Largest number of trials that searches can add.
+        seconds: Estimated duration of ``jobs``, and of ``jobs`` together with all further trials. None if there is no
+            finished trial of the same model and task.
+        untimed: Models and tasks of jobs whose duration cannot be estimated.
+        unresolved_models: Models that have not been loaded yet. If the spec names no sites, all sites are assumed.
+    """
+
+    finished_trials: int
+    jobs: list[Job]
+    max_further_trials: int
+    seconds: tuple[float, float] | None
+    untimed: list[ModelTask]
+    unresolved_models: list[str]
+
+
+def preview_study(spec: StudySpec, store: Store) -> Preview:
+    """Return what a study would run. Nothing is written and no model is loaded.
+
+    Args:
+        spec: The study.
+        store: Directory of the study. It need not exist.
+
+    Returns:
+        The trials and their estimated duration.
+    """
+    reader = Store(store.folder, repair=False)
+    planner = Planner(spec, spec.task_identities(), reader, reader.resolved_models(spec.models))
+    jobs = planner.jobs(assume_dense=True)
+    further = _count_further_trials(planner)
+    seconds_per_trial = _mean_seconds(reader)
+
+    pairs = [(job.model, str(job.task)) for job in jobs]
+    untimed = [pair for pair in dict.fromkeys(pairs) if pair not in seconds_per_trial]
+    seconds = None
+    if len(untimed) < len(set(pairs)):
+        next_seconds = sum(seconds_per_trial.get(pair, 0.0) for pair in pairs)
+        further_seconds = sum(seconds_per_trial.get(pair, 0.0) * count for pair, count in further.items())
+        seconds = (next_seconds, next_seconds + further_seconds)
+    return Preview(
+        finished_trials=sum(planner.finished_trial(job) is not None for job in planner.known_jobs()),
+        jobs=jobs,
+        max_further_trials=sum(further.values()),
+        seconds=seconds,
+        untimed=untimed,
+        unresolved_models=[model for model in planner.models if model not in planner.resolved_models],
+    )
+
+
+def _count_further_trials(planner: Planner) -> Mapping[ModelTask, int]:
+    """Return the maximum number of trials, by model and task, that searches can add to the known jobs."""
+    further: dict[ModelTask, int] = defaultdict(int)
+    if planner.spec.values is not None:
+        return further
+    for model in planner.models:
+        for curve in planner.curves(model):
+            progress = planner.curve_progress(curve, assume_dense=True)
+            if progress.pending:
+                for task in planner.tasks:
+                    further[model, task] += MAX_POINTS - len(progress.rules)
+    return further
+
+
+def _mean_seconds(store: Store) -> dict[ModelTask, float]:
+    """Return the mean duration of a finished trial for each model and task."""
+    durations: dict[ModelTask, list[float]] = defaultdict(list)
+    for record in store.trials():
+        durations[record.model.name, record.task.name].append(record.seconds)
+    return {pair: sum(seconds) / len(seconds) for pair, seconds in durations.items()}

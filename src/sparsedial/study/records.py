@@ -1,0 +1,296 @@
+"""Typed records of a study: one finished trial, as kept in ``trials/<key>.json``, and its parts.
+
+Records are immutable and are passed unchanged from the worker to the report. They are converted to JSON only when they
+are written to disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from sparsedial.models.identity import ModelIdentity
+from sparsedial.rules import Rule, rule_from_json
+from sparsedial.study.canonical_json import json_digest
+from sparsedial.study.provenance import Provenance
+from sparsedial.tasks.base import TaskGroup
+
+SCHEMA_VERSION = 3
+"""Version of everything that a study writes to disk. A study with another version cannot be read."""
+
+Count = TypeVar("Count", "SparsityCount", "StepOverlapCount")
+
+
+@dataclass(frozen=True)
+class TrialIdentity:
+    """Everything that can change the result of a trial. Its digest is the trial's key.
+
+    Attributes:
+        model: The loaded model.
+        task: The task, as JSON: its name, version and every option that changes a score.
+        site: Where the rule is applied. None for the dense run.
+        rule: Which entries are kept. None for the dense run.
+        layers: Indices of the sparsified layers. None if all layers are sparsified, and for the dense run.
+        ffns: Digest of the FFNs that are sparsified. None for the dense run.
+    """
+
+    model: ModelIdentity
+    task: Mapping[str, Any]
+    site: str | None = None
+    rule: Rule | None = None
+    layers: tuple[int, ...] | None = None
+    ffns: str | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """True if no rule is applied."""
+        return self.site is None
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON: the name of the trial's file."""
+        return json_digest(self.to_json())
+
+    @property
+    def setting(self) -> str:
+        """Digest of model and task. Trials of one setting are scored on the same examples, so they can be compared."""
+        return json_digest({"model": self.model.to_json(), "task": dict(self.task)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `from_json` reads back."""
+        return {
+            "model": self.model.to_json(),
+            "task": dict(self.task),
+            "site": self.site,
+            "rule": None if self.rule is None else self.rule.to_json(),
+            "layers": None if self.layers is None else list(self.layers),
+            "ffns": self.ffns,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrialIdentity:
+        """Return the identity that `to_json` turned into ``data``.
+
+        Args:
+            data: Dictionary with one entry per field. The model and the task are dictionaries. The site, the rule, the
+                layers and the digest of the FFNs are None for the dense run.
+        """
+        return cls(
+            model=ModelIdentity.from_json(data["model"]),
+            task=dict(data["task"]),
+            site=data["site"],
+            rule=None if data["rule"] is None else rule_from_json(data["rule"]),
+            layers=None if data["layers"] is None else tuple(data["layers"]),
+            ffns=data["ffns"],
+        )
+
+
+@dataclass(frozen=True)
+class ModelLabel:
+    """Description of the model of a trial for a reader. It does not change the result.
+
+    Attributes:
+        name: The model's name as the user gave it.
+        origin: Where the files came from, such as "hub Qwen/Qwen2.5-0.5B" or "zoo".
+        parameters: Number of parameters.
+        active_parameters: Number of parameters that one token uses. None if the routing of experts is not observable.
+        device: Type of the torch device, such as "cpu".
+        family: Name of the model family. Defaults to None, in which case it is derived from the name.
+    """
+
+    name: str
+    origin: str
+    parameters: int
+    active_parameters: int | None
+    device: str
+    family: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskLabel:
+    """The name of a trial's task, and the group that averages it.
+
+    Attributes:
+        name: Name of the task.
+        group: The lm-eval group whose average includes the task. None if there is no such group.
+    """
+
+    name: str
+    group: TaskGroup | None = None
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """Measured results of a trial.
+
+    Attributes:
+        metric: Name of the metric, such as "acc".
+        score: Mean of the per-example scores.
+        examples: Number of examples.
+        dropped: Number of dropped entries, without those of padding tokens. 0 for the dense run.
+        total: Number of entries that the rule was applied to, without those of padding tokens. 0 for the dense run.
+        details: Further statistics by name, such as the mean number of generated tokens.
+    """
+
+    metric: str
+    score: float
+    examples: int
+    dropped: int = 0
+    total: int = 0
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sparsity(self) -> float:
+        """Dropped entries divided by all entries. 0 for the dense run."""
+        if not self.total:
+            return 0.0
+        return self.dropped / self.total
+
+
+@dataclass(frozen=True)
+class SparsityCount:
+    """Dropped and total entries of one activation vector, in one phase and denoising step.
+
+    Attributes:
+        layer: Index of the layer.
+        module: Qualified name of the FFN.
+        vector: "input", "up", "gate" or "intermediate".
+        expert: Index of the expert. None for a dense FFN.
+        phase: "prefill" or "generation".
+        step: Denoising step. None for autoregressive models.
+        dropped: Number of dropped entries.
+        total: Number of entries.
+        tokens: Number of real tokens. For an expert, the number of real tokens that were routed to it.
+        weight: The expert's share of the layer's routing weight. None if it is not observable.
+    """
+
+    layer: int
+    module: str
+    vector: str
+    expert: int | None
+    phase: str
+    step: int | None
+    dropped: int
+    total: int
+    tokens: int
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class StepOverlapCount:
+    """Sparsity and overlap of the kept sets of one activation vector at one denoising step.
+
+    Attributes:
+        layer: Index of the layer.
+        module: Qualified name of the FFN.
+        vector: "input", "up", "gate" or "intermediate".
+        step: Denoising step.
+        state: "masked" (still to be filled in) or "revealed".
+        tokens: Number of tokens in that state.
+        dropped: Number of dropped entries.
+        total: Number of entries.
+        compared: Number of tokens for which the kept set of an earlier step is known.
+        overlap_previous: Mean Jaccard index with the previous step. None if no token was compared.
+        overlap_first: Mean Jaccard index with the first step. None if no token was compared.
+    """
+
+    layer: int
+    module: str
+    vector: str
+    step: int
+    state: str
+    tokens: int
+    dropped: int
+    total: int
+    compared: int
+    overlap_previous: float | None
+    overlap_first: float | None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial.
+
+    Attributes:
+        identity: Everything that can change the result. Its digest is `key`.
+        model: Description of the model.
+        task: Name and group of the task.
+        result: Measured results.
+        counts: Dropped and total entries by FFN, vector, phase and step. Empty for the dense run.
+        skippable_macs: For each vector of the site, the share of the FFNs' multiply-accumulates that could be skipped
+            if all of that vector's entries were dropped. Empty for the dense run.
+        seconds: Duration of the evaluation.
+        provenance: Software versions and hardware.
+        step_overlap: Overlap of kept sets by denoising step. Empty if the model has no denoising steps.
+        samples_sha256: SHA-256 of the file with the per-example scores. Empty until the trial is stored.
+    """
+
+    identity: TrialIdentity
+    model: ModelLabel
+    task: TaskLabel
+    result: TrialResult
+    counts: tuple[SparsityCount, ...]
+    skippable_macs: Mapping[str, float]
+    seconds: float
+    provenance: Provenance
+    step_overlap: tuple[StepOverlapCount, ...] = ()
+    samples_sha256: str = ""
+
+    @property
+    def key(self) -> str:
+        """Digest of the identity: the name of the trial's file."""
+        return self.identity.key
+
+    @property
+    def p(self) -> float:
+        """The rule parameter. NaN for the dense run."""
+        rule = self.identity.rule
+        if rule is None:
+            return math.nan
+        return rule.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `from_json` reads back."""
+        return {**asdict(self), "identity": self.identity.to_json(), "schema": SCHEMA_VERSION, "key": self.key}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrialRecord:
+        """Return the record that `to_json` turned into ``data``.
+
+        Args:
+            data: Dictionary with one entry per field. The entries "schema" and "key" are ignored: the schema version is
+                not checked, and the key is computed from the identity.
+        """
+        group = data["task"]["group"]
+        return cls(
+            identity=TrialIdentity.from_json(data["identity"]),
+            model=ModelLabel(**data["model"]),
+            task=TaskLabel(data["task"]["name"], None if group is None else TaskGroup.from_json(group)),
+            result=TrialResult(**data["result"]),
+            counts=tuple(SparsityCount(**row) for row in data["counts"]),
+            skippable_macs=dict(data["skippable_macs"]),
+            seconds=data["seconds"],
+            provenance=Provenance.from_json(data["provenance"]),
+            step_overlap=tuple(StepOverlapCount(**row) for row in data["step_overlap"]),
+            samples_sha256=data["samples_sha256"],
+        )
+
+
+def counts_from_table(table: pd.DataFrame, record_type: type[Count]) -> tuple[Count, ...]:
+    """Return one record per row of a table, with None for missing values.
+
+    Args:
+        table: Table with at least one column per field of ``record_type``.
+        record_type: `SparsityCount` or `StepOverlapCount`.
+
+    Returns:
+        The records, in the order of the rows.
+    """
+    names: Sequence[str] = list(record_type.__dataclass_fields__)
+    columns = table[names]
+    values = columns.astype(object).where(columns.notna(), None)
+    return tuple(record_type(*row) for row in values.itertuples(index=False))

@@ -1,0 +1,179 @@
+"""Execution of a study: jobs are planned and passed to workers, and their outcomes are recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparsedial import errors
+from sparsedial.errors import SparsedialError, StorageError
+from sparsedial.study.dataclass_parsing import raise_problems
+from sparsedial.study.executors.base import Executor, ExecutorConfig
+from sparsedial.study.executors.factory import make_executor
+from sparsedial.study.integrity import check_study_readable
+from sparsedial.study.job import FailureRecord, Job, OutcomeKind
+from sparsedial.study.planner import Planner
+from sparsedial.study.progress_listener import NullListener, ProgressListener
+from sparsedial.study.records import TrialRecord
+from sparsedial.study.spec import StudySpec
+from sparsedial.study.store import Store
+from sparsedial.study.worker import Outcome, WorkerSetup
+
+LOCAL = ExecutorConfig()
+"""Configuration that runs one trial at a time in this process."""
+
+
+def run_study(
+    spec: StudySpec,
+    folder: Path,
+    *,
+    device: str = "auto",
+    listener: ProgressListener | None = None,
+    executor: ExecutorConfig = LOCAL,
+    retry_failed: bool = False,
+) -> Store:
+    """Run the trials of a study that are not finished. Finished trials are never run again.
+
+    If a trial fails, the failure is recorded in ``failed/``, and the other trials are run. `find_problems` lists failed
+    trials. If no sparse trial can be finished, the error of the first failure is raised.
+
+    Problems of the spec are detected before a model is loaded, and one `SpecError` lists all of them. A `StorageError`
+    is raised if the directory cannot be written, or if it holds a study that must not be overwritten.
+
+    Args:
+        spec: The study.
+        folder: Directory of the study. It is created if it does not exist.
+        device: Device of the models, as in `load_language_model`. Defaults to "auto".
+        listener: Receives messages and progress. Defaults to None.
+        executor: Where trials are run. Defaults to this process.
+        retry_failed: Run failed trials of earlier runs again. Defaults to False.
+
+    Returns:
+        The store. Every trial of the spec is finished or recorded as failed.
+    """
+    check_study_readable(folder)
+    store = Store(folder)
+    problems = executor.problems()
+    try:
+        store = Store.create(folder)
+    except StorageError as error:
+        problems.append(str(error))
+    # The driver cannot check the devices of the workers of a cluster.
+    problems += spec.problems("auto" if executor.kind == "ray" else device)
+    raise_problems(problems)
+
+    listener = listener or NullListener()
+    job_executor = make_executor(executor, WorkerSetup(spec, folder, device), listener)
+    try:
+        store.write_spec(spec.to_json())
+        if retry_failed:
+            store.forget_failures()
+        planner = Planner(spec, spec.task_identities(), store, {})
+        for model in planner.models:
+            store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
+        _StudyDriver(planner, listener).run(job_executor)
+    finally:
+        job_executor.close()
+    return store
+
+
+class _StudyDriver:
+    """Driver of a study, which runs jobs until none is left and records their outcomes."""
+
+    def __init__(self, planner: Planner, listener: ProgressListener) -> None:
+        self._planner = planner
+        self._store = planner.store
+        self._listener = listener
+        self._first_failure: SparsedialError | None = None
+        self._models_of_earlier_runs = self._store.resolved_models(planner.models)
+
+    def run(self, executor: Executor) -> None:
+        """Run all jobs of the plan."""
+        running: set[Job] = set()
+        while True:
+            waiting = [job for job in self._planner.jobs() if job not in running]
+            running.update(executor.take(waiting))
+            if not running:
+                break
+            job, outcome = executor.wait()
+            running.discard(job)
+            self._record(job, outcome)
+            trials = self._planner.count_trials()
+            self._listener.set_total(trials.finished, trials.total)
+        if self._first_failure is not None and not self._has_sparse_trial():
+            raise self._first_failure
+
+    def _has_sparse_trial(self) -> bool:
+        for job in self._planner.known_jobs():
+            if job.rule is not None and self._planner.finished_trial(job) is not None:
+                return True
+        return False
+
+    def _record(self, job: Job, outcome: Outcome) -> None:
+        if outcome.kind is OutcomeKind.STOP:
+            raise StorageError(outcome.message)
+        if outcome.kind is not OutcomeKind.FINISHED:
+            self._record_failure(job, outcome)
+        elif job.task is None:
+            self._record_model(job, outcome)
+        else:
+            self._record_trial(job, outcome)
+
+    def _record_model(self, job: Job, outcome: Outcome) -> None:
+        if outcome.resolved_model is None:
+            return
+        self._planner.resolved_models[job.model] = outcome.resolved_model
+        self._write_resolved()
+        self._listener.log(outcome.resolved_model.text)
+
+    def _record_trial(self, job: Job, outcome: Outcome) -> None:
+        """Check that the finished trial is the planned one, and that a dense score is above 0."""
+        record = self._planner.finished_trial(job)
+        if record is None:
+            self._record_failure(job, self._wrong_trial_outcome(job, outcome))
+        elif job.rule is None and record.result.score <= 0:
+            self._keep_first_failure(_zero_dense_score_outcome(job, record))
+
+    def _wrong_trial_outcome(self, job: Job, outcome: Outcome) -> Outcome:
+        """Return the outcome of a job whose worker finished another trial than the planned one."""
+        identity = None if outcome.resolved_model is None else outcome.resolved_model.identity
+        planned = self._planner.resolved_models[job.model].identity
+        return Outcome(
+            OutcomeKind.ERROR,
+            f"finished as another trial: the worker's model is {identity}, expected {planned}. All workers must load "
+            "the same model. Set a dtype, and give the same files to all of them.",
+        )
+
+    def _record_failure(self, job: Job, outcome: Outcome) -> None:
+        failure = FailureRecord(self._planner.key(job), outcome.kind, outcome.message, job)
+        self._store.write_failure(failure)
+        retry = "" if self._planner.final_failure(job) else "; it will be tried again"
+        self._listener.log(f"failed: {job}: {outcome.kind}: {failure.summary}{retry}")
+        self._keep_first_failure(outcome)
+
+    def _keep_first_failure(self, outcome: Outcome) -> None:
+        """Store the error of the first failure, which is raised if no sparse trial can be finished."""
+        if self._first_failure is None:
+            error_type = getattr(errors, outcome.error, errors.TaskError)
+            self._first_failure = error_type(outcome.message)
+
+    def _write_resolved(self) -> None:
+        """Write the identities of tasks and models. Models that are not loaded yet are taken from earlier runs."""
+        known = {**self._models_of_earlier_runs, **self._planner.resolved_models}
+        models = [known[name] for name in self._planner.models if name in known]
+        self._store.write_resolved(
+            {
+                "tasks": list(self._planner.tasks.values()),
+                "models": [model.identity.to_json() for model in models],
+                "resolved_models": [model.to_json() for model in models],
+            }
+        )
+
+
+def _zero_dense_score_outcome(job: Job, record: TrialRecord) -> Outcome:
+    """Return the outcome of a dense trial whose score is 0, with which no sparse score can be compared."""
+    result = record.result
+    return Outcome(
+        OutcomeKind.INVALID,
+        f"task {job.task}: the dense model scores {result.score:g} on {result.examples} examples, so there is nothing "
+        "to retain. Use more examples or another metric, or leave the task out.",
+    )

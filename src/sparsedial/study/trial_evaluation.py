@@ -1,0 +1,238 @@
+"""One trial: the evaluation of a model on a task, dense or with a rule at a site."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparsedial.errors import TaskError
+from sparsedial.ffn.feed_forward import FFN, FFNs, skippable_mac_share
+from sparsedial.hooks.sparsifier import Sparsifier, sparsify
+from sparsedial.hooks.step_mask_reuse import MaskReuse
+from sparsedial.hooks.step_overlap import KeptSetOverlap
+from sparsedial.inference.run_context import Progress, ignore_progress
+from sparsedial.models.kind import CAUSAL
+from sparsedial.models.loading import LanguageModel
+from sparsedial.rules import Rule
+from sparsedial.study.canonical_json import json_digest
+from sparsedial.study.provenance import Provenance
+from sparsedial.study.records import (
+    ModelLabel,
+    SparsityCount,
+    StepOverlapCount,
+    TaskLabel,
+    TrialIdentity,
+    TrialRecord,
+    TrialResult,
+    counts_from_table,
+)
+from sparsedial.tasks.base import Scores, Task, TaskGroup
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Scores of a task, and the counts of the sparsifier during the evaluation.
+
+    Attributes:
+        scores: One score per example.
+        counts: Dropped and total entries. Empty for the dense run.
+        step_overlap: Overlap of kept sets by denoising step. Empty if the model has no denoising steps.
+        usage: Statistics of the reuse of kept sets, by name.
+    """
+
+    scores: Scores
+    counts: tuple[SparsityCount, ...] = ()
+    step_overlap: tuple[StepOverlapCount, ...] = ()
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of a model.
+
+    Attributes:
+        task: Task that scores the model.
+        site: Where the rule is applied. None for the dense run.
+        rule: Which entries are kept. None for the dense run.
+        layers: Indices of the sparsified layers. Defaults to None, which means all layers.
+    """
+
+    task: Task
+    site: str | None = None
+    rule: Rule | None = None
+    layers: tuple[int, ...] | None = None
+
+    def identity(self, lm: LanguageModel, ffns: FFNs) -> TrialIdentity:
+        """Return everything that can change the result. Its digest is the trial's key.
+
+        Args:
+            lm: The model.
+            ffns: The FFNs of the model.
+
+        Returns:
+            The identity.
+        """
+        if self.site is None or self.rule is None:
+            return TrialIdentity(lm.identity(), self.task.identity())
+        digest = ffns_digest(ffns, self.layers)
+        return TrialIdentity(lm.identity(), self.task.identity(), self.site, self.rule, self.layers, digest)
+
+    def run(
+        self,
+        lm: LanguageModel,
+        ffns: FFNs,
+        examples: dict[str, Any],
+        provenance: Provenance,
+        progress: Progress = ignore_progress,
+    ) -> tuple[TrialRecord, np.ndarray]:
+        """Evaluate the task.
+
+        Args:
+            lm: The model.
+            ffns: The FFNs of the model.
+            examples: Examples of the task, as returned by `Task.prepare`.
+            provenance: Software versions and hardware of this process.
+            progress: Called while the task runs.
+
+        Returns:
+            The record of the trial, and the per-example scores, float64, shape [examples].
+
+        Raises:
+            TaskError: There are no scores, or some are not finite.
+        """
+        start = time.time()
+        evaluation = self._evaluate(lm, ffns, examples, progress)
+        scores = evaluation.scores
+        if not len(scores.values) or not np.isfinite(scores.values).all():
+            raise TaskError(
+                f"task {self.task.name}: expected at least one score and only finite scores, got "
+                f"{np.isfinite(scores.values).sum()} finite scores of {len(scores.values)}. The trial is not stored."
+            )
+        counts = evaluation.counts
+        record = TrialRecord(
+            identity=self.identity(lm, ffns),
+            model=ModelLabel(
+                name=lm.source.name,
+                origin=lm.source.origin,
+                parameters=lm.parameters,
+                active_parameters=active_parameters(lm.parameters, ffns),
+                device=lm.device.type,
+            ),
+            task=TaskLabel(self.task.name, _averaging_group(self.task)),
+            result=TrialResult(
+                metric=scores.metric,
+                score=scores.mean,
+                examples=len(scores.values),
+                dropped=sum(count.dropped for count in counts),
+                total=sum(count.total for count in counts),
+                details={**scores.details, **evaluation.usage},
+            ),
+            counts=counts,
+            skippable_macs=self._skippable_macs(ffns, counts),
+            seconds=round(time.time() - start, 3),
+            provenance=provenance,
+            step_overlap=evaluation.step_overlap,
+        )
+        return record, scores.values
+
+    def _evaluate(self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress) -> _Evaluation:
+        if self.site is None or self.rule is None:
+            return _Evaluation(self.task.score(lm, examples, None, progress))
+        with sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns) as sparsifier:
+            overlap = self._observe_steps(lm, sparsifier)
+            scores = self.task.score(lm, examples, sparsifier, progress)
+        counts = counts_from_table(sparsifier.stats(), SparsityCount)
+        if overlap is None:
+            return _Evaluation(scores, counts)
+        usage = overlap.usage()
+        if not usage:
+            return _Evaluation(scores, counts)
+        return _Evaluation(scores, counts, counts_from_table(overlap.table(), StepOverlapCount), usage)
+
+    def _observe_steps(self, lm: LanguageModel, sparsifier: Sparsifier) -> KeptSetOverlap | None:
+        """Let a diffusion model reuse kept sets as the task requires, and compare kept sets between steps."""
+        if lm.kind == CAUSAL:
+            return None
+        if self.task.reuse_mask > 1:
+            MaskReuse(self.task.reuse_mask).attach(sparsifier)
+        return KeptSetOverlap(sparsifier)
+
+    def _skippable_macs(self, ffns: FFNs, counts: Sequence[SparsityCount]) -> dict[str, float]:
+        if self.site is None:
+            return {}
+        return skippable_mac_shares(_ffns_in_layers(ffns, self.layers), self.site, counts)
+
+
+def ffns_digest(ffns: FFNs, layers: tuple[int, ...] | None) -> str:
+    """Return a digest of the FFNs that are sparsified.
+
+    Args:
+        ffns: The FFNs of a model.
+        layers: Indices of the sparsified layers, or None for all.
+
+    Returns:
+        A SHA-256 in hexadecimal.
+    """
+    return json_digest([[ffn.layer, ffn.expert, dict(ffn.names)] for ffn in _ffns_in_layers(ffns, layers)])
+
+
+def active_parameters(parameters: int, ffns: Iterable[FFN]) -> int | None:
+    """Return the number of parameters of a model that one token uses.
+
+    Args:
+        parameters: Number of parameters of the model.
+        ffns: The FFNs of the model.
+
+    Returns:
+        The number of parameters without those of idle experts. None if the routing of experts is not observable.
+    """
+    idle = 0.0
+    for ffn in ffns:
+        if ffn.active_fraction is None:
+            return None
+        idle += (1 - ffn.active_fraction) * sum(ffn.macs)
+    return parameters - round(idle)
+
+
+def skippable_mac_shares(ffns: Sequence[FFN], site: str, counts: Iterable[SparsityCount]) -> dict[str, float]:
+    """Return the share of the FFNs' multiply-accumulates that can be skipped if all entries of a vector are dropped.
+
+    This is `skippable_mac_share` averaged over FFNs, weighted by their multiply-accumulates. An expert counts in
+    proportion to the tokens that are routed to it, because a runtime reads only active weights.
+
+    Args:
+        ffns: The sparsified FFNs.
+        site: Where the rule was applied.
+        counts: Counts of a trial at this site.
+
+    Returns:
+        The share by name of the vector, for each vector of the site.
+    """
+    tokens = Counter[str]()
+    for count in counts:
+        tokens[count.module] += count.tokens
+    most_tokens = max(tokens.values())
+    shares = [skippable_mac_share(ffn, site) for ffn in ffns]
+    costs = [sum(ffn.macs) * (tokens[ffn.name] / most_tokens) for ffn in ffns]
+    total_cost = sum(costs)
+    result = {}
+    for vector in shares[0]:
+        result[vector] = sum(cost * share[vector] for cost, share in zip(costs, shares, strict=True)) / total_cost
+    return result
+
+
+def _ffns_in_layers(ffns: FFNs, layers: tuple[int, ...] | None) -> list[FFN]:
+    return [ffn for ffn in ffns if layers is None or ffn.layer in layers]
+
+
+def _averaging_group(task: Task) -> TaskGroup | None:
+    """Return the group whose average includes the task. None if there is no such group."""
+    group: TaskGroup | None = getattr(task, "group", None)
+    if group is None or group.by_size is None:
+        return None
+    return group

@@ -1,0 +1,102 @@
+"""Sampling of sequences from a masked diffusion model, and look-up of the BOS token and position limit of a model."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsedial.errors import TaskError
+from sparsedial.inference.denoising_config import DenoisingConfig
+from sparsedial.inference.masked_diffusion import DenoisingResult, denoise
+from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel
+from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.seeds import derive_seed
+from sparsedial.models.loading import LanguageModel
+
+MAX_SAMPLED_TOKENS = 1 << 14
+"""Tokens per forward pass while sampling."""
+
+
+def find_bos_token(lm: LanguageModel) -> int | None:
+    """Return the BOS token id of the tokenizer, else of the configuration, or None if neither has one.
+
+    Args:
+        lm: Language model of any kind, with or without a tokenizer.
+    """
+    bos = getattr(lm.tokenizer, "bos_token_id", None)
+    if bos is None:
+        bos = getattr(lm.model.config.get_text_config(), "bos_token_id", None)
+    return None if bos is None else int(bos)
+
+
+def max_positions(lm: LanguageModel) -> int | None:
+    """Return the maximum number of positions of a model, or None if its configuration states none.
+
+    Args:
+        lm: Language model whose text configuration is searched for a positive ``max_position_embeddings``.
+    """
+    limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(limit, int) and limit > 0:
+        return limit
+    return None
+
+
+def sample_by_denoising(
+    lm: LanguageModel,
+    sequences: int,
+    length: int,
+    config: DenoisingConfig,
+    seed: int,
+    progress: Progress = ignore_progress,
+) -> DenoisingResult:
+    """Sample sequences from a masked diffusion model, after the BOS token if the model has one.
+
+    Args:
+        lm: Masked diffusion model.
+        sequences: Number of sequences. Each has its own seed, derived from ``seed`` and its index.
+        length: Sampled tokens per sequence.
+        config: Schedule and temperature of the sampling.
+        seed: Random seed.
+        progress: Called with the denoising steps done and in total, over all sequences.
+
+    Returns:
+        The tokens and the step in which each was filled in, shape [sequences, tokens], on the CPU.
+
+    Raises:
+        ModelError: The model is not a masked diffusion model, or has no mask token.
+        TaskError: The model has fewer positions than the sequences have tokens.
+    """
+    model = MaskedDiffusionModel.from_language_model(lm)
+    bos = find_bos_token(lm)
+    start = [] if bos is None else [bos]
+    _check_positions(lm, length, len(start))
+    rows_per_batch = max(1, MAX_SAMPLED_TOKENS // (length + len(start)))
+    steps = sum(map(len, config.schedule(length)))
+    results = []
+    for first in range(0, sequences, rows_per_batch):
+        rows = min(rows_per_batch, sequences - first)
+        prompts = torch.tensor([start] * rows, dtype=torch.int64).view(rows, len(start))
+        seeds = [derive_seed(seed, first + row) for row in range(rows)]
+        run = RunContext(progress=_progress_in_rows(progress, first * steps, rows, sequences * steps))
+        results.append(denoise(model, prompts, length, config, seeds, run))
+    return DenoisingResult(
+        torch.cat([result.tokens for result in results]).cpu(),
+        torch.cat([result.step for result in results]).cpu(),
+    )
+
+
+def _check_positions(lm: LanguageModel, length: int, start_length: int) -> None:
+    """Raise an error if a sequence with its start tokens has more tokens than the model has positions."""
+    limit = max_positions(lm)
+    if limit is not None and limit < length + start_length:
+        raise TaskError(
+            f"length {length} and {start_length} start tokens exceed the model's {limit} positions: lower the length"
+        )
+
+
+def _progress_in_rows(progress: Progress, previous: int, rows: int, total: int) -> Progress:
+    """Return a callback that converts progress in steps of a batch into progress in steps of single sequences."""
+
+    def report(completed_steps: int, _: int) -> None:
+        progress(previous + rows * completed_steps, total)
+
+    return report

@@ -1,0 +1,91 @@
+"""lm-eval's Hugging Face model without weights, which turns text into tokens exactly as lm-eval does."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from sparsedial.errors import TaskError
+from sparsedial.models.loading import LanguageModel
+
+MAX_CACHED_TEXTS = 64
+UNLIMITED_BATCH_SIZE = 1 << 30
+
+
+@contextmanager
+def silence_lm_eval() -> Iterator[None]:
+    """Suppress the progress bars and warnings of lm-eval and datasets inside the ``with`` block."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def make_weightless_hflm(lm: LanguageModel) -> Any:
+    """Return lm-eval's `HFLM` for the tokenizer of a model, without its weights.
+
+    Args:
+        lm: Model whose tokenizer and configuration are used.
+
+    Returns:
+        An `HFLM` with one more method: ``windows(request)`` returns the pairs of context and continuation whose
+        log-likelihoods add up to the answer to a request.
+
+    Raises:
+        TaskError: The model has no tokenizer, or is not a decoder-only model.
+    """
+    if lm.tokenizer is None:
+        raise TaskError(
+            f"model {lm.source.name!r} has no tokenizer, which lm-eval tasks need: use the task self_prediction"
+        )
+    tokenizer = copy.deepcopy(lm.tokenizer)  # HFLM adds a padding token
+    shell = SimpleNamespace(config=lm.model.config, device=lm.device, name_or_path=lm.source.name)
+    with silence_lm_eval():
+        encoder = _encoder_class()(pretrained=shell, tokenizer=tokenizer)
+    if encoder.backend != "causal":
+        raise TaskError(f"model {lm.source.name!r} is an encoder-decoder: expected a decoder-only language model")
+    return encoder
+
+
+@lru_cache(maxsize=1)
+def _encoder_class() -> type:
+    """Define and return the class `Encoder`, on first use because importing lm-eval is slow."""
+    with silence_lm_eval():
+        from lm_eval.models.huggingface import HFLM
+
+    class Encoder(HFLM):
+        """Variant of `HFLM` that records the windows that lm-eval would score, instead of scoring them."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._cached_encode = lru_cache(maxsize=MAX_CACHED_TEXTS)(super().tok_encode)
+            self._windows: list[tuple[list[int], list[int]]] = []
+
+        def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+            """Encode a text as `HFLM` does. A context that several requests share is encoded once."""
+            return list(self._cached_encode(string, *args, **kwargs))
+
+        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+            self._windows = [(context, continuation) for _, context, continuation in requests]
+            return [(0.0, False)] * len(self._windows)
+
+        def windows(self, request: Any) -> list[tuple[list[int], list[int]]]:
+            """Return the pairs of context and continuation whose log-likelihoods are summed."""
+            if request.request_type == "loglikelihood_rolling":
+                self.batch_size_per_gpu = UNLIMITED_BATCH_SIZE  # lm-eval then passes all windows in one call
+            getattr(self, request.request_type)([request], disable_tqdm=True)
+            return list(self._windows)
+
+    return Encoder

@@ -1,0 +1,118 @@
+"""Evaluation of answers with lm-eval's own filters and metrics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.tasks.lm_eval.metrics import filtered_name
+from sparsedial.tasks.lm_eval.requests import Request
+
+DocumentMetrics = dict[str, Any]
+"""lm-eval's metrics of one document, by name."""
+
+
+def filter_names(lm_eval_task: Any) -> list[str]:
+    """Return the names of the filters of an lm-eval task, in order. Each filter has its own metrics.
+
+    Args:
+        lm_eval_task: Loaded task of lm-eval, which has built its filters from its configuration.
+    """
+    return [ensemble.name for ensemble in lm_eval_task._filters]
+
+
+def apply_metrics(
+    lm_eval_task: Any,
+    documents: Mapping[int, Any],
+    requests: Sequence[Request],
+    responses: Sequence[Sequence[Any]],
+) -> dict[str, list[DocumentMetrics]]:
+    """Return lm-eval's metrics of every document, under every filter.
+
+    Args:
+        lm_eval_task: Task of lm-eval.
+        documents: The documents of the task, by index.
+        requests: Requests about the documents.
+        responses: Answers to each request.
+
+    Returns:
+        For each filter, the metrics of the documents, in the order of their indices.
+    """
+    instances = _make_instances(lm_eval_task, documents, requests, responses)
+    instances_by_document: dict[int, list[Any]] = defaultdict(list)
+    for instance in sorted(instances, key=lambda instance: (instance.doc_id, instance.idx)):
+        instances_by_document[instance.doc_id].append(instance)
+
+    results: dict[str, list[DocumentMetrics]] = {}
+    with silence_lm_eval():
+        lm_eval_task._instances = instances
+        lm_eval_task.apply_filters()
+        lm_eval_task._instances = None
+        for name in filter_names(lm_eval_task):
+            results[name] = []
+            for doc, members in instances_by_document.items():
+                filtered = [instance.filtered_resps[name] for instance in members]
+                results[name].append(lm_eval_task.process_results(documents[doc], filtered))
+    return results
+
+
+def aggregate_metrics(lm_eval_task: Any, results: Mapping[str, Sequence[DocumentMetrics]]) -> dict[str, float]:
+    """Return lm-eval's aggregate of every metric under every filter.
+
+    Args:
+        lm_eval_task: Task of lm-eval.
+        results: Metrics from `apply_metrics`.
+
+    Returns:
+        The aggregates by the name of metric and filter. Metrics that lm-eval cannot aggregate on this data are omitted.
+    """
+    aggregates: dict[str, float] = {}
+    for filter_name, documents in results.items():
+        for metric, values in _values_by_metric(documents).items():
+            number = _aggregate(lm_eval_task, metric, values)
+            if number is not None:
+                aggregates[filtered_name(metric, filter_name)] = number
+    return aggregates
+
+
+def _make_instances(
+    lm_eval_task: Any, documents: Mapping[int, Any], requests: Sequence[Request], responses: Sequence[Sequence[Any]]
+) -> list[Any]:
+    """Return the requests as lm-eval's instances, which hold the responses."""
+    from lm_eval.api.instance import Instance
+
+    instances = []
+    for request, answers in zip(requests, responses, strict=True):
+        instance = Instance(
+            request_type=request.kind,
+            doc=documents[request.doc],
+            arguments=(),
+            idx=request.idx,
+            metadata=(lm_eval_task.config.task, request.doc, request.repeats),
+            resps=list(answers),
+        )
+        instances.append(instance)
+    return instances
+
+
+def _values_by_metric(documents: Sequence[DocumentMetrics]) -> dict[str, list[Any]]:
+    values: dict[str, list[Any]] = defaultdict(list)
+    for document in documents:
+        for metric, value in document.items():
+            values[metric].append(value)
+    return values
+
+
+def _aggregate(lm_eval_task: Any, metric: str, values: list[Any]) -> float | None:
+    """Return the aggregate, or None if lm-eval has no aggregation for the metric or cannot apply it to the values."""
+    try:
+        number = lm_eval_task.aggregation()[metric](values)
+    except (KeyError, TypeError, ValueError):
+        return None
+    if isinstance(number, int | float | np.number):
+        return float(number)
+    return None

@@ -1,0 +1,101 @@
+"""Masked-token accuracy of diffusion models on documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.run_context import Progress, ignore_progress
+from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.base import Scores
+from sparsedial.tasks.next_token import NextToken
+from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restored_shares
+
+VERSION = 1  # incremented when the same settings would give other numbers
+
+
+@dataclass(frozen=True)
+class MaskedToken:
+    """Task that scores a document by the share of its masked tokens that a diffusion model predicts correctly.
+
+    The fields are the options of the task.
+
+    Attributes:
+        text: File with documents, as in `NextToken`.
+        limit: Number of documents, counted from the first. None means all.
+        length: Maximum number of tokens per document.
+        batch: Documents per forward pass.
+        seed: Random seed of the masks.
+        fraction: Share of the tokens that are masked, above 0 and at most 1.
+    """
+
+    name: ClassVar[str] = "masked_token"
+    reuse_mask: ClassVar[int] = 1
+
+    text: str | None = None
+    limit: int | None = None
+    length: int = 96
+    batch: int = 8
+    seed: int = 0
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_fraction(self.name, self.fraction)
+        self._document_task()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the name, the version, the SHA-256 of the documents and the other options."""
+        return {
+            **self._document_task().identity(),
+            "task": self.name,
+            "version": VERSION,
+            "seed": self.seed,
+            "fraction": self.fraction,
+        }
+
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
+        """Return the token ids of the documents, and their masks.
+
+        Args:
+            lm: Masked diffusion model with a tokenizer.
+            progress: Not used.
+
+        Returns:
+            `MaskedExamples` as plain JSON.
+
+        Raises:
+            ModelError: The model is not a masked diffusion model, or has no mask token.
+            TaskError: The model has no tokenizer, or a document is empty.
+        """
+        lm.require_mask_token()
+        rows = self._document_task().tokenize(lm)
+        return MaskedExamples(rows, draw_masks(rows, self.length, self.fraction, self.seed)).to_json()
+
+    def score(
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
+    ) -> Scores:
+        """Return the share of correctly predicted masks of each document.
+
+        Args:
+            lm: Masked diffusion model.
+            examples: Examples from `prepare`.
+            sparsifier: Sparsifier attached to the model, or None.
+            progress: Called with the documents done and in total.
+
+        Returns:
+            Scores with the metric ``accuracy``.
+
+        Raises:
+            ModelError: The model is not a masked diffusion model, or has no mask token.
+        """
+        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch, sparsifier, progress)
+        return Scores("accuracy", shares)
+
+    def _document_task(self) -> NextToken:
+        """Return a next-token task that reads and tokenizes the same documents."""
+        return NextToken(self.text, self.limit, self.length, self.batch)

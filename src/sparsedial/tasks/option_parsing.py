@@ -1,0 +1,146 @@
+"""Check the options of tasks: their names, their types and their ranges."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from sparsedial.errors import SpecError
+
+OptionsT = TypeVar("OptionsT")
+
+MAX_QUOTED_CHARACTERS = 60
+
+EXPECTED_BY_ERROR_TYPE = {
+    "bool_type": "true or false",
+    "dict_type": "keys and values",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "text",
+}
+"""Description of the expected type for each type of error that pydantic reports."""
+
+
+def option_field_names(options_type: type[Any]) -> tuple[str, ...]:
+    """Return the names of the options, which are the fields of a dataclass.
+
+    Args:
+        options_type: Dataclass that declares the options. Their names are in the order of its fields.
+    """
+    return tuple(field.name for field in fields(options_type))
+
+
+def parse_options(options_type: type[OptionsT], values: Mapping[str, Any], task_name: str) -> OptionsT:
+    """Build the options of a task from plain JSON.
+
+    Args:
+        options_type: Frozen dataclass that declares the options, with a default for each.
+        values: Options by name. An option that is missing or None keeps its default.
+        task_name: Name of the task, for error messages.
+
+    Returns:
+        An instance of ``options_type``.
+
+    Raises:
+        SpecError: An option is unknown or has the wrong type (one line for each), or a value is out of range.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     limit: int | None = None
+        ...     fraction: float = 0.5
+        >>> parse_options(Options, {"limit": 3, "fraction": 1}, "count")
+        Options(limit=3, fraction=1.0)
+        >>> parse_options(Options, {"limits": 3, "fraction": "half"}, "count")
+        Traceback (most recent call last):
+        sparsedial.errors.SpecError: task 'count': unknown option 'limits': did you mean 'limit'? Its options are ...
+        task option fraction: expected a number, got text 'half'
+    """
+    types = get_type_hints(options_type)
+    known = option_field_names(options_type)
+    arguments: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            problems.append(f"task {task_name!r}: unknown option {name!r}{hint} Its options are {', '.join(known)}.")
+        elif value is not None:
+            try:
+                arguments[name] = TypeAdapter(types[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                problems.append(_describe_type_error(name, error))
+    if problems:
+        raise SpecError("\n".join(problems))
+    return options_type(**arguments)
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return a suffix for a message about an unknown name, which suggests the closest known name if there is one.
+
+    Args:
+        name: The unknown name.
+        known: Names that would be valid. Only those that are similar to ``name`` are suggested.
+
+    Returns:
+        The suggestion as a question after a colon, or a full stop if no known name is similar.
+
+    Example:
+        >>> did_you_mean("limits", ["limit", "length"]), did_you_mean("x", ["limit"])
+        (": did you mean 'limit'?", '.')
+    """
+    matches = difflib.get_close_matches(name, known, n=1)
+    if not matches:
+        return "."
+    return f": did you mean {matches[0]!r}?"
+
+
+def check_at_least(task_name: str, minimum: int, **numbers: int | None) -> None:
+    """Raise an error if a number is below its minimum.
+
+    Args:
+        task_name: Name of the task, for error messages.
+        minimum: Smallest number allowed.
+        **numbers: Numbers by the name of their option. None is allowed.
+
+    Raises:
+        SpecError: A number is too small (one line for each).
+
+    >>> check_at_least("self_prediction", 1, sequences=64, batch=0)
+    Traceback (most recent call last):
+    sparsedial.errors.SpecError: self_prediction: batch=0: expected at least 1
+    """
+    problems = []
+    for name, number in numbers.items():
+        if number is not None and number < minimum:
+            problems.append(f"{task_name}: {name}={number}: expected at least {minimum}")
+    if problems:
+        raise SpecError("\n".join(problems))
+
+
+def _describe_type_error(option: str, error: ValidationError) -> str:
+    """Return a message about the first element of an option that has the wrong type."""
+    detail = error.errors()[0]
+    expected = EXPECTED_BY_ERROR_TYPE.get(detail["type"], detail["msg"])
+    path = ".".join([option, *map(str, detail["loc"])])
+    return f"task option {path}: expected {expected}, got {_describe_value(detail['input'])}"
+
+
+def _describe_value(value: Any) -> str:
+    """Return a short description of a value, for an error message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(value)
+    if len(text) > MAX_QUOTED_CHARACTERS:
+        text = text[: MAX_QUOTED_CHARACTERS - 3] + "..."
+    if isinstance(value, str):
+        return f"text {text}"
+    return text

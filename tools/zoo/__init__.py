@@ -1,0 +1,1 @@
+"""The tools that made the models of the zoo: prompts, corpus, recipes, training and the manifest of the package."""
