@@ -1,6 +1,7 @@
 """Tiny models, built once: random where only the mechanics matter."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -9,11 +10,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 SIZES = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+MASK = 95
+MASKED_SIZES = {**SIZES, "mask_token_id": MASK, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}  # fmt: skip
 DECODER = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
            "num_key_value_heads": 2, "max_position_embeddings": 128, **SIZES}  # fmt: skip
-
-
-collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # no doctests here, and they share a name
 
 
 def _seeded(build):
@@ -48,13 +49,32 @@ def gpt2():
 @pytest.fixture(scope="session")
 def trained():
     """A small model that was trained, with its tokenizer: the zoo's smallest."""
-    from sparsedial.models import load_model
-    from sparsedial.sources import find_model
+    from sparsedial.models.loading import load_language_model
+    from sparsedial.models.sources import resolve_source
 
-    return load_model(find_model("zoo:dense-0.4m"), device="cpu", dtype="float32")
+    return load_language_model(resolve_source("zoo:dense-0.4m"), device="cpu", dtype="float32")
 
 
 @pytest.fixture
 def tokens():
     """Four rows of twelve token ids, none of them special."""
     return torch.randint(3, 96, (4, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def masked_llama():
+    """A masked diffusion model, random."""
+    from sparsedial.models.masked_diffusion_llama import MaskedDiffusionLlama, MaskedDiffusionLlamaConfig
+
+    torch.manual_seed(0)
+    return MaskedDiffusionLlama(MaskedDiffusionLlamaConfig(**MASKED_SIZES)).eval()
+
+
+@pytest.fixture(scope="session")
+def masked_lm(masked_llama):
+    """The same as a loaded model, without a tokenizer."""
+    from sparsedial.models.loading import LanguageModel
+    from sparsedial.models.sources import Source
+
+    source = Source("tiny-diffusion", Path(), "test", "0" * 64)
+    return LanguageModel(masked_llama, None, source, "float32", torch.device("cpu"), "masked-diffusion", MASK)

@@ -1,8 +1,9 @@
-"""Rules as values: what they accept, what they refuse, and their JSON."""
+"""Rules: their parameters, their errors, and their JSON."""
 
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,12 +22,12 @@ def test_json_round_trip_is_exact(name, value):
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True])
-def test_what_is_not_a_number_in_0_1_is_refused(name, value):
+def test_a_parameter_must_be_a_number_in_0_1(name, value):
     with pytest.raises(SpecError, match=r"expected a number in \[0, 1\]"):
         make_rule(name, value)
 
 
-def test_unknown_names_and_versions_say_what_there_is():
+def test_unknown_names_and_versions_name_the_known_ones():
     with pytest.raises(SpecError, match="top_p, top_k, max_p"):
         make_rule("top-p", 0.5)
     with pytest.raises(SpecError, match="version 2, expected 1"):
@@ -39,5 +40,12 @@ def test_rules_cannot_be_changed():
 
 
 @given(st.floats(0, 1), st.integers(0, 5000))
-def test_top_k_counts_to_the_nearest(fraction, width):
+def test_top_k_rounds_its_count_to_the_nearest(fraction, width):
     assert abs(sd.TopK(fraction).count(width) - fraction * width) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_dense_value_keeps_every_nonzero_entry(name):
+    x = torch.randn(4, 50)
+    y, _ = sd.apply_rule(x, make_rule(name, RULES[name].dense_value))
+    assert torch.equal(y, x)

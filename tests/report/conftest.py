@@ -1,10 +1,11 @@
-"""One model, one task, five sites."""
+"""Results that most tests of the report use."""
 
 import pytest
-from report_sample import sample
+
+from tests.support.report_sample import sample
 
 
 @pytest.fixture
 def results():
-    """The usual results."""
+    """Results of one model on one task at five sites."""
     return sample()

@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-import sabotage
 
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
-from sparsedial.study.trial import Trial
-from sparsedial.tasks import TaskOptions
+from sparsedial.study.trial_evaluation import Trial
+from tests.support import sabotage
 
 
 @pytest.fixture(scope="session")
@@ -25,19 +24,21 @@ def spec(model_dir):
         models=(str(model_dir),),
         sites=("input", "intermediate"),
         values=(0.9, 0.5),
-        options=TaskOptions(sequences=8, length=6, batch=4),
+        task_options={"sequences": 8, "length": 6, "batch": 4},
         dtype="float32",
     )
 
 
+ROOT = str(Path(__file__).parents[2])
+
+
 @pytest.fixture
 def orders(tmp_path, monkeypatch):
-    """Trials go wrong, as a test orders, in this process and in children that it starts: see `sabotage`."""
+    """Return orders for faults in this process and in the children that it starts. See `sabotage`."""
     monkeypatch.setenv("SABOTAGE", str(tmp_path / "orders.jsonl"))
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text("import sabotage\nsabotage.install()\n")
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), here, os.environ.get("PYTHONPATH", "")]))
+    (tmp_path / "site" / "sitecustomize.py").write_text("from tests.support import sabotage\nsabotage.install()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), ROOT, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(Trial, "run", Trial.run)
     monkeypatch.setattr(Store, "write_trial", Store.write_trial)
     sabotage.install()
@@ -46,5 +47,5 @@ def orders(tmp_path, monkeypatch):
 
 @pytest.fixture
 def numbers():
-    """What a study's trials say: the same for the same study, however it was interrupted."""
-    return lambda store: {r["key"]: (r["result"], r["stats"]) for r in store.trials()}
+    """Return a function that collects the numbers of a study, which do not depend on interruptions."""
+    return lambda store: {r.key: (r.result, r.counts) for r in store.trials()}

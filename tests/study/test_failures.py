@@ -1,4 +1,4 @@
-"""Trials that fail, workers that die, drivers that are killed: what is finished stays, the rest goes on."""
+"""Trials fail, workers die and drivers are killed: finished trials stay, and the others are run."""
 
 import dataclasses
 import json
@@ -9,21 +9,22 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
-from sparsedial.errors import NonFiniteError, StoreError, TaskError
-from sparsedial.study.executors import Workers
-from sparsedial.study.fsck import fsck
-from sparsedial.study.results import results
-from sparsedial.study.run import run_study
+from sparsedial.analysis.results import compute_results
+from sparsedial.errors import NonFiniteError, StorageError, TaskError
+from sparsedial.study.executors.base import ExecutorConfig
+from sparsedial.study.integrity import find_problems
+from sparsedial.study.runner import run_study
 from sparsedial.study.store import Store
 
-IN_CHILD = Workers(timeout=10.0)
+IN_CHILD = ExecutorConfig(timeout=10.0)
 
 
 def kinds(store):
-    return [problem.kind for problem in fsck(store)]
+    return [problem.kind for problem in find_problems(store)]
 
 
 def test_out_of_memory_is_tried_three_times(spec, tmp_path, orders, numbers):
@@ -37,41 +38,41 @@ def test_out_of_memory_is_tried_three_times(spec, tmp_path, orders, numbers):
     store = run_study(spec, tmp_path / "b")
     assert len(orders.strikes()) == 3
     assert kinds(store) == ["failed"]
-    assert "out of memory" in fsck(store)[0].text
+    assert "out of memory" in find_problems(store)[0].text
     assert len(numbers(store)) == len(whole) - 1
     run_study(spec, tmp_path / "b")
-    assert len(orders.strikes()) == 3, "what was given up must not be tried again"
+    assert len(orders.strikes()) == 3, "a trial that was given up must not be tried again"
     orders.withdraw()
     store = run_study(spec, tmp_path / "b", retry_failed=True)
     assert kinds(store) == []
     assert numbers(store) == whole
 
 
-def test_numbers_that_cannot_be_used_are_never_shown_and_the_rest_goes_on(spec, tmp_path, orders):
+def test_invalid_numbers_are_never_shown_and_the_other_trials_are_run(spec, tmp_path, orders):
     orders("nan", times=9)
     store = run_study(spec, tmp_path / "out")
     assert kinds(store) == ["invalid"]
-    assert len(orders.strikes()) == 1, "the same numbers would come out again"
-    points = results(store).points
+    assert len(orders.strikes()) == 1, "another attempt would give the same numbers"
+    points = compute_results(store).points
     assert points[points["site"] == "input"]["p"].tolist() == [0.5]
-    assert any("sabotaged" in problem for problem in results(store).problems)
+    assert any("sabotaged" in problem for problem in compute_results(store).problems)
 
 
 @pytest.mark.parametrize("trial", ["self_prediction None", "self_prediction input", "self_prediction"])
-def test_a_search_goes_on_without_what_failed(spec, tmp_path, orders, trial):
+def test_a_search_continues_without_failed_trials(spec, tmp_path, orders, trial):
     orders("nan", trial, times=99)
     search = dataclasses.replace(spec, values=None)
     if trial == "self_prediction input":
         store = run_study(search, tmp_path / "out")
         assert set(kinds(store)) == {"invalid"}
-        assert {r["identity"]["site"] for r in store.trials()} == {None, "intermediate"}
+        assert {r.identity.site for r in store.trials()} == {None, "intermediate"}
     else:
         with pytest.raises(NonFiniteError, match="sabotaged"):
             run_study(search, tmp_path / "out")
 
 
 def test_an_unexpected_error_keeps_its_traceback(spec, tmp_path, monkeypatch):
-    from sparsedial.study.trial import Trial
+    from sparsedial.study.trial_evaluation import Trial
 
     run = Trial.run
 
@@ -81,9 +82,9 @@ def test_an_unexpected_error_keeps_its_traceback(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(Trial, "run", broken)
     store = run_study(spec, tmp_path)
     assert kinds(store) == ["failed", "failed"]
-    (attempt,) = store.failures(fsck(store)[0].key)
-    assert "ZeroDivisionError" in attempt["message"]
-    assert "in broken" in attempt["message"]
+    (attempt,) = store.failures(find_problems(store)[0].key)
+    assert "ZeroDivisionError" in attempt.message
+    assert "in broken" in attempt.message
 
 
 def test_one_model_that_cannot_be_loaded_does_not_end_the_study(spec, tmp_path):
@@ -94,29 +95,30 @@ def test_one_model_that_cannot_be_loaded_does_not_end_the_study(spec, tmp_path):
     both = dataclasses.replace(spec, models=(str(other), *spec.models))
     store = run_study(both, tmp_path / "out")
     assert kinds(store) == ["invalid"]
-    assert "other, loading" in fsck(store)[0].text
+    assert "other, loading" in find_problems(store)[0].text
     assert len(list(store.trials())) == 5
     (other / "config.json").write_text(json.dumps(config))
-    assert kinds(run_study(both, tmp_path / "out")) == []  # loading is tried again, always
+    assert kinds(run_study(both, tmp_path / "out")) == []  # every run tries to load the model again
 
 
-def test_a_task_with_nothing_to_retain_is_said(spec, tmp_path):
-    nothing = dataclasses.replace(spec, options=dataclasses.replace(spec.options, sequences=1, length=1, seed=3))
+def test_a_task_with_nothing_to_retain_is_reported(spec, tmp_path):
+    nothing = dataclasses.replace(spec, task_options={**spec.task_options, "sequences": 1, "length": 1, "seed": 3})
     with pytest.raises(TaskError, match="nothing to retain"):
         run_study(nothing, tmp_path)
     assert kinds(Store(tmp_path)) == ["invalid"]
 
 
 def test_a_failing_write_ends_the_study_and_names_the_path(spec, tmp_path, monkeypatch):
-    link, left = os.link, iter(range(1, 1000))
+    link = os.link
+    calls = iter(range(1, 1000))
 
     def full(*args):
-        if next(left) > 6:
+        if next(calls) > 6:
             raise OSError(28, os.strerror(28))
         return link(*args)
 
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(StoreError, match=f"{tmp_path}.*No space left"):
+    with pytest.raises(StorageError, match=f"{tmp_path}.*No space left"):
         run_study(spec, tmp_path)
     monkeypatch.undo()
     assert kinds(Store(tmp_path)) == ["missing"] * 3 + ["stray"]
@@ -125,18 +127,18 @@ def test_a_failing_write_ends_the_study_and_names_the_path(spec, tmp_path, monke
 
 @pytest.mark.slow
 def test_workers_that_are_killed_or_hang_are_replaced(spec, tmp_path, orders, numbers):
-    """One run: a worker dies after its commit, one hangs, and one trial kills whoever takes it."""
+    """In one run, a worker dies after storing a trial, one hangs, and one trial kills every worker that runs it."""
     orders("kill", "self_prediction input 0.5", when="after")
     orders("hang", "self_prediction intermediate 0.5")
     orders("kill", "self_prediction intermediate 0.9", times=9)
     patient = dataclasses.replace(IN_CHILD, timeout=25.0)  # the first trial on a machine compiles the kernel
-    store = run_study(spec, tmp_path / "out", workers=patient)
+    store = run_study(spec, tmp_path / "out", executor=patient)
     assert [len(orders.strikes(n)) for n in range(3)] == [1, 1, 3]
     assert len({*orders.strikes(0), *orders.strikes(1), *orders.strikes(2)}) == 5  # processes
-    (problem,) = fsck(store)
+    (problem,) = find_problems(store)
     assert problem.kind == "failed"
     assert "intermediate top_p 0.9: killed in 3 attempt(s)" in problem.text
-    run_study(spec, tmp_path / "out")  # set aside for good: it would kill this process
+    run_study(spec, tmp_path / "out")  # given up, otherwise it would kill this process
     orders.withdraw()
     assert numbers(run_study(spec, tmp_path / "out", retry_failed=True)) == numbers(run_study(spec, tmp_path / "b"))
 
@@ -144,14 +146,14 @@ def test_workers_that_are_killed_or_hang_are_replaced(spec, tmp_path, orders, nu
 DRIVER = """
 import json, sys
 from pathlib import Path
-from sparsedial.study.executors import Workers
-from sparsedial.study.run import run_study
+from sparsedial.study.executors.base import ExecutorConfig
+from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
-run_study(StudySpec.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), workers=Workers(timeout=60))
+run_study(StudySpec.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), executor=ExecutorConfig(timeout=60))
 """
 
 
-def test_a_worker_whose_driver_is_dead_commits_its_trial_and_ends(spec, tmp_path, orders):
+def test_a_worker_whose_driver_is_dead_stores_its_trial_and_ends(spec, tmp_path, orders):
     orders("nap")
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(spec.to_json()), str(tmp_path / "out")])
     deadline = time.monotonic() + 60
@@ -162,17 +164,17 @@ def test_a_worker_whose_driver_is_dead_commits_its_trial_and_ends(spec, tmp_path
     driver.wait()
     store = Store(tmp_path / "out")
     assert len(list(store.trials())) == 1
-    while os.path.exists(f"/proc/{worker}/cmdline") and time.monotonic() < deadline:  # noqa: PTH110
+    while Path(f"/proc/{worker}/cmdline").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(list(store.trials())) == 2
-    assert "input" in {r["identity"]["site"] for r in store.trials()}
+    assert "input" in {r.identity.site for r in store.trials()}
 
 
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-import sparsedial.study.run, transformers, pandas, pyarrow.parquet
-from sparsedial.study.run import run_study
+import sparsedial.study.runner, transformers, pandas, pyarrow.parquet
+from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
 
 spec, folder, step = StudySpec.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), 0
@@ -204,12 +206,12 @@ for run in range(1, 100):
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_again_and_again_gets_there(spec, tmp_path, numbers):
-    """Each run is killed a little later in its writing than the one before; the last one is let through."""
+def test_a_driver_that_is_killed_repeatedly_finishes_the_study(spec, tmp_path, numbers):
+    """Each run is killed at a later write than the one before, until one run finishes."""
     command = [sys.executable, "-c", KILLED, json.dumps(spec.to_json()), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 2
+    process = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 2
     assert not (tmp_path / "out" / "quarantine").exists()
     assert set(kinds(Store(tmp_path / "out"))) <= {"stray"}
     assert numbers(Store(tmp_path / "out")) == numbers(run_study(spec, tmp_path / "whole"))
@@ -217,31 +219,36 @@ def test_a_driver_that_is_killed_again_and_again_gets_there(spec, tmp_path, numb
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("", "not a study"), ("{", "not a study"), ('{"version": 99, "models": ["m"]}', "newer"), ("[1]", "not a study")],
+    [
+        ("", "not a study"),
+        ("{", "not a study"),
+        ('{"version": 99, "models": ["m"]}', "version 99"),
+        ("[1]", "not a study"),
+    ],
 )
-def test_a_study_that_is_damaged_or_newer_is_refused_and_not_touched(spec, tmp_path, text, word):
+def test_a_damaged_or_newer_study_is_refused_and_not_changed(spec, tmp_path, text, word):
     run_study(spec, tmp_path)
     (tmp_path / "study.json").write_text(text)
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(StoreError, match=word):
+    with pytest.raises(StorageError, match=word):
         run_study(spec, tmp_path)
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()} == before
     assert "corrupt" in kinds(Store(tmp_path))
 
 
 def test_two_drivers_on_one_study(spec, tmp_path, numbers):
-    script = DRIVER.replace("Workers(timeout=60)", "Workers()")
+    script = DRIVER.replace("ExecutorConfig(timeout=60)", "ExecutorConfig()")
     command = [sys.executable, "-c", textwrap.dedent(script), json.dumps(spec.to_json()), str(tmp_path / "out")]
     drivers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for driver in drivers:
         assert driver.wait(timeout=120) == 0, driver.stderr.read()
         driver.stderr.close()
-    assert fsck(Store(tmp_path / "out")) == []
+    assert find_problems(Store(tmp_path / "out")) == []
     assert numbers(Store(tmp_path / "out")) == numbers(run_study(spec, tmp_path / "whole"))
 
 
-def test_ctrl_c_ends_it_and_what_is_finished_stays(spec, tmp_path, monkeypatch):
-    from sparsedial.study.trial import Trial
+def test_ctrl_c_ends_a_study_and_finished_trials_stay(spec, tmp_path, monkeypatch):
+    from sparsedial.study.trial_evaluation import Trial
 
     run = Trial.run
 
@@ -251,7 +258,7 @@ def test_ctrl_c_ends_it_and_what_is_finished_stays(spec, tmp_path, monkeypatch):
         return run(self, *args)
 
     monkeypatch.setattr(Trial, "run", interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores Ctrl-C
     try:
         with pytest.raises(KeyboardInterrupt):
             run_study(spec, tmp_path)

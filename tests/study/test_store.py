@@ -1,4 +1,4 @@
-"""Files that survive: kills at every write step, full disks, failing fsyncs, damage at every byte, two writers."""
+"""The store survives kills at every write step, full disks, failing system calls, damaged files and many writers."""
 
 import errno
 import json
@@ -6,49 +6,36 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from sparsedial.errors import StoreError
-from sparsedial.study import store as stores
-from sparsedial.study.store import STALE, Store, digest, sealed
+from sparsedial.errors import StorageError
+from sparsedial.rules import TopP
+from sparsedial.study.job import FailureRecord, Job, OutcomeKind
+from sparsedial.study.records import TrialRecord
+from sparsedial.study.store import Store
+from sparsedial.study.verified_records import decode_record
+from tests.support.trial_records import make_record
 
 SCORES = np.array([0.5, 0.25, 1.0])
 
 
-def record(number=0, score=0.5):
-    identity = {"number": number, "model": {"weights": "0" * 64}}
-    return {
-        "key": digest(identity),
-        "identity": identity,
-        "labels": {"model": "tiny", "task": "made_up"},
-        "result": {"score": score, "examples": 3, "sparsity": 0.30000000000000004, "tiny": 1e-12},
-        "stats": [{"layer": 0, "expert": None, "dropped": 3, "total": 10}],
-        "seconds": 0.1,
-    }
-
-
 def commit(folder, number=0, score=0.5, scores=SCORES):
     store = Store.create(folder)
-    store.write_trial(record(number, score), scores)
-    return store, record(number)["key"]
+    store.write_trial(make_record(number, score), scores)
+    return store, make_record(number).key
 
 
 STEPS = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-sys.path.insert(0, sys.argv[2])
-from test_store import commit
+from tests.study.test_store import commit
 import pandas, pyarrow.parquet
 
 folder, step = Path(sys.argv[1]), 0
-commit(folder / "warm", 9)  # so that all is imported before the first fork
+commit(folder / "warm", 9)  # imports everything before the first fork
 
 def count(at):
     global step
@@ -79,49 +66,47 @@ print(at)
 
 
 def test_a_kill_at_every_write_step_loses_nothing_and_leaves_no_half_trial(tmp_path):
-    here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", STEPS, str(tmp_path), here], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    steps = int(done.stdout)
+    process = subprocess.run([sys.executable, "-c", STEPS, str(tmp_path)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    steps = int(process.stdout)
     assert steps > 35
     committed = 0
     for at in range(1, steps):
-        store, key = Store(tmp_path / str(at)), record()["key"]
-        kept = store.whole_trial(key)
-        assert not (tmp_path / str(at) / "quarantine").exists()  # nothing damaged bears a trial's name
-        committed += kept is not None
-        again, _ = commit(tmp_path / str(at))
-        assert again.samples(again.trial(key)).tolist() == SCORES.tolist()
+        store, key = Store(tmp_path / str(at)), make_record().key
+        record = store.complete_trial(key)
+        assert not (tmp_path / str(at) / "quarantine").exists()  # no damaged file has the name of a trial
+        committed += record is not None
+        reopened, _ = commit(tmp_path / str(at))
+        assert reopened.samples(reopened.trial(key)).tolist() == SCORES.tolist()
         assert not (tmp_path / str(at) / "conflicts").exists()
     assert 0 < committed < steps
 
 
-def test_no_half_written_file_bears_a_name_when_the_disk_is_full(tmp_path):
-    """RLIMIT_FSIZE: the write is cut short, then refused."""
+def test_a_full_disk_leaves_no_half_written_file(tmp_path):
+    """RLIMIT_FSIZE cuts the first write short and refuses the next one."""
     store, first = commit(tmp_path, 0)
     script = textwrap.dedent(
         """
         import resource, sys
         from pathlib import Path
-        sys.path.insert(0, sys.argv[2])
-        from test_store import commit
+        from tests.study.test_store import commit
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
         commit(Path(sys.argv[1]), 1)
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert str(tmp_path) in done.stderr
-    assert "could not be written" in done.stderr
-    assert [r["key"] for r in store.trials()] == [first]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode != 0
+    assert str(tmp_path) in process.stderr
+    assert "could not be written" in process.stderr
+    assert [r.key for r in store.trials()] == [first]
     assert not list(tmp_path.glob("**/.*"))
     _, second = commit(tmp_path, 1)  # space again
-    assert {r["key"] for r in store.trials()} == {first, second}
+    assert {r.key for r in store.trials()} == {first, second}
 
 
 def failing(call, error, times):
-    """``call``, which fails the ``times``-th time."""
+    """Return a function like ``call`` that fails the ``times``-th time."""
     count = iter(range(1, 1000))
 
     def wrapper(*args):
@@ -139,40 +124,13 @@ def test_a_failing_call_is_an_error_that_names_the_path(tmp_path, monkeypatch, c
     if call == "link" and times > 2:
         times -= 2  # there are two links in a commit
     monkeypatch.setattr(os, call, failing(getattr(os, call), error, times))
-    with pytest.raises(StoreError, match=str(tmp_path)):
+    with pytest.raises(StorageError, match=str(tmp_path)):
         commit(tmp_path)
     monkeypatch.undo()
     store = Store(tmp_path)
     assert all(store.samples(r).tolist() == SCORES.tolist() for r in store.trials())
     store, key = commit(tmp_path)
-    assert store.whole_trial(key) is not None
-
-
-def test_a_record_cut_at_any_byte_is_set_aside_and_named(tmp_path):
-    store, key = commit(tmp_path)
-    path = store.trial_path(key)
-    whole = path.read_bytes()
-    assert sealed(whole, key) is not None
-    for length in range(len(whole)):
-        assert sealed(whole[:length], key) is None, length
-    for damaged in (b"", whole[:-1], b"\x00" * 200, b"garbage", b"[]", b"null", whole.replace(b"made_up", b"made_uq")):
-        path.write_bytes(damaged)
-        assert store.trial(key) is None
-        assert not path.exists()
-    assert len(list((tmp_path / "quarantine").glob(f"{key}.json.*"))) == 7
-
-
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_a_flipped_bit_is_seen_or_changes_nothing(data):
-    whole = record()
-    whole["schema"] = stores.SCHEMA
-    whole["sha256"] = digest(whole)
-    text = bytearray(stores.canonical(whole).encode())
-    byte, bit = data.draw(st.integers(0, len(text) - 1)), data.draw(st.integers(0, 7))
-    text[byte] ^= 1 << bit
-    found = sealed(bytes(text), whole["key"])
-    assert found is None or found == {k: v for k, v in whole.items() if k != "sha256"}
+    assert store.complete_trial(key) is not None
 
 
 def test_lost_or_damaged_scores_let_the_trial_run_again(tmp_path):
@@ -180,33 +138,32 @@ def test_lost_or_damaged_scores_let_the_trial_run_again(tmp_path):
     (scores,) = (tmp_path / "samples").iterdir()
     scores.write_bytes(scores.read_bytes()[:-1])
     assert store.trial(key) is not None
-    assert store.whole_trial(key) is None
-    store, key = commit(tmp_path)  # the damaged file still has the name
-    assert store.samples(store.whole_trial(key)).tolist() == SCORES.tolist()
+    assert store.complete_trial(key) is None
+    store, key = commit(tmp_path)  # the damaged file still occupies the name
+    assert store.samples(store.complete_trial(key)).tolist() == SCORES.tolist()
 
 
 def test_the_same_trial_twice_keeps_the_first_and_the_conflict(tmp_path):
     store, key = commit(tmp_path)
     first = store.trial(key)
-    commit(tmp_path)  # the same numbers: nothing to say
+    commit(tmp_path)  # the same numbers are no conflict
     assert not (tmp_path / "conflicts").exists()
     commit(tmp_path, score=0.75, scores=SCORES + 0.25)
     assert store.trial(key) == first
     assert store.samples(first).tolist() == SCORES.tolist()
     (conflict,) = (tmp_path / "conflicts").iterdir()
-    second = sealed(conflict.read_bytes(), key)
-    assert second["result"]["score"] == 0.75
+    second = TrialRecord.from_json(decode_record(conflict.read_bytes(), key))
+    assert second.result.score == 0.75
     assert store.samples(second).tolist() == (SCORES + 0.25).tolist()
 
 
 def test_many_writers_of_one_trial_leave_one_whole_trial(tmp_path):
-    """Eight processes at once; whoever links first wins, and the scores that count are the winner's."""
+    """Eight processes write at once. The first one to link its file wins, and its scores are the ones that count."""
     script = textwrap.dedent(
         """
         import os, sys, time
         from pathlib import Path
-        sys.path.insert(0, sys.argv[2])
-        from test_store import SCORES, commit
+        from tests.study.test_store import SCORES, commit
         folder, writers = Path(sys.argv[1]), 8
         commit(folder / "warm")
         start = time.monotonic() + 0.3
@@ -223,43 +180,24 @@ def test_many_writers_of_one_trial_leave_one_whole_trial(tmp_path):
         sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     store = Store(tmp_path)
-    found = list(store.trials())
-    assert len(found) == 20
-    for trial in found:
-        assert store.samples(trial).tolist() == (SCORES + trial["result"]["score"]).tolist()
+    trials = list(store.trials())
+    assert len(trials) == 20
+    for trial in trials:
+        assert store.samples(trial).tolist() == (SCORES + trial.result.score).tolist()
     assert len(list((tmp_path / "conflicts").iterdir())) == 20 * 7
 
 
-def test_temporary_files_of_dead_runs_go_when_they_are_old(tmp_path):
-    commit(tmp_path)
-    young, old = tmp_path / "trials" / ".a.json.0123abcd", tmp_path / "samples" / ".b.parquet.0123abcd"
-    for path in (young, old):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * STALE,) * 2)
-    Store.create(tmp_path)
-    assert young.exists()
-    assert not old.exists()
-
-
-def test_a_directory_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="file"):
-        Store.create(tmp_path / "file")
-    with pytest.raises(StoreError, match="/proc/nowhere"):
-        Store.create(Path("/proc/nowhere"))
-
-
-def test_failures_are_kept_and_forgotten(tmp_path):
+def test_failures_are_stored_and_forgotten(tmp_path):
     store = Store.create(tmp_path)
-    store.write_failure("ab", "oom", "out of memory", {"model": "m"})
-    store.write_failure("ab", "killed", "died", {"model": "m"})
-    assert [f["kind"] for f in store.failures("ab")] == ["oom", "killed"]
+    store.write_failure(FailureRecord("ab", OutcomeKind.OUT_OF_MEMORY, "out of memory", Job("m")))
+    store.write_failure(FailureRecord("ab", OutcomeKind.KILLED, "died", Job("m", "t", "input", TopP(0.9))))
+    assert [f.kind for f in store.failures("ab")] == ["oom", "killed"]
     next((tmp_path / "failed" / "ab").iterdir()).write_bytes(b"{")
-    assert sorted(f["kind"] for f in store.failures("ab"))[-1] == "unreadable"
+    assert sorted(f.kind for f in store.failures("ab"))[-1] == "unreadable"
     store.forget_failures("ab")
     assert store.failures("ab") == []
 

@@ -1,11 +1,12 @@
-"""Next-token accuracy: counted document by document, padding left out."""
+"""Next-token accuracy: one score per document, and padding is never counted."""
 
 import pytest
 import torch
 
 import sparsedial as sd
-from sparsedial.errors import SpecError
-from sparsedial.tasks import NextToken, TaskOptions, make_tasks
+from sparsedial.errors import SpecError, TaskError
+from sparsedial.tasks import NextToken
+from tests.support.tasks import make_task
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def text(tmp_path):
     return str(path)
 
 
-def test_each_document_is_scored_by_itself(trained, text):
+def test_each_document_has_its_own_score(trained, text):
     task = NextToken(text=text, batch=3)
     examples = task.prepare(trained)
     assert len({len(row) for row in examples["tokens"]}) > 1
@@ -29,31 +30,41 @@ def test_each_document_is_scored_by_itself(trained, text):
 def test_padding_is_not_counted(trained, text):
     task = NextToken(text=text, batch=3)
     examples = task.prepare(trained)
-    with sd.sparsify(trained.model, "input", sd.TopP(0.9)) as dial:
-        task.score(trained, examples, dial)
-    table = dial.stats()
+    with sd.sparsify(trained.model, "input", sd.TopP(0.9)) as sparsifier:
+        task.score(trained, examples, sparsifier)
+    table = sparsifier.stats()
     hidden = trained.model.config.hidden_size
     assert set(table["total"]) == {hidden * sum(len(row) - 1 for row in examples["tokens"])}
     assert set(table["phase"]) == {"prefill"}
 
 
-def test_its_identity_follows_the_text(text, tmp_path):
+def test_the_identity_follows_the_text(text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("Another.\n")
-    identities = [NextToken(text=t).identity() for t in (None, text, str(other))]
-    assert len({str(i["text"]) for i in identities}) == 3
-    (task,) = make_tasks(["next_token"], TaskOptions(text=text, limit=2))
+    identities = [NextToken(text=path).identity() for path in (None, text, str(other))]
+    assert len({identity["text"] for identity in identities}) == 3
+    task = make_task("next_token", text=text, limit=2)
     assert task.identity()["documents"] == 2
 
 
 @pytest.mark.parametrize(
     ("content", "limit", "message"),
-    [(None, None, "No such file"), ("", None, "0 documents"), ("one\n", 2, "1 documents, expected at least 2"),
+    [(None, None, "No such file"), ("", None, "0 documents"), ("one\n", 2, "1 documents found, expected at least 2"),
      ('{"words": 1}\n', None, "expected lines such as")],
 )  # fmt: skip
-def test_a_text_that_cannot_be_used(tmp_path, content, limit, message):
+def test_an_unusable_text_is_refused(tmp_path, content, limit, message):
     path = tmp_path / ("t.jsonl" if content and content[0] == "{" else "t.txt")
     if content is not None:
         path.write_text(content)
     with pytest.raises(SpecError, match=message):
-        make_tasks(["next_token"], TaskOptions(text=str(path), limit=limit))
+        make_task("next_token", text=str(path), limit=limit)
+
+
+def test_a_diffusion_model_is_refused(diffusion_lm):
+    with pytest.raises(TaskError, match="is masked-diffusion: use masked_token instead"):
+        NextToken(limit=2).prepare(diffusion_lm)
+
+
+def test_a_limit_of_zero_is_refused():
+    with pytest.raises(SpecError, match="limit=0: expected at least 1"):
+        NextToken(limit=0)

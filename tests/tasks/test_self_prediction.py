@@ -1,4 +1,4 @@
-"""Self-prediction on models whose answers are known."""
+"""Self-prediction of causal models, checked against their own logits."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import torch
 
 import sparsedial as sd
 from sparsedial.errors import SpecError, TaskError
-from sparsedial.models import LanguageModel
-from sparsedial.sources import Source
+from sparsedial.models.loading import LanguageModel
+from sparsedial.models.sources import Source
 from sparsedial.tasks.self_prediction import START_TOKENS, SelfPrediction
 
 
 class Tokenizer:
-    """No BOS, two special ids."""
+    """A tokenizer without a BOS token and with two special tokens."""
 
     bos_token_id = None
     all_special_ids = (0, 95)
@@ -39,9 +39,9 @@ def test_sampled_frequencies_are_the_models_probabilities(llama):
     tokens = torch.tensor(SelfPrediction(sequences=4000, length=1).prepare(lm)["tokens"])
     with torch.no_grad():
         expected = llama(torch.tensor([[1]])).logits[0, -1].softmax(-1)
-    seen = torch.bincount(tokens[:, 1], minlength=96) / len(tokens)
+    observed = torch.bincount(tokens[:, 1], minlength=96) / len(tokens)
     error = (expected * (1 - expected) / len(tokens)).sqrt()
-    assert ((seen - expected).abs() < 5 * error + 1e-4).all()
+    assert ((observed - expected).abs() < 5 * error + 1e-4).all()
 
 
 def test_without_a_bos_the_start_tokens_are_fixed_and_not_special(llama):
@@ -69,17 +69,18 @@ def test_the_score_is_agreement_of_the_arg_max_by_sequence(llama, tokens):
 
 def test_all_but_the_last_token_are_counted_as_prefill(llama, tokens):
     lm = language_model(llama)
-    with sd.sparsify(llama, "input", sd.TopP(0.5)) as dial:
-        SelfPrediction(batch=3).score(lm, {"tokens": tokens.tolist()}, dial)
-    table = dial.stats()
+    with sd.sparsify(llama, "input", sd.TopP(0.5)) as sparsifier:
+        SelfPrediction(batch=3).score(lm, {"tokens": tokens.tolist()}, sparsifier)
+    table = sparsifier.stats()
     assert set(table["phase"]) == {"prefill"}
     assert set(table["total"]) == {4 * 11 * 32}
 
 
 def test_batches_do_not_change_the_scores_beyond_rounding(llama, tokens):
     lm = language_model(llama)
-    one, four = (SelfPrediction(batch=b).score(lm, {"tokens": tokens.tolist()}).values for b in (1, 4))
-    assert np.abs(one - four).max() <= 1 / 11
+    single = SelfPrediction(batch=1).score(lm, {"tokens": tokens.tolist()}).values
+    batched = SelfPrediction(batch=4).score(lm, {"tokens": tokens.tolist()}).values
+    assert np.abs(single - batched).max() <= 1 / 11
 
 
 def test_without_a_cache_the_sequences_are_the_same(own_llama):
@@ -89,7 +90,7 @@ def test_without_a_cache_the_sequences_are_the_same(own_llama):
     assert task.prepare(language_model(own_llama)) == cached
 
 
-def test_a_model_that_sees_the_future_is_refused():
+def test_a_model_that_attends_to_later_tokens_is_refused():
     from transformers import BertConfig, BertLMHeadModel
 
     torch.manual_seed(0)
@@ -104,6 +105,6 @@ def test_a_length_beyond_the_models_positions_is_refused(llama):
 
 
 @pytest.mark.parametrize("name", ["sequences", "length", "batch"])
-def test_nothing_to_do_is_refused(name):
+def test_numbers_below_one_are_refused(name):
     with pytest.raises(SpecError, match=f"{name}=0: expected at least 1"):
         SelfPrediction(**{name: 0})

@@ -1,0 +1,45 @@
+"""docs/output-tables.md describes every column that is written."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparsedial.analysis.results import compute_results
+from sparsedial.study.records import StepOverlapCount
+from tests.support import made_up_studies
+from tests.support.made_up_studies import LARGE, MIXTURE, SMALL, Model, study
+
+PAGE = (Path(__file__).parents[2] / "docs" / "output-tables.md").read_text()
+TABLES = ("critical", "points", "layers", "experts", "steps", "step_overlap", "generated", "trends")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results in which no table is empty."""
+    make_record = made_up_studies._record
+
+    def with_overlap(model, *args):
+        record = make_record(model, *args)
+        if not model.steps or record.identity.is_dense:
+            return record
+        overlap = StepOverlapCount(0, "layers.0", record.identity.site, 1, "masked", 10, 40, 100, 10, 0.5, 0.4)
+        return replace(record, step_overlap=(overlap,))
+
+    diffusion = Model("dlm-100m", 100_000_000, steps=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_up_studies, "_record", with_overlap)
+        models = [SMALL, LARGE, MIXTURE, diffusion]
+        store = study(tmp_path_factory.mktemp("study"), models, ("gsm8k",), ("input",), generates=("gsm8k",))
+    return compute_results(store)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_is_described(results, table):
+    frame = getattr(results, table)
+    assert not frame.empty
+    section = re.search(rf"## `{table}\.csv`.*?(?=\n## |\Z)", PAGE, re.DOTALL)
+    assert section, f"no section about {table}.csv"
+    described = set(re.findall(r"`(\w+)`", section[0]))
+    assert set(frame.columns) <= described

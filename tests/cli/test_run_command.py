@@ -1,0 +1,40 @@
+"""``sparsedial run``: from the arguments to the study."""
+
+import pytest
+from typer.testing import CliRunner
+
+from sparsedial.cli import run_command
+from sparsedial.cli.main import app
+from sparsedial.study.spec import StudySpec
+from sparsedial.tasks.spec import TaskSpec
+
+EVERYTHING = StudySpec(
+    models=("m",),
+    sites=("input", "gate"),
+    rules=("top_k",),
+    tasks=(TaskSpec("piqa"), TaskSpec("arc_easy")),
+    task_options={
+        "include_path": "tasks", "limit": 9, "text": "a.txt", "num_fewshot": 2, "apply_chat_template": True,
+        "metrics": {"piqa": "acc"}, "sequences": 4, "length": 5, "seed": 6, "batch": 7, "diffusion_steps": 8,
+        "block_length": 9, "remasking": "random", "temperature": 0.5, "guidance": 1.5, "mc_samples": 10,
+        "fraction": 0.25, "reuse_mask": 11,
+    },
+    values=(0.9, 0.5),
+    tolerance=0.02,
+    retain=0.95,
+    layers=(0, 2),
+    modules={"up": "w1", "down": "w2"},
+    dtype="float32",
+    trust_remote_code=True,
+    kind="masked-diffusion",
+    mask_token=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", [EVERYTHING, StudySpec(models=("m",))], ids=["everything", "defaults"])
+def test_the_command_of_a_study_reproduces_it(monkeypatch, spec):
+    specs = []
+    monkeypatch.setattr(run_command, "execute_study", lambda spec, *_args, **_options: specs.append(spec))
+    result = CliRunner().invoke(app, spec.command()[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert specs == [spec]

@@ -1,0 +1,118 @@
+"""Counters of dropped entries."""
+
+import numpy as np
+import pytest
+import torch
+
+import sparsedial as sd
+from sparsedial.hooks.count_table import CounterKey
+from sparsedial.hooks.counters import SparsityCounters
+from sparsedial.hooks.forward_context import ForwardContext
+from sparsedial.hooks.pending_counts import MAX_PENDING_FORWARDS, SMALL_FORWARD_VECTORS, PendingCalls, RuleCall
+from sparsedial.kernels import reference
+from sparsedial.rules import TopP
+
+KEYS = [CounterKey(0, "layers.0.mlp", "input", None, 10), CounterKey(1, "layers.1.mlp", "input", None, 20)]
+
+
+def int32(*values):
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def test_counts_are_sums_per_counter_phase_and_step():
+    counters = SparsityCounters(KEYS)
+    for _ in range(2):
+        counters.record(0, int32(4, -1, 10))
+        counters.record(1, int32(5, 0, 20))
+        counters.end_forward(ForwardContext("prefill", step=3))
+    counters.record(0, int32(1))
+    counters.end_forward(ForwardContext("generation"))
+    table = counters.table()
+    columns = ["layer", "phase", "dropped", "total", "tokens", "nonfinite"]
+    assert table[columns].values.tolist() == [
+        [0, "prefill", 12, 40, 4, 2],
+        [1, "prefill", 70, 120, 6, 0],
+        [0, "generation", 9, 10, 1, 0],
+    ]
+    assert table["step"].tolist()[:2] == [3, 3]
+    assert table["sparsity"].tolist() == [0.3, 70 / 120, 0.9]
+    assert table["expert"].isna().all()
+    assert table["weight"].isna().all()
+
+
+def test_only_vectors_of_real_tokens_are_counted():
+    counters = SparsityCounters(KEYS)
+    counters.record(0, int32(4, -1, 10))
+    counters.record(1, int32(5, 0), token_indices=torch.tensor([2, 0]))
+    counters.end_forward(ForwardContext(real_tokens=torch.tensor([[True, False, False]])))
+    assert counters.table()[["dropped", "total", "nonfinite"]].values.tolist() == [[6, 10, 0], [20, 20, 0]]
+
+
+def test_a_failed_forward_and_no_forward_leave_the_table_empty():
+    counters = SparsityCounters(KEYS)
+    assert counters.table().empty
+    counters.record(0, int32(4))
+    counters.discard_pending()
+    counters.end_forward(ForwardContext())
+    assert counters.table().empty
+
+
+def test_totals_of_the_kernel_are_added():
+    counters = SparsityCounters(KEYS)
+    counters.add_totals("prefill", None, np.array([[3, 10, 1], [0, 0, 0]]))
+    counters.record(0, int32(10))
+    counters.end_forward(ForwardContext())
+    assert counters.table()[["layer", "dropped", "total", "nonfinite"]].values.tolist() == [[0, 3, 20, 1]]
+
+
+def test_small_forwards_wait_and_a_large_one_does_not():
+    pending = PendingCalls()
+    assert not pending.end_forward(ForwardContext())
+    for _ in range(MAX_PENDING_FORWARDS - 1):
+        pending.current.append(RuleCall((0,), torch.zeros(SMALL_FORWARD_VECTORS)))
+        assert not pending.end_forward(ForwardContext())
+    pending.current.append(RuleCall((0,), torch.zeros(1)))
+    assert pending.end_forward(ForwardContext())
+    assert len(pending.pop_all()) == MAX_PENDING_FORWARDS
+    pending.current.append(RuleCall((0,), torch.zeros(SMALL_FORWARD_VECTORS + 1)))
+    assert pending.end_forward(ForwardContext())
+
+
+def test_counts_agree_with_the_definition(llama, tokens):
+    vectors = {}
+    handles = [
+        layer.mlp.down_proj.register_forward_pre_hook(lambda m, a, n=n: vectors.__setitem__(n, a[0]))
+        for n, layer in enumerate(llama.model.layers)
+    ]
+    with torch.no_grad(), sd.sparsify(llama, "intermediate", sd.TopP(0.7)) as sparsifier:
+        llama(tokens)
+    for handle in handles:
+        handle.remove()
+    table = sparsifier.stats()
+    assert list(table.columns) == [
+        "layer", "module", "vector", "expert", "phase", "step", "dropped", "total", "sparsity", "tokens", "weight"
+    ]  # fmt: skip
+    for row in table.itertuples():
+        kept = reference.select(vectors[row.layer], TopP(0.7))[1]
+        assert (row.dropped, row.total) == (tokens.numel() * 80 - int(kept.sum()), tokens.numel() * 80)
+        assert row.sparsity == row.dropped / row.total
+    assert sparsifier.sparsity() == table["dropped"].sum() / table["total"].sum()
+
+
+@pytest.mark.usefixtures("fast_decode")
+@pytest.mark.parametrize("padding", [0, 2])
+def test_many_small_forwards_are_counted_like_single_ones(llama, tokens, padding):
+    """The counts of small forwards share memory and are added up together."""
+    steps = [tokens.roll(i, 1)[:, :5] for i in range(40)]
+    mask = torch.ones_like(steps[0])
+    mask[0, :padding] = 0
+    with torch.inference_mode(), sd.sparsify(llama, "all_inputs", sd.TopP(0.8)) as together:
+        for step in steps:
+            llama(step, attention_mask=mask)
+    columns = ["dropped", "total", "tokens"]
+    expected = 0
+    for step in steps:
+        with torch.inference_mode(), sd.sparsify(llama, "all_inputs", sd.TopP(0.8)) as sparsifier:
+            llama(step, attention_mask=mask)
+        expected = expected + sparsifier.stats()[columns]
+    assert together.stats()[columns].equals(expected)

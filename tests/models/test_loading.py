@@ -1,0 +1,48 @@
+"""Loading models: device, dtype, missing weights and the tokenizer."""
+
+import pytest
+import torch
+
+from sparsedial.errors import ModelError, SpecError
+from sparsedial.models.loading import load_language_model, pick_device, pick_dtype
+from sparsedial.models.sources import resolve_source
+
+
+def test_a_directory_with_safetensors(llama_source, llama):
+    lm = load_language_model(llama_source, device="cpu", dtype="float32")
+    tokens = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(lm.model(tokens).logits, llama(tokens).logits)
+    assert (lm.source.origin, lm.tokenizer, lm.dtype) == ("directory", None, "float32")
+    assert lm.parameters == sum(p.numel() for p in llama.parameters())
+    assert not lm.identity().trust_remote_code
+
+
+def test_the_digest_identifies_the_weights(llama_source):
+    lm = load_language_model(llama_source, device="cpu", dtype="float32")
+    assert lm.identity().weights == llama_source.digest
+
+
+def test_devices_and_dtypes():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_dtype("auto", torch.device("cuda")) == "bfloat16"
+    for device in ("gpu", "meta"):
+        with pytest.raises(SpecError, match="expected auto, spread, cpu"):
+            pick_device(device)
+    with pytest.raises(SpecError, match="this machine has"):
+        pick_device("cuda:99")
+    with pytest.raises(SpecError, match="expected auto, float32"):
+        pick_dtype("int8", torch.device("cpu"))
+
+
+def test_spread_loads_through_a_device_map(llama_source, llama):
+    lm = load_language_model(llama_source, device="spread", dtype="float32")
+    tokens = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(lm.model(tokens).logits, llama(tokens).logits)
+
+
+def test_missing_weights_are_an_error(tmp_path, llama):
+    llama.model.save_pretrained(tmp_path / "headless")
+    with pytest.raises(ModelError, match=r"missing.*lm_head.weight"):
+        load_language_model(resolve_source(str(tmp_path / "headless")), dtype="float32")

@@ -1,0 +1,48 @@
+"""The table of critical sparsities as text."""
+
+from sparsedial.analysis.critical_findings import read_critical_findings
+from sparsedial.report.critical_table import make_critical_table
+from tests.support.report_sample import sample
+
+
+def make_table(results):
+    return make_critical_table(read_critical_findings(results.critical).headline, results.retain)
+
+
+def test_conditions_that_all_rows_share_are_named_once(results):
+    table = make_table(results)
+    assert table.common["Task"] == "self_prediction"
+    assert table.common["Model"] == "SmolLM2-135M-Instruct (134.5M)"
+    assert [group.conditions for group in table.groups] == [{}]
+    assert list(table.rows[0].cells) == [
+        "Site",
+        "Critical sparsity (95% CI)",
+        "p",
+        "Skippable MACs",
+        "Interpretation",
+    ]
+
+
+def test_conditions_that_differ_are_named_above_their_rows():
+    table = make_table(sample(models=("a", "b")))
+    assert "Model" not in table.common
+    assert [group.conditions for group in table.groups] == [{"Model": "a (134.5M)"}, {"Model": "b (269.0M)"}]
+    assert [len(group.rows) for group in table.groups] == [5, 5]
+
+
+def test_the_average_comes_before_the_tasks():
+    table = make_table(sample(tasks=("piqa", "average", "arc_easy"), sites=("up", "input")))
+    assert [group.conditions["Task"] for group in table.groups] == ["average", "piqa", "arc_easy"]
+    assert [row.cells["Site"] for row in table.groups[0].rows] == ["input", "up"]
+
+
+def test_wide_rows_are_marked(results):
+    table = make_table(sample(sites=("input", "up")))
+    assert [row.is_wide for row in table.rows] == [False, False]
+    results.critical["is_wide"] = [True, *[False] * 4]
+    assert [row.is_wide for row in make_table(results).rows] == [True, *[False] * 4]
+
+
+def test_no_findings_give_an_empty_table():
+    table = make_critical_table([], 0.99)
+    assert table.common == {} and table.rows == []

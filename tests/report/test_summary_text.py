@@ -1,0 +1,131 @@
+"""The findings in English: the first sentence answers."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from sparsedial.report.summary_text import summarize
+from tests.support.report_sample import sample
+
+MODELS = ("fam-100m", "fam-400m", "fam-2b")
+
+
+def size_trends(**changes):
+    """Return one row of the size trends, with some columns changed."""
+    row = {
+        "family": "fam",
+        "rule": "top_p",
+        "layers": None,
+        "task": "average",
+        "site": "input",
+        "models": 3,
+        "smallest": 1e8,
+        "largest": 2e9,
+        "slope": 0.08,
+        "low": 0.05,
+        "high": 0.11,
+        "rising": 2,
+        "steps": 2,
+        "censored": 0,
+        "verdict": "more",
+    }
+    return pd.DataFrame([row | changes])
+
+
+def find_text(results, start):
+    """Return the only text with this start."""
+    (text,) = [text for text in summarize(results) if text.startswith(start)]
+    return text
+
+
+def test_one_model_is_answered_in_one_text(results):
+    (text,) = summarize(results)
+    assert text == (
+        "SmolLM2-135M-Instruct on self_prediction: 39.0% (37.8–40.4%) of the intermediate activations can be dropped "
+        "while at least 99% of the dense score is kept, the most of the 5 sites. The largest saving is at all_inputs: "
+        "a runtime can skip 23.0% (21.8–24.4%) of the FFN's multiply-accumulates (MACs)."
+    )
+
+
+def test_one_site_is_not_compared():
+    (text,) = summarize(sample(sites=("input",)))
+    assert "sites" not in text
+    assert text.endswith("A runtime can skip 12.0% (11.2–12.9%) of the FFN's multiply-accumulates (MACs).")
+
+
+def test_several_models_start_with_the_range():
+    first = summarize(sample(models=MODELS, tasks=("piqa", "average")))[0]
+    assert first == (
+        "Between 41.0% (fam-100m on average over the tasks) and 48.8% (fam-2b on average over the tasks) of the "
+        "activations at the best site can be dropped while at least 99% of the dense score is kept."
+    )
+
+
+def test_nothing_measured_is_said():
+    results = replace(sample(), critical=pd.DataFrame())
+    assert summarize(results) == ["No critical sparsity could be computed, because no trial has valid results."]
+
+
+def test_sites_that_could_be_as_high_are_named():
+    (text,) = summarize(sample(sites=("input", "up", "gate")))
+    assert "19.0% (17.8–20.4%) of the up activations" in text
+    assert "Within the 95% intervals, the critical sparsity of input could be as high." in text
+
+
+def test_right_censored_values_are_at_least(results):
+    (text,) = summarize(replace(results, critical=results.critical.assign(status="right-censored")))
+    assert "at least 39.0% (37.8–40.4%) of the intermediate activations" in text
+    assert "can skip at least 23.0%" in text
+
+
+def test_a_wide_interval_is_not_decided(results):
+    critical = results.critical.assign(is_wide=True, low=0.01, high=0.73, high_censored=True, examples_needed=1284)
+    (text,) = summarize(replace(results, critical=critical))
+    assert text.startswith(
+        "SmolLM2-135M-Instruct on self_prediction: the result is not conclusive. With 384 examples, the 95% interval "
+        "reaches from 1.0% to at least 73.0% of the intermediate activations that can be dropped while at least 99% of "
+        "the dense score is kept. "
+        "The estimate is 39.0%"
+    )
+    assert "The 95% interval may be wider than 10 percentage points. At least 900 more examples would narrow" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "larger models tolerate more sparsity at input (+8.0, +5.0 to +11.0)"),
+        (
+            {"slope": -0.08, "low": -0.11, "high": -0.05, "verdict": "less"},
+            "larger models tolerate less sparsity at input (−8.0, −11.0 to −5.0)",
+        ),
+        ({"low": -0.01, "verdict": "unclear"}, "there is no clear trend at input (+8.0, −1.0 to +11.0)"),
+        ({"low": None, "high": None, "verdict": "unclear"}, "input (+8.0, no interval)"),
+        ({"censored": 1}, "Some of these critical sparsities, or the upper ends of their intervals, are lower bounds"),
+    ],
+)
+def test_size_trends_are_described_as_computed(changes, text):
+    results = replace(sample(models=MODELS), trends=size_trends(**changes))
+    sentence = find_text(results, "Family fam")
+    assert sentence.startswith("Family fam (100.0M to 2.0B parameters) on average over the tasks: ")
+    assert text in sentence
+
+
+def test_the_best_site_is_counted_over_models():
+    results = sample(models=MODELS, sites=("up", "gate", "intermediate"))
+    sentence = find_text(results, "Of 3 models")
+    assert "intermediate in 3 (3 of them beyond the 95% intervals)" in sentence
+    critical = results.critical.copy()
+    is_close = (critical["model"] == "fam-2b") & (critical["site"] == "up")
+    critical.loc[is_close, ["sparsity", "low", "high"]] = [0.9, 0.2, 0.95]
+    sentence = find_text(replace(results, critical=critical), "Of 3 models")
+    expected = "intermediate in 2 (2 of them beyond the 95% intervals) and up in 1 (0 of them beyond the 95% intervals)"
+    assert expected in sentence
+
+
+def test_rules_and_layers_are_named_where_they_differ():
+    results = sample(models=("a",), sites=("input",))
+    other = results.critical.assign(rule="top_k", layers=[[0, 1]])
+    texts = summarize(replace(results, critical=pd.concat([results.critical.assign(layers=None), other])))
+    assert texts[1].startswith("a on self_prediction under top_p: ")
+    assert texts[2].startswith("a on self_prediction under top_k in layers 0–1: ")

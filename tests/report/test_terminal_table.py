@@ -1,0 +1,77 @@
+"""The table of the terminal."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from sparsedial.report.terminal_table import render_terminal_table
+from tests.support.report_sample import sample
+
+
+def printed(results, width=200):
+    """Return the table as a terminal would get it."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(render_terminal_table(results))
+    return console.file.getvalue()
+
+
+def test_it_shows_every_site_in_order_with_its_numbers(results):
+    text = printed(results)
+    positions = [text.index(site) for site in ("input ", "up ", "gate ", "intermediate ", "all_inputs ")]
+    assert positions == sorted(positions)
+    assert "39.0% (37.8–40.4%)" in text and "13.0% (12.6–13.5%)" in text
+    assert "model SmolLM2-135M-Instruct (134.5M), rule top_p" in text
+
+
+def test_markup_and_control_characters_are_text():
+    text = printed(sample(models=("[bold red]m[/]\x1b[31m", "[/nonsense]"), tasks=("\x07t\r\n",), sites=("input",)))
+    assert "[bold red]m[/]\\x1b[31m" in text
+    assert "[/nonsense]" in text
+    assert "\x1b[31m" not in text and "\x07" not in text
+    assert "\\x07t" in text
+
+
+def test_several_models_are_shown_by_their_averages():
+    text = printed(sample(models=("a", "b"), tasks=("piqa", "average"), sites=("input",)))
+    assert "average" in text and "piqa" not in text
+    assert "The report also lists single tasks" in text
+    assert "piqa" in printed(sample(tasks=("piqa", "average"), sites=("input",)))
+
+
+def test_problems_are_named_below_the_table(results):
+    text = printed(replace(results, problems=["a", "b"]))
+    assert "problems (2): some requested results are missing or invalid" in text
+    assert "problems" not in printed(results)
+
+
+def test_the_heading_of_a_group_takes_a_whole_line():
+    text = printed(sample(models=("a-model-with-a-long-name", "b"), tasks=("piqa", "average")), width=80)
+    assert "a-model-with-a-long-name (134.5M)" in [line.strip() for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_it_fits_into_the_terminal_and_its_columns_are_aligned(width):
+    results = sample(models=("a", "b"), sites=("input", "intermediate"))
+    critical = results.critical.assign(is_wide=True, high_censored=True, status="right-censored")
+    lines = printed(replace(results, critical=critical), width).splitlines()
+    assert max(map(len, lines)) <= width
+    starts = [line.index("≥") for line in lines if line.startswith(("input", "interm"))]
+    assert len(starts) >= 2 and len(set(starts)) == 1
+
+
+def test_wide_intervals_are_explained_with_the_examples_they_need(results):
+    critical = results.critical.assign(is_wide=[True, *[False] * 4], examples_needed=1284)
+    text = printed(replace(results, critical=critical))
+    assert "18.0% (16.8–19.4%) ⚠" in text and "19.0% (17.8–20.4%) ⚠" not in text
+    assert "⚠ The 95% interval is wider than 10 percentage points. About 900 more examples would narrow it to" in text
+    both = printed(replace(results, critical=critical.assign(is_wide=True)))
+    assert "About 900 more examples would narrow all of them to ±2 percentage points." in both
+    assert "⚠" not in printed(results)
+
+
+def test_lower_bounds_are_explained(results):
+    assert "≥" not in printed(results)
+    text = printed(replace(results, critical=results.critical.assign(status="right-censored")))
+    assert "≥ marks a lower bound: retention at the last point is still at least 99%" in text

@@ -1,0 +1,119 @@
+"""Loading tasks by name: groups, metrics, and everything that is wrong with them, without a model."""
+
+import shutil
+
+import pytest
+import yaml
+
+from sparsedial.errors import SparsedialError, SpecError, TaskError
+from sparsedial.tasks.base import TaskGroup
+from sparsedial.tasks.lm_eval import loader
+from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.tasks.lm_eval.loader import TaskSelection, load_lm_eval_tasks
+from sparsedial.tasks.lm_eval.options import LmEvalSettings
+from tests.support.lm_eval_tasks import load_tasks, write_yaml
+from tests.support.tasks import make_task
+
+
+def test_everything_that_is_wrong_is_reported_at_once_without_a_model(folder, monkeypatch):
+    with silence_lm_eval():
+        from lm_eval.tasks import TaskManager  # indexing lm-eval's own 14 000 tasks takes seconds
+
+        local = TaskManager(include_path=str(folder), include_defaults=False)
+    monkeypatch.setattr(loader, "find_task_manager", lambda *_: local)
+    with pytest.raises(TaskError) as error:
+        load_tasks(["tiny_choise", "tiny_missing", "tiny_write"], folder, limit=50)
+    message = str(error.value)
+    assert "unknown task 'tiny_choise': did you mean tiny_choice" in message
+    assert "task 'tiny_missing': its dataset could not be loaded" in message and "--include-path" in message
+    assert "'tiny_write' has 5 examples, fewer than the limit of 50" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "error", "message"),
+    [
+        ([], {}, TaskError, "no task is named"),
+        (["tiny_choice"], {"limit": 0}, SpecError, "limit=0"),
+        (["tiny_choice"], {"num_fewshot": -1}, SpecError, "num_fewshot=-1"),
+        (
+            ["tiny_choice"],
+            {"metrics": {"tiny_choice": "acurracy"}},
+            TaskError,
+            "unknown metric 'acurracy': expected one of acc, acc_norm",
+        ),
+        (["tiny_f1"], {"metrics": {"tiny_f1": "f1"}}, TaskError, "has no number per example"),
+        (
+            ["tiny_choice"],
+            {"metrics": {"tiny_choice": "acc,strict"}},
+            TaskError,
+            "unknown filter 'strict': expected one of none",
+        ),
+        (["tiny_choice"], {"metrics": {"piqa": "acc"}}, TaskError, "'piqa', which is not among the tasks"),
+    ],
+)
+def test_wrong_settings_are_refused(folder, names, settings, error, message):
+    with pytest.raises(error, match=message):
+        load_tasks(names, folder, **settings)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(SparsedialError, match="no such folder"):
+        load_tasks(["tiny_choice"], tmp_path / "nowhere")
+
+
+def test_groups_and_patterns_expand(folder):
+    tasks = load_tasks(["tiny_all", "tiny_last"], folder)
+    assert [(task.name, task.group) for task in tasks] == [
+        ("tiny_choice", TaskGroup("tiny_all")),
+        ("tiny_write", TaskGroup("tiny_all")),
+        ("tiny_last", None),
+    ]
+    assert [task.metric.label for task in tasks] == ["acc", "exact_match,stripped", "acc"]
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_group_that_lm_eval_averages_is_averaged(folder, tmp_path, by_size):
+    for name in ("tiny_choice", "tiny_last"):
+        shutil.copy(folder / f"{name}.yaml", tmp_path)
+    aggregates = [{"metric": "acc", "weight_by_size": by_size}]
+    inner = {"group": "inner", "task": ["tiny_last"]}
+    outer = {"group": "outer", "task": ["tiny_choice", inner], "aggregate_metric_list": aggregates}
+    write_yaml(tmp_path / "outer.yaml", outer)
+    tasks = load_tasks(["outer"], tmp_path)
+    assert [task.group for task in tasks] == [TaskGroup("outer", by_size, ("tiny_choice", "tiny_last"))] * 2
+    tasks = load_tasks(["outer"], tmp_path, metrics={"tiny_choice": "acc_norm"})
+    assert [task.group.by_size for task in tasks] == [None, by_size]  # it does not average the other metric
+    write_yaml(tmp_path / "list.yaml", {"group": "list", "task": ["outer"]})
+    assert [task.group.name for task in load_tasks(["list"], tmp_path)] == ["outer"] * 2
+
+
+@pytest.mark.slow  # indexes all of lm-eval's tasks
+def test_a_local_group_may_name_lm_evals_tasks(folder, tmp_path):
+    shutil.copy(folder / "tiny_choice.yaml", tmp_path)
+    inner = {"group": "inner", "task": ["arc_easy"]}
+    write_yaml(tmp_path / "mine.yaml", {"group": "mine", "task": ["tiny_choice", inner]})
+    with pytest.raises(TaskError, match="'mine': its dataset could not be loaded"):  # there is no hub here
+        load_tasks(["mine"], tmp_path)
+
+
+def test_a_broken_template_is_not_reported_as_missing_data(folder, tmp_path):
+    config = yaml.safe_load((folder / "tiny_choice.yaml").read_text())
+    write_yaml(tmp_path / "bad.yaml", {**config, "task": "bad", "doc_to_text": "{{ question"})
+    with pytest.raises(TaskError, match="'bad': lm-eval cannot create it"):
+        load_tasks(["bad"], tmp_path)
+
+
+def test_few_shot_examples_are_drawn_with_lm_evals_seed_by_default(folder):
+    options = {"include_path": str(folder), "num_fewshot": 2}
+    usual = make_task("tiny_choice", **options)
+    other = make_task("tiny_choice", **options, seed=7)
+    assert (usual.settings.seed, other.settings.seed) == (1234, 7)  # the first is the default of its --seed
+
+
+def test_selections_may_differ_in_their_settings(folder):
+    few = LmEvalSettings(include_path=folder, limit=2)
+    many = LmEvalSettings(include_path=folder, limit=4)
+    tasks = load_lm_eval_tasks([TaskSelection(["tiny_choice"], few), TaskSelection(["tiny_last"], many)])
+    assert [(task.name, task.settings.limit) for task in tasks] == [("tiny_choice", 2), ("tiny_last", 4)]
+    with pytest.raises(TaskError, match="'tiny_choice' is named twice with different options"):
+        load_lm_eval_tasks([TaskSelection(["tiny_choice"], few), TaskSelection(["tiny_all"], many)])
