@@ -1,6 +1,6 @@
 """A masked diffusion model beside an autoregressive one of its size and data: critical sparsity, Jaccard, reuse.
 
-    python benchmarks/bench_diffusion.py [--sequences 768] [--documents 384] [--samples 8] [--replayed 32]
+    python -m benchmarks.bench_diffusion [--sequences 768] [--documents 384] [--samples 8] [--replayed 32]
 
 Tables first; the last line is JSON, which is also kept in benchmarks/results, with the figures' data.
 """
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,20 +20,27 @@ import pandas as pd
 import torch
 
 import sparsedial as sd
-from sparsedial.critical import critical_sparsity, curve, resampled_retention
-from sparsedial.diffusion.kinds import CAUSAL
-from sparsedial.diffusion.sampler import LOW_CONFIDENCE, RANDOM, Denoising
-from sparsedial.models import LanguageModel, load_model
-from sparsedial.sources import find_model
-from sparsedial.sparsify import Dial
-from sparsedial.study.search import next_value
-from sparsedial.tasks.base import Progress, Scores, Task, no_progress
-from sparsedial.tasks.denoised import DiffusionAnswers
-from sparsedial.tasks.denoising import DenoisingReplay
-from sparsedial.tasks.loglikelihood import loglikelihoods
+from benchmarks.environment import package_versions, save_result
+from sparsedial.curves.bootstrap import resample_retention
+from sparsedial.curves.critical import critical_sparsity
+from sparsedial.curves.curve import make_curve
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.hooks.step_mask_reuse import MaskReuse
+from sparsedial.hooks.step_overlap import KeptSetOverlap
+from sparsedial.inference.backend_factory import make_backend
+from sparsedial.inference.denoising_config import LOW_CONFIDENCE, RANDOM, DenoisingConfig
+from sparsedial.inference.diffusion_options import DiffusionOptions
+from sparsedial.inference.prefix_tree import Window
+from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.models.kind import CAUSAL
+from sparsedial.models.loading import LanguageModel, load_language_model
+from sparsedial.models.sources import resolve_source
+from sparsedial.study.adaptive_search import next_rule
+from sparsedial.tasks.base import Scores, Task
+from sparsedial.tasks.denoising_replay import DenoisingReplay
+from sparsedial.tasks.masked_token import MaskedToken
 from sparsedial.tasks.next_token import NextToken
-from sparsedial.tasks.packing import Window
-from sparsedial.tasks.restoration import MaskedToken, Restoration
+from sparsedial.tasks.restoration import Restoration
 from sparsedial.tasks.self_prediction import SelfPrediction
 
 HERE = Path(__file__).parent
@@ -48,23 +53,23 @@ def main() -> None:
     began = time.time()
     if args.threads:
         torch.set_num_threads(args.threads)
-    models = [load_model(find_model(name), device=args.device, dtype=args.dtype) for name in args.models.split(",")]
-    versions = {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
-    result: dict[str, Any] = {"bench": "diffusion", **vars(args), "versions": versions, "device": str(models[0].device)}
+    models = [
+        load_language_model(resolve_source(name), device=args.device, dtype=args.dtype)
+        for name in args.models.split(",")
+    ]
+    result: dict[str, Any] = {
+        "bench": "diffusion",
+        **vars(args),
+        "versions": package_versions(),
+        "device": str(models[0].device),
+    }
     if args.critical:
         result["critical"] = json.loads(Path(args.critical).read_text())["critical"]
     else:
         result["critical"] = [row for lm in models for row in critical(lm, args)]
     result["along"] = [row for lm in models if lm.kind != CAUSAL for row in along(lm, args, result["critical"])]
     result["seconds"] = round(time.time() - began)
-    target = HERE / "results" / f"diffusion-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    target.parent.mkdir(exist_ok=True)
-    result = rounded(result)
-    target.write_text(json.dumps(result) + "\n")
-    for row in result["along"]:
-        for name in ("heat", "by_state", "by_step"):
-            row.pop(name, None)
-    print(json.dumps(result))
+    save_result(f"diffusion-{datetime.now(UTC):%Y%m%dT%H%M%S}", rounded(result))
 
 
 def arguments() -> argparse.Namespace:
@@ -96,7 +101,9 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
     """Of every task and site, by the search that `sparsedial run` uses."""
     text = (None, args.documents)
     tasks: list[Any] = [
-        SelfPrediction(args.sequences) if lm.kind == CAUSAL else Restoration(args.sequences, steps=args.sampled_in),
+        SelfPrediction(args.sequences)
+        if lm.kind == CAUSAL
+        else Restoration(args.sequences, diffusion_steps=args.sampled_in),
         NextToken(*text) if lm.kind == CAUSAL else MaskedToken(*text),
         Likelihood(args.documents, args.samples),
     ]
@@ -110,13 +117,14 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
         print(f"{task.name:16}{'dense':14}{dense.mean:7.4f}{'':43}{time.time() - began:6.0f}", flush=True)
         for site in SITES:
             began, points, found = time.time(), [], None
-            while (p := next_value("top_p", found, 0.99, args.tolerance)) is not None:
+            while (rule := next_rule("top_p", found, 0.99, args.tolerance)) is not None:
+                p = rule.value
                 sparsity, scores = measure(lm, site, p, task, examples)
                 points.append((sparsity, scores.values, p))
-                found = curve(points, dense=dense.values)
+                found = make_curve(points, dense=dense.values)
             assert found is not None
             c = critical_sparsity(found)
-            high = f"{c.high:.3f}{'+' if c.open else ''}"
+            high = f"{c.high:.3f}{'+' if c.high_censored else ''}"
             print(
                 f"{task.name:16}{site:14}{dense.mean:7.4f}{c.value:10.3f}{f'[{c.low:.3f}, {high}]':>18}{c.p or 0:7.3f}"
                 f"{len(points):8}{time.time() - began:6.0f}",
@@ -132,7 +140,7 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
                     "critical": c.value,
                     "low": c.low,
                     "high": c.high,
-                    "open": c.open,
+                    "open": c.high_censored,
                     "status": c.status,
                     "p": c.p,
                     "points": [(s, float(v.mean()), p) for s, v, p in points],
@@ -143,9 +151,9 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
 
 def measure(lm: LanguageModel, site: str, p: float, task: Task, examples: dict[str, Any]) -> tuple[float, Scores]:
     """Sparsity and scores at one dial value."""
-    with sd.sparsify(lm.model, site, sd.TopP(p)) as dial:
-        scores = task.score(lm, examples, dial)
-    return dial.sparsity(), scores
+    with sd.sparsify(lm.model, site, sd.TopP(p)) as sparsifier:
+        scores = task.score(lm, examples, sparsifier)
+    return sparsifier.sparsity(), scores
 
 
 @dataclass(frozen=True)
@@ -159,21 +167,25 @@ class Likelihood:
     context: int = 32
     length: int = 24
 
-    def prepare(self, lm: LanguageModel, progress: Progress = no_progress) -> dict[str, Any]:
+    def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """``{"tokens": [...]}``: the first tokens of every document."""
-        rows = [row[: self.context + self.length] for row in NextToken(length=96).rows(lm)]
+        rows = [row[: self.context + self.length] for row in NextToken(length=96).tokenize(lm)]
         return {"tokens": [row for row in rows if len(row) == self.context + self.length][: self.documents]}
 
     def score(
-        self, lm: LanguageModel, examples: dict[str, Any], dial: Dial | None = None, progress: Progress = no_progress
+        self,
+        lm: LanguageModel,
+        examples: dict[str, Any],
+        sparsifier: Sparsifier | None = None,
+        progress: Progress = ignore_progress,
     ) -> Scores:
         """Per document, the geometric mean of its tokens' probabilities."""
         groups = [[Window(row[: self.context], row[self.context :])] for row in examples["tokens"]]
-        if lm.kind == CAUSAL:
-            found = loglikelihoods(lm.model, groups, max_length=256, share_up_to=0, dial=dial)
-        else:
-            found = DiffusionAnswers(mc_samples=self.samples).loglikelihoods(lm, groups, max_length=256, dial=dial)
-        return Scores("per_token", np.exp([likely / self.length for [(likely, _)] in found]))
+        backend = make_backend(lm, DiffusionOptions(mc_samples=self.samples))
+        scores = backend.loglikelihoods(
+            groups, max_length=256, max_shared_length=0, need_greedy=False, run=RunContext(sparsifier)
+        )
+        return Scores("per_token", np.exp([score.loglikelihood / self.length for [score] in scores]))
 
 
 # ---------------------------------------------------------------------- along the steps
@@ -186,16 +198,16 @@ def along(lm: LanguageModel, args: argparse.Namespace, rows: list[dict[str, Any]
     chosen = {r["site"]: r["p"] or 0.95 for r in mine}
     orders = [(steps, RANDOM) for steps in args.steps] + [(steps, LOW_CONFIDENCE) for steps in args.surest]
     for steps, remasking in orders:
-        how = Denoising(steps=steps, remasking=remasking, temperature=1.0)
-        examples = DenoisingReplay(args.replayed, how=how).prepare(lm)
-        dense = DenoisingReplay(args.replayed, how=how).score(lm, examples)
+        how = DenoisingConfig(steps=steps, remasking=remasking, temperature=1.0)
+        examples = DenoisingReplay(args.replayed, config=how).prepare(lm)
+        dense = DenoisingReplay(args.replayed, config=how).score(lm, examples)
         for site in SITES:
             p = chosen[site]
             for k in (1, *args.reuse):
-                task = DenoisingReplay(args.replayed, how=how, reuse_mask=k)
-                sparsity, scores = measure(lm, site, p, task, examples)
+                task = DenoisingReplay(args.replayed, config=how, reuse_mask=k)
+                sparsity, scores, overlap = measure_along_steps(lm, site, p, task, examples)
                 retention = scores.mean / dense.mean
-                spread = resampled_retention(curve([(sparsity, scores.values, p)], dense=dense.values))
+                spread = resample_retention(make_curve([(sparsity, scores.values, p)], dense=dense.values))
                 low, high = (float(q) for q in np.quantile(spread, [0.025, 0.975]))
                 row = {
                     "model": lm.source.name,
@@ -206,8 +218,8 @@ def along(lm: LanguageModel, args: argparse.Namespace, rows: list[dict[str, Any]
                     "reuse_mask": k,
                 }
                 row |= {"dense": dense.mean, "retention": retention, "low": low, "high": high, "sparsity": sparsity}
-                if k == 1 and scores.steps is not None:
-                    row |= by_step(scores.steps) | {"kept": dict(scores.details)}
+                if k == 1:
+                    row |= by_step(overlap.table()) | {"kept": overlap.usage()}
                 found.append(row)
                 print(
                     f"\n{lm.source.name} {site} p={p:.3f}, {steps} steps, {remasking}, masks chosen every {k}: "
@@ -219,25 +231,38 @@ def along(lm: LanguageModel, args: argparse.Namespace, rows: list[dict[str, Any]
     return found
 
 
+def measure_along_steps(
+    lm: LanguageModel, site: str, p: float, task: DenoisingReplay, examples: dict[str, Any]
+) -> tuple[float, Scores, KeptSetOverlap]:
+    """Return sparsity, scores, and the overlap of kept sets, which are reused as the task asks."""
+    with sd.sparsify(lm.model, site, sd.TopP(p)) as sparsifier:
+        if task.reuse_mask > 1:
+            MaskReuse(task.reuse_mask).attach(sparsifier)
+        overlap = KeptSetOverlap(sparsifier)
+        scores = task.score(lm, examples, sparsifier)
+    return sparsifier.sparsity(), scores, overlap
+
+
 def by_step(table: pd.DataFrame) -> dict[str, Any]:
     """Means over layers and vectors of every step, of all tokens and by their state; and of every layer over steps."""
 
     def means(rows: pd.DataFrame) -> dict[str, float | None]:
         seen = rows["compared"].sum()
-        likeness = {
+        overlap = {
             name: float((rows[name] * rows["compared"]).sum() / seen) if seen else None
-            for name in ("consecutive", "drift")
+            for name in ("overlap_previous", "overlap_first")
         }
-        return {"sparsity": float(rows["dropped"].sum() / rows["total"].sum()), **likeness}
+        return {"sparsity": float(rows["dropped"].sum() / rows["total"].sum()), **overlap}
 
     steps = [{"step": int(s), **means(rows)} for s, rows in table.groupby("step")]
     states = [{"step": int(s), "state": t, **means(rows)} for (s, t), rows in table.groupby(["step", "state"])]
     layers = [
-        {"layer": int(layer), "vector": site, **means(rows)} for (layer, site), rows in table.groupby(["layer", "site"])
+        {"layer": int(layer), "vector": site, **means(rows)}
+        for (layer, site), rows in table.groupby(["layer", "vector"])
     ]
     grid = [
         {"layer": int(layer), "vector": site, "step": int(s), **means(rows)}
-        for (layer, site, s), rows in table.groupby(["layer", "site", "step"])
+        for (layer, site, s), rows in table.groupby(["layer", "vector", "step"])
     ]
     return {"all": means(table), "by_step": steps, "by_state": states, "by_layer": layers, "heat": grid}
 
@@ -250,20 +275,25 @@ def show(row: dict[str, Any]) -> None:
     print(f"{'step':>6}{'sparsity':>10}{'consecutive':>13}{'drift':>8}{'masked:':>14} sparsity, consecutive; revealed")
     for i in shown:
         each = [states.get((i, state)) for state in ("masked", "revealed")]
-        text = "".join(
-            f"{'':14}{s['sparsity']:8.3f}{s['consecutive'] if s['consecutive'] is not None else float('nan'):8.3f}"
-            if s
-            else f"{'':30}"
-            for s in each
-        )
+        text = "".join(_state_columns(state) for state in each)
         one = steps[i]
-        likeness = [one[name] if one[name] is not None else float("nan") for name in ("consecutive", "drift")]
-        print(f"{i:6}{one['sparsity']:10.3f}{likeness[0]:13.3f}{likeness[1]:8.3f}{text}")
+        overlap = [
+            one[name] if one[name] is not None else float("nan") for name in ("overlap_previous", "overlap_first")
+        ]
+        print(f"{i:6}{one['sparsity']:10.3f}{overlap[0]:13.3f}{overlap[1]:8.3f}{text}")
     for layer in row["by_layer"]:
         print(
             f"layer {layer['layer']} {layer['vector']}: sparsity {layer['sparsity']:.3f}, consecutive "
-            f"{layer['consecutive']:.3f}, drift {layer['drift']:.3f}"
+            f"{layer['overlap_previous']:.3f}, drift {layer['overlap_first']:.3f}"
         )
+
+
+def _state_columns(state: dict[str, Any] | None) -> str:
+    """Return sparsity and overlap of the tokens in one state, or blanks if there are none."""
+    if state is None:
+        return " " * 30
+    overlap = float("nan") if state["overlap_previous"] is None else state["overlap_previous"]
+    return f"{'':14}{state['sparsity']:8.3f}{overlap:8.3f}"
 
 
 def rounded(value: Any) -> Any:

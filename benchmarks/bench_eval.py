@@ -1,6 +1,6 @@
 """lm-eval tasks: examples per second, dense and sparse, against lm-eval's own HFLM; parity with the paper's code.
 
-    python benchmarks/bench_eval.py [--limit 300] [--device auto] [--peer DIR]
+    python -m benchmarks.bench_eval [--limit 300] [--device auto] [--peer DIR]
 
 Printed first: HFLM at each batch size (the floor is its best), then ours; the last line is JSON, which is also
 kept in benchmarks/results. With ``--peer``, a checkout of fszatkowski/activation-sparsity-benchmarking, its own
@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,12 +25,15 @@ import numpy as np
 import torch
 
 import sparsedial as sd
-from sparsedial.models import LanguageModel, load_model
-from sparsedial.sources import find_model
-from sparsedial.tasks.catalogue import lm_eval_tasks
-from sparsedial.tasks.lm_eval_task import LmEvalTask
-from sparsedial.tasks.loglikelihood import sharing
-from sparsedial.tasks.requests import quietly
+from benchmarks.environment import describe_machine, package_versions, save_result
+from benchmarks.timing import time_call
+from sparsedial.inference.prefix_sharing_check import find_max_shared_length
+from sparsedial.models.loading import LanguageModel, load_language_model
+from sparsedial.models.sources import resolve_source
+from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.tasks.lm_eval.loader import TaskSelection, load_lm_eval_tasks
+from sparsedial.tasks.lm_eval.options import LmEvalSettings
+from sparsedial.tasks.lm_eval.task import LmEvalTask
 
 HERE = Path(__file__).parent
 Answers = list[tuple[float, bool]]
@@ -43,19 +43,21 @@ def main() -> None:
     """Run what was asked for, print it, keep it."""
     args = arguments()
     torch.manual_seed(0)
-    common = {"include_path": args.include_path, "limit": args.limit, "batch_tokens": args.batch_tokens}
-    tasks = lm_eval_tasks(args.tasks.split(","), **common)
-    lm = load_model(find_model(args.model), device=args.device, dtype=args.dtype)
-    sharing(lm.model)  # tried out once per model
-    result: dict[str, Any] = {"bench": "eval", "machine": machine(lm), "versions": versions(), **vars(args)}
+    settings = LmEvalSettings(include_path=args.include_path, limit=args.limit, batch_tokens=args.batch_tokens)
+    tasks = load_lm_eval_tasks([TaskSelection(args.tasks.split(","), settings)])
+    lm = load_language_model(resolve_source(args.model), device=args.device, dtype=args.dtype)
+    find_max_shared_length(lm.model)  # tried out once per model
+    result: dict[str, Any] = {
+        "bench": "eval",
+        "machine": describe_machine(),
+        "versions": package_versions(),
+        **vars(args),
+    }
     result["peer"] = bool(args.peer)  # where it lies is nobody's business
     result["speed"] = speed(lm, tasks, args) if not args.parity_only else None
     if args.peer:
         result["parity"] = parity(lm, tasks, args)
-    target = HERE / "results" / f"eval-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    save_result(f"eval-{datetime.now(UTC):%Y%m%dT%H%M%S}", result)
 
 
 def arguments() -> argparse.Namespace:
@@ -91,16 +93,16 @@ def speed(lm: LanguageModel, tasks: list[LmEvalTask], args: argparse.Namespace) 
     for task in tasks:
         took: dict[str, list[float]] = {side: [] for side in seconds}
         for _ in range(args.repeats):
-            instances = clock(lm, partial(build, task), took[building])
+            instances = clock(partial(build, task), took[building])
             for side, size in peers.items():
-                theirs = clock(lm, partial(ask, hflm(lm, size), instances), took[side])
-            examples = clock(lm, partial(task.prepare, lm), took[making])
-            scores = clock(lm, partial(task.score, lm, examples), took[dense])
-            with sd.sparsify(lm.model, "all_inputs", sd.TopP(args.p)) as dial:
-                clock(lm, partial(task.score, lm, examples, dial), took[sparse])
+                theirs = clock(partial(ask, hflm(lm, size), instances), took[side])
+            examples = clock(partial(task.prepare, lm), took[making])
+            scores = clock(partial(task.score, lm, examples), took[dense])
+            with sd.sparsify(lm.model, "all_inputs", sd.TopP(args.p)) as sparsifier:
+                clock(partial(task.score, lm, examples, sparsifier), took[sparse])
         for side, times in took.items():
             seconds[side] += min(times)
-        ours = [a[0] for a in task.answers(lm, examples)[0]]
+        ours = [a[0] for a in task.answer(lm, examples).responses]
         predicted = [predictions(examples, answers) for answers in (theirs, ours)]
         total, same = total + len(predicted[0]), same + int((predicted[0] == predicted[1]).sum())
         apart = max(apart, *(abs(a[0] - b[0]) for a, b in zip(theirs, ours, strict=True)))
@@ -123,7 +125,7 @@ def speed(lm: LanguageModel, tasks: list[LmEvalTask], args: argparse.Namespace) 
 
 def hflm(lm: LanguageModel, batch_size: int) -> Any:
     """lm-eval's own model around ours."""
-    with quietly():
+    with silence_lm_eval():
         from lm_eval.models.huggingface import HFLM
 
         return HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
@@ -131,14 +133,14 @@ def hflm(lm: LanguageModel, batch_size: int) -> Any:
 
 def build(task: LmEvalTask) -> list[Any]:
     """The task's requests as lm-eval makes them."""
-    with quietly():
-        task.task.build_all_requests(limit=task.limit)
-    return task.task.instances
+    with silence_lm_eval():
+        task.lm_eval_task.build_all_requests(limit=task.settings.limit)
+    return task.lm_eval_task.instances
 
 
 def ask(model: Any, instances: list[Any]) -> Answers:
     """lm-eval's answers."""
-    with quietly(), torch.inference_mode():
+    with silence_lm_eval(), torch.inference_mode():
         return model.loglikelihood(instances, disable_tqdm=True)
 
 
@@ -150,15 +152,11 @@ def predictions(examples: dict[str, Any], answers: Answers) -> np.ndarray:
     return np.array([a[0][1] if len(a) == 1 else np.argmax([likely for likely, _ in a]) for a in by_doc.values()])
 
 
-def clock(lm: LanguageModel, work: Callable[[], Any], took: list[float]) -> Any:
-    """What it returns; the seconds it takes, with the device's queue empty before and after, go to ``took``."""
-    wait = torch.cuda.synchronize if lm.device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    result = work()
-    wait()
-    took.append(time.perf_counter() - start)
-    return result
+def clock(work: Callable[[], Any], took: list[float]) -> Any:
+    """Return the result of ``work`` and append the seconds that it takes to ``took``."""
+    results: list[Any] = []
+    took.append(time_call(lambda: results.append(work())))
+    return results[0]
 
 
 # ---------------------------------------------------------------------- parity
@@ -178,9 +176,13 @@ def parity(lm: LanguageModel, tasks: list[LmEvalTask], args: argparse.Namespace)
             examples = task.prepare(lm)
             row = {"p": p, "task": task.name, **peer_side(lm, task, examples, p, args.peer_batch, manager)}
             for name, prepared in (("ours", examples), ("unshared", {**examples, "share_up_to": 0})):
-                with sd.sparsify(lm.model, "all_inputs", sd.TopP(p)) as dial:
-                    scores = clock(lm, partial(task.score, lm, prepared, dial), took := [])
-                row |= {f"{name}_score": scores.mean, f"{name}_sparsity": dial.sparsity(), f"{name}_seconds": took[0]}
+                with sd.sparsify(lm.model, "all_inputs", sd.TopP(p)) as sparsifier:
+                    scores = clock(partial(task.score, lm, prepared, sparsifier), took := [])
+                row |= {
+                    f"{name}_score": scores.mean,
+                    f"{name}_sparsity": sparsifier.sparsity(),
+                    f"{name}_seconds": took[0],
+                }
             rows.append(row)
             print(
                 f"{p:6}{task.name:>18}{row['peer_sparsity']:10.4f}{row['ours_sparsity']:10.4f}"
@@ -232,7 +234,7 @@ def peer_side(
     model._model_call = counted
     peer.initialize(model)
     try:
-        answers = clock(lm, partial(ask, model, build(task)), took := [])
+        answers = clock(partial(ask, model, build(task)), took := [])
     finally:  # the peer never removes its hooks
         for module, before in hooks.items():
             for hook in set(module._forward_pre_hooks) - before:
@@ -241,25 +243,6 @@ def peer_side(
     sparsity = sum(s.sparse_counts for s in counts) / sum(s.total_counts for s in counts)
     judged = task.judge(examples, [[answer] for answer in answers])
     return {"peer_sparsity": sparsity, "peer_score": judged.mean, "peer_seconds": took[0]}
-
-
-# ---------------------------------------------------------------------- conditions
-
-
-def machine(lm: LanguageModel) -> dict[str, Any]:
-    """What it ran on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    gpu = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else None
-    return {"cpu": cpu, "cores": torch.get_num_threads(), "gpu": gpu}
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the time."""
-    names = ("torch", "transformers", "lm_eval", "numba")
-    return {"python": platform.python_version(), "sparsedial": sd.__version__, **{n: version(n) for n in names}}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What measuring a mixture of experts costs: one layer, sparsified and counted, against transformers' fastest.
 
-    python benchmarks/bench_moe.py [--tokens N] [--seconds S] [--profile] [--out FILE]
+    python -m benchmarks.bench_moe [--tokens N] [--seconds S] [--profile] [--out FILE]
 
 On a GPU: a tiny layer and one in the shape of Qwen3-30B-A3B (hidden 2048, 128 experts of width 768, 8 active),
 random weights, bfloat16, 4096 tokens; on a CPU smaller ones. Printed: first the floors and every experts
@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,10 @@ from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 import sparsedial as sd
-from sparsedial.experts import Tap
-from sparsedial.sparsify import Dial
+from benchmarks.environment import describe_machine, package_versions
+from benchmarks.timing import time_call
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.moe.stacked_experts import ExpertTap
 
 P = 0.9
 BAR = 1.25
@@ -74,7 +74,7 @@ def dense(layer: Layer, implementation: str) -> Iterator[None]:
 @contextmanager
 def ours(layer: Layer) -> Iterator[None]:
     """Our forward, with a tap that does nothing."""
-    tap = Tap(layer.mlp.experts, "intermediate", lambda i, _: i)
+    tap = ExpertTap(layer.mlp.experts, "intermediate", lambda i, _: i)
     try:
         yield
     finally:
@@ -101,16 +101,16 @@ def check(layer: Layer, x: torch.Tensor, names: list[str], ffns: Any) -> dict[st
             raise SystemExit(f"{name} computes something else: {seen}")
     with ours(layer):
         seen["ours is grouped_mm, bit for bit"] = torch.equal(layer(x), grouped)
-    with sd.sparsify(layer, "intermediate", sd.TopP(1), ffns=ffns) as dial:
+    with sd.sparsify(layer, "intermediate", sd.TopP(1), ffns=ffns) as sparsifier:
         seen["p = 1 is grouped_mm, bit for bit"] = torch.equal(layer(x), grouped)
     pairs = x.shape[1] * layer.config.num_experts_per_tok
-    seen["every pair is counted"] = int(dial.stats()["tokens"].sum()) == pairs
-    with sd.sparsify(layer, "intermediate", sd.TopP(P), ffns=ffns) as dial:
+    seen["every pair is counted"] = int(sparsifier.stats()["tokens"].sum()) == pairs
+    with sd.sparsify(layer, "intermediate", sd.TopP(P), ffns=ffns) as sparsifier:
         layer(x)
-        dial._selecting.counters.reduce()  # the first time, constants go to the device
-        waited = waits(lambda: (layer(x), dial._selecting.counters.reduce()), x)
+        sparsifier.flush()  # the first time, constants go to the device
+        waited = waits(lambda: (layer(x), sparsifier.flush()), x)
     seen["nobody waits for the device who did not"] = not waited or waits(lambda: layer(x), x)
-    seen["sparsity"] = dial.sparsity()
+    seen["sparsity"] = sparsifier.sparsity()
     if not all(v for k, v in seen.items() if isinstance(v, bool)):
         raise SystemExit(f"wrong: {seen}")
     return seen
@@ -132,21 +132,19 @@ def waits(call: Callable[[], Any], x: torch.Tensor) -> bool:
     return False
 
 
-def seconds(call: Call, x: torch.Tensor, burst: int, dial: Any = None) -> float:
+def seconds(call: Call, x: torch.Tensor, burst: int, sparsifier: Any = None) -> float:
     """Of one call in a burst, waited for at its end: on a GPU what the device needs, or the host where that is more.
 
     Counts that a dial has put off are added up within that time.
     """
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(burst):
-        call()
-    if isinstance(dial, Dial):
-        dial._selecting.counters.reduce()
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / burst
+
+    def run() -> None:
+        for _ in range(burst):
+            call()
+        if isinstance(sparsifier, Sparsifier):
+            sparsifier.flush()
+
+    return time_call(run) / burst
 
 
 def floors(x: torch.Tensor, layer: Layer) -> dict[str, float]:
@@ -209,16 +207,16 @@ def in_turns(runs: dict[str, Any], call: Call, x: torch.Tensor, budget: float) -
     """Seconds of a call under each of ``runs``, taken in turns so that a noisy neighbour disturbs all alike."""
     burst, times = {}, {}
     for run, entered in runs.items():
-        with entered() as dial:
-            seconds(call, x, 3, dial)  # compiles, fills caches
-            once = seconds(call, x, 1, dial)
+        with entered() as sparsifier:
+            seconds(call, x, 3, sparsifier)  # compiles, fills caches
+            once = seconds(call, x, 1, sparsifier)
         burst[run], times[run] = max(1, min(20, int(0.02 / once))), []
     stop = time.perf_counter() + budget
     while time.perf_counter() < stop or len(next(iter(times.values()))) < 5:
         for run, entered in runs.items():
-            with entered() as dial:
-                seconds(call, x, 1, dial)
-                times[run].append(seconds(call, x, burst[run], dial))
+            with entered() as sparsifier:
+                seconds(call, x, 1, sparsifier)
+                times[run].append(seconds(call, x, burst[run], sparsifier))
     return times
 
 
@@ -238,18 +236,6 @@ def profiled(run: str, entered: Any, layer: Layer, x: torch.Tensor) -> str:
     return f"\n{run}, ten calls:\n{table}"
 
 
-def conditions(device: str) -> dict[str, str]:
-    """What it ran on, with what."""
-    seen = {"device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()}
-    seen |= {"threads": str(torch.get_num_threads()), "python": platform.python_version(), "sparsedial": sd.__version__}
-    for name in ("torch", "transformers", "triton", "numba"):
-        try:
-            seen[name] = version(name)
-        except PackageNotFoundError:
-            seen[name] = "absent"
-    return seen
-
-
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -260,7 +246,7 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokens = options.tokens or (4096 if device == "cuda" else 256)
-    result: dict[str, Any] = {"bench": "moe", "conditions": conditions(device)}
+    result: dict[str, Any] = {"bench": "moe", "conditions": describe_machine() | package_versions()}
     print(", ".join(f"{k} {v}" for k, v in result["conditions"].items()))
     result["layers"] = [measure(n, device, tokens, options.seconds, options.profile) for n in SHAPES[device]]
     if options.out:

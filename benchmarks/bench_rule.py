@@ -1,6 +1,6 @@
 """What the rule costs: against the copy of its tensor, against sorting, and in whole models.
 
-    python benchmarks/bench_rule.py [--peer DIR] [--quick]
+    python -m benchmarks.bench_rule [--peer DIR] [--quick]
 
 Prints the floor first (the measured copy rate), then a table of medians and ratios, each ratio taken
 within this run, and JSON last; the JSON is kept in ``benchmarks/results/``. CPU rows always; GPU rows
@@ -12,12 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import json
-import platform
-import re
 import statistics
 import sys
-import time
 import types
 from collections.abc import Callable
 from functools import partial
@@ -27,12 +23,13 @@ from typing import Any
 import torch
 
 import sparsedial as sd
+from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
+from benchmarks.timing import Call, median_seconds, time_call
 from sparsedial.kernels import reference
-from sparsedial.kernels.op import Bound
+from sparsedial.kernels.dispatch import BoundRule
+from sparsedial.rules import TopP
 
 P = 0.9
-RESULTS = Path(__file__).parent / "results"
-Call = Callable[[], Any]
 
 
 def sort32(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,22 +58,6 @@ def paper(directory: str | None) -> Callable[[torch.Tensor], Any] | None:
     return run
 
 
-def medians(calls: dict[str, Call], seconds: float, least: int = 3) -> dict[str, float]:
-    """The median seconds of each call, taken in turns so that a noisy neighbour disturbs all alike."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or len(next(iter(times.values()))) < least:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
-
-
 def in_graph(call: Callable[[int], Any], n: int) -> float:
     """Seconds of one of ``n`` calls in a CUDA graph (the median of its replays)."""
     stream = torch.cuda.Stream()
@@ -100,6 +81,7 @@ def in_graph(call: Callable[[int], Any], n: int) -> float:
 
 
 def vectors(rows: int, width: int, dtype: torch.dtype, device: str, kind: str = "normal") -> torch.Tensor:
+    """Return random rows, or random products like those of a gated FFN if kind is swiglu."""
     x = torch.randn(rows, width, device=device)
     if kind == "swiglu":
         x *= torch.nn.functional.silu(torch.randn(rows, width, device=device))
@@ -107,19 +89,20 @@ def vectors(rows: int, width: int, dtype: torch.dtype, device: str, kind: str = 
 
 
 def rule_on_cpu(quick: bool, peer: Callable[[torch.Tensor], Any] | None) -> list[dict[str, Any]]:
+    """Time the rule on 1024 rows on the CPU, next to sorting and to the peer."""
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         for width in (576, 1536) if quick else (576, 1536, 4096, 14336):
             x = vectors(1024, width, dtype, "cpu")
             calls: dict[str, Call] = {
                 "ours": lambda x=x: sd.apply_rule(x, sd.TopP(P)),
-                "sort": lambda x=x: reference.select(x, "top_p", P),
+                "sort": lambda x=x: reference.select(x, TopP(P)),
                 "sort32": lambda x=x: sort32(x),
             }
             if peer:
                 calls["paper"] = lambda x=x: peer(x)
-            fast = medians({"ours": calls["ours"], "copy": x.clone}, 1.0, 9)
-            t = medians(calls, 2.0) | fast
+            fast = median_seconds({"ours": calls["ours"], "copy": x.clone}, 1.0, 9)
+            t = median_seconds(calls, 2.0) | fast
             row = {"what": "rule", "device": "cpu", "dtype": str(dtype)[6:], "shape": [1024, width]}
             row |= {
                 "ms": t["ours"] * 1e3,
@@ -133,6 +116,7 @@ def rule_on_cpu(quick: bool, peer: Callable[[torch.Tensor], Any] | None) -> list
 
 
 def rule_on_gpu(rate: float, peer: Callable[[torch.Tensor], Any] | None) -> list[dict[str, Any]]:
+    """Time the rule on the GPU, as a multiple of the time that reading and writing the rows takes."""
     rows = []
     for n, width in ((4096, 4096), (4096, 14336), (2048, 28672)):
         for kind in ("normal", "swiglu"):
@@ -141,21 +125,21 @@ def rule_on_gpu(rate: float, peer: Callable[[torch.Tensor], Any] | None) -> list
             seconds = in_graph(lambda i, xs=xs: sd.apply_rule(xs[i % 3], sd.TopP(P)), 12)
             row = {"what": "rule", "device": "cuda", "dtype": "bfloat16", "shape": [n, width], "values": kind}
             row |= {"us": seconds * 1e6, "floor_us": floor * 1e6, "over_floor": seconds / floor}
-            calls: dict[str, Call] = {"sort": lambda x=xs[0]: reference.select(x, "top_p", P)}
+            calls: dict[str, Call] = {"sort": lambda x=xs[0]: reference.select(x, TopP(P))}
             if peer:
                 calls["paper"] = lambda x=xs[0]: peer(x)
-            row |= {f"{name}_over_floor": t / floor for name, t in medians(calls, 1.0).items()}
+            row |= {f"{name}_over_floor": t / floor for name, t in median_seconds(calls, 1.0).items()}
             rows.append(row)
             say(row)
     for width in (4096, 14336):
         for kind in ("normal", "swiglu"):
             xs = [vectors(1, width, torch.bfloat16, "cuda", kind) for _ in range(64)]
-            bound = Bound("top_p", P)  # as a dial calls the op
+            bound = BoundRule(TopP(P))  # as a dial calls the op
             seconds = in_graph(lambda i, xs=xs, bound=bound: bound(xs[i % 64]), 192)
             row = {"what": "one vector, CUDA graph", "device": "cuda", "dtype": "bfloat16", "shape": [1, width]}
             row |= {"values": kind, "us": seconds * 1e6}
             if peer:
-                row["paper_us"] = medians({"paper": lambda x=xs[0]: peer(x)}, 0.5)["paper"] * 1e6
+                row["paper_us"] = median_seconds({"paper": lambda x=xs[0]: peer(x)}, 0.5)["paper"] * 1e6
             rows.append(row)
             say(row)
     return rows
@@ -206,7 +190,7 @@ def whole_model(device: str, dtype: torch.dtype, quick: bool) -> list[dict[str, 
             times: dict[bool, list[float]] = {False: [], True: []}
             for turn in range(pairs):
                 for sparse in (False, True) if turn % 2 else (True, False):
-                    times[sparse].append(timed(partial(call, sparse)))
+                    times[sparse].append(time_call(partial(call, sparse)))
         ratios = [s / d for d, s in zip(times[False], times[True], strict=True)]
         mean, quartiles = {s: statistics.mean(t) for s, t in times.items()}, statistics.quantiles(ratios, n=4)
         row = {"what": what, **head}
@@ -218,17 +202,6 @@ def whole_model(device: str, dtype: torch.dtype, quick: bool) -> list[dict[str, 
         rows.append(row)
         say(row)
     return rows
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call, waited for."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def synchronisations(net: Any, call: Callable[[bool], None], sparse: bool) -> int:
@@ -248,39 +221,25 @@ def copy_rate(device: str) -> float:
     """Bytes per second of copying a tensor larger than the caches, read and written bytes both counted."""
     x = torch.ones((1 << 30 if device == "cuda" else 1 << 26), dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
-    return 2 * x.numel() / medians({"copy": lambda: y.copy_(x)}, 0.5, 9)["copy"]
+    return 2 * x.numel() / median_seconds({"copy": lambda: y.copy_(x)}, 0.5, 9)["copy"]
 
 
 def say(row: dict[str, Any]) -> None:
+    """Print one row of the results."""
     row = {k: [round(x, 3) for x in v] if k == "quartiles" else v for k, v in row.items()}
     cells = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" if k != "what" else str(v) for k, v in row.items())
     print(" | ".join(cells), flush=True)
 
 
-def cpu_name() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
+    """Measure the rule on the devices at hand, print the rows and store them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="DIR", help="a checkout of the paper's repository")
     parser.add_argument("--quick", action="store_true", help="fewer widths and turns")
     options = parser.parse_args()
     peer = paper(options.peer)
     cuda = torch.cuda.is_available()
-    machine: dict[str, Any] = {"cpu": cpu_name(), "threads": torch.get_num_threads()}
-    if cuda:
-        machine["gpu"] = torch.cuda.get_device_name()
-    versions = {"python": platform.python_version(), "sparsedial": sd.__version__, "torch": torch.__version__}
-    for name in ("numba", "triton", "transformers"):
-        try:
-            versions[name] = importlib.import_module(name).__version__
-        except ImportError:
-            versions[name] = "absent"
+    machine, versions = describe_machine(), package_versions()
     print(", ".join(f"{k} {v}" for k, v in {**machine, **versions}.items()))
 
     result: dict[str, Any] = {"machine": machine, "versions": versions, "p": P, "copy_gb_per_s": {}, "rows": []}
@@ -296,10 +255,7 @@ def main() -> None:
             result["rows"] += rule_on_cpu(options.quick, peer)
             for dtype in (torch.float32, torch.bfloat16):
                 result["rows"] += whole_model(device, dtype, options.quick)
-    name = re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-") if cuda else "cpu"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"rule-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    save_result(f"rule-{device_slug()}", result)
 
 
 if __name__ == "__main__":

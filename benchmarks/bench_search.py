@@ -1,6 +1,6 @@
 """The adaptive search against the paper's grid of 26 values: the same answer, from how many evaluations?
 
-    python benchmarks/bench_search.py [--model smollm2-135m] [--tasks self_prediction] [--sequences 64] [--out DIR]
+    python -m benchmarks.bench_search [--model smollm2-135m] [--tasks self_prediction] [--sequences 64] [--out DIR]
 
 Both are run for real, on the same examples, in one directory; run again to go on. The same answer means: no further
 apart than the search promises, which is one point of sparsity, or half of its own 95% interval if that is wider. Then
@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsedial.critical import Curve, critical_sparsity, curve, task_average
-from sparsedial.study.fsck import read_plan
-from sparsedial.study.plan import Job, Plan, measured_curve
-from sparsedial.study.provenance import provenance
-from sparsedial.study.run import run_study
-from sparsedial.study.search import next_value
+from benchmarks.environment import save_result
+from sparsedial.curves.critical import critical_sparsity
+from sparsedial.curves.curve import Curve, average_at_each_p, make_curve
+from sparsedial.rules import make_rule
+from sparsedial.study.adaptive_search import next_rule
+from sparsedial.study.curve_from_trials import measured_curve
+from sparsedial.study.curve_progress import CurveKey
+from sparsedial.study.integrity import read_planner
+from sparsedial.study.job import Job
+from sparsedial.study.planner import Planner
+from sparsedial.study.progress_listener import NullListener
+from sparsedial.study.provenance import collect_provenance
+from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
-from sparsedial.study.worker import Silent
-from sparsedial.tasks import TaskOptions
+from sparsedial.tasks.spec import TaskSpec
 
 HERE = Path(__file__).parent
 # 1.00, .995 ... .97 by .005, .96 ... .90 by .01, .85 ... .60 by .05, .5 ... .0 by .1
@@ -43,19 +48,20 @@ def main() -> None:
         folder = args.out or Path(temporary)
         spec = StudySpec(
             models=(args.model,),
-            tasks=tuple(args.tasks.split(",")),
-            options=TaskOptions(
-                sequences=args.sequences, length=args.length, batch=args.batch, limit=args.limit,
-                include_path=args.include_path,
-            ),
+            tasks=tuple(map(TaskSpec, args.tasks.split(","))),
+            task_options={
+                name: getattr(args, name)
+                for name in ("sequences", "length", "batch", "limit", "include_path")
+                if getattr(args, name) is not None
+            },
             tolerance=args.tolerance,
             dtype=args.dtype,
         )  # fmt: skip
-        watcher = Lines()
-        run_study(spec, folder, device=args.device, watcher=watcher)
-        searched = read_plan(Store(folder))
-        run_study(dataclasses.replace(spec, values=GRID), folder, device=args.device, watcher=watcher)
-        rows = [compare(searched, site, args.tolerance) for site in searched.found[args.model].sites]
+        listener = Lines()
+        run_study(spec, folder, device=args.device, listener=listener)
+        searched = read_planner(Store(folder))
+        run_study(dataclasses.replace(spec, values=GRID), folder, device=args.device, listener=listener)
+        rows = [compare(searched, site, args.tolerance) for site in searched.resolved_models[args.model].sites]
     print(f"{'site':13s} {'grid':>22s} {'search':>22s} {'evaluations':>12s} {'apart':>7s} {'allowed':>8s}  same")
     for row in rows:
         print(
@@ -69,29 +75,27 @@ def main() -> None:
     fewer = len(GRID) * len(rows) / sum(row["evaluations"] for row in rows)
     worst = len(GRID) / max(row["evaluations"] for row in rows)
     asked = {k: v for k, v in vars(args).items() if k not in ("out", "include_path", "name")}
+    provenance = collect_provenance().to_json()
     result: dict[str, Any] = {
         "bench": "search", "asked": asked, "grid": GRID, "sites": rows, "fewer_evaluations": round(fewer, 2),
-        "fewer_at_worst": round(worst, 2), "all_same": all(row["same"] for row in rows), "made_by": provenance(),
+        "fewer_at_worst": round(worst, 2), "all_same": all(row["same"] for row in rows), "made_by": provenance,
     }  # fmt: skip
-    target = HERE / "results" / f"search-{args.name}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{fewer:.1f} times fewer evaluations ({worst:.1f} at worst); the same answer: {result['all_same']}")
-    print(json.dumps(result))
+    save_result(f"search-{args.name}", result)
 
 
-def compare(plan: Plan, site: str, tolerance: float) -> dict[str, Any]:
+def compare(plan: Planner, site: str, tolerance: float) -> dict[str, Any]:
     """One site: critical sparsity from the grid and from the points that the search chose."""
     (model,), (rule,) = plan.spec.models, plan.spec.rules
-    values = plan.values(model, site, rule)[0]
+    values = [step.value for step in plan.curve_progress(CurveKey(model, site, rule)).rules]
     answers: dict[str, Any] = {}
     for name, chosen in (("grid", list(GRID)), ("search", values)):
         curves = []
         for task in plan.tasks:
-            dense = plan.finished(Job(model, task))
-            found = [plan.finished(Job(model, task, site, rule, value)) for value in chosen]
+            dense = plan.finished_trial(Job(model, task))
+            found = [plan.finished_trial(Job(model, task, site, make_rule(rule, value))) for value in chosen]
             curves.append(measured_curve(plan.store, dense, found))
-        average = task_average(curves)
+        average = average_at_each_p(curves)
         answers[name] = critical_sparsity(average, plan.spec.retain)
         if name == "grid":
             strict = replay(average, rule, plan.spec.retain, tolerance)
@@ -116,9 +120,10 @@ def replay(measured: Curve, rule: str, retain: float, tolerance: float) -> dict[
     p, sparsity, retention = (values[order] for values in (measured.p, measured.sparsity, measured.retention))
     points: list[tuple[float, float, float]] = []
     while True:
-        value = next_value(rule, curve(points, dense=1.0) if points else None, retain, tolerance)
-        if value is None:
+        step = next_rule(rule, make_curve(points, dense=1.0) if points else None, retain, tolerance)
+        if step is None:
             break
+        value = step.value
         points.append((float(np.interp(value, p, sparsity)), float(np.interp(value, p, retention)), value))
     truth = critical_sparsity(list(zip(sparsity, retention, p, strict=True)), retain, dense=1.0).value
     found = critical_sparsity(points, retain, dense=1.0).value
@@ -135,16 +140,17 @@ def interval(answer: dict[str, Any]) -> str:
     return f"{answer['value']:.1%} ({answer['low']:.1%}-{answer['high']:.1%})"
 
 
-class Lines(Silent):
+class Lines(NullListener):
     """Prints what is being done, a line each."""
 
     def __init__(self) -> None:
         self.last = ""
 
-    def work(self, what: str, done: int, of: int) -> None:
-        if what != self.last:
-            print(what, flush=True)
-        self.last = what
+    def set_current(self, description: str, finished: int, total: int) -> None:
+        """Print the description of a new job."""
+        if description != self.last:
+            print(description, flush=True)
+        self.last = description
 
 
 def arguments() -> argparse.Namespace:

@@ -1,0 +1,1 @@
+"""Benchmarks of sparsedial. See benchmarks/README.md."""
