@@ -74,6 +74,7 @@ class MaskedDiffusionLlama(LlamaForCausalLM):
         inputs = input_ids if input_ids is not None else inputs_embeds
         if inputs is None:
             raise ValueError("expected input_ids or inputs_embeds, but both are None")
+        # Without a mask, transformers makes a causal one. Only sdpa may go without and then follows `is_causal`.
         if attention_mask is None and self.config._attn_implementation != "sdpa":
             attention_mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
         if attention_mask is not None and attention_mask.dim() == 2:
