@@ -3,8 +3,8 @@
     python -m benchmarks.bench_rule [--peer DIR] [--quick]
 
 Prints the floor first (the measured copy rate), then a table of medians and ratios, each ratio taken
-within this run, and JSON last; the JSON is kept in ``benchmarks/results/``. CPU rows always; GPU rows
-where there is CUDA. ``--peer``: a checkout of the paper's repository, to time its top-p beside ours.
+within this run, and JSON last; the JSON is kept in ``benchmarks/results/``. It runs on the GPU if
+there is one, otherwise on the CPU. ``--peer``: a checkout of the paper's repository, to time its top-p beside ours.
 """
 
 from __future__ import annotations
@@ -238,23 +238,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer widths and turns")
     options = parser.parse_args()
     peer = paper(options.peer)
-    cuda = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     machine, versions = describe_machine(), package_versions()
     print(", ".join(f"{k} {v}" for k, v in {**machine, **versions}.items()))
 
-    result: dict[str, Any] = {"machine": machine, "versions": versions, "p": P, "copy_gb_per_s": {}, "rows": []}
-    devices = ["cuda"] if cuda else ["cpu"]
-    for device in devices:
-        rate = copy_rate(device)
-        result["copy_gb_per_s"][device] = rate / 1e9
-        print(f"floor: copying on {device} moves {rate / 1e9:.1f} GB/s (read and written)")
-        if device == "cuda":
-            result["rows"] += rule_on_gpu(rate, peer)
-            result["rows"] += whole_model(device, torch.bfloat16, options.quick)
-        else:
-            result["rows"] += rule_on_cpu(options.quick, peer)
-            for dtype in (torch.float32, torch.bfloat16):
-                result["rows"] += whole_model(device, dtype, options.quick)
+    rate = copy_rate(device)
+    print(f"floor: copying on {device} moves {rate / 1e9:.1f} GB/s (read and written)")
+    if device == "cuda":
+        rows = rule_on_gpu(rate, peer) + whole_model(device, torch.bfloat16, options.quick)
+    else:
+        rows = rule_on_cpu(options.quick, peer)
+        for dtype in (torch.float32, torch.bfloat16):
+            rows += whole_model(device, dtype, options.quick)
+    result = {
+        "machine": machine,
+        "versions": versions,
+        "p": P,
+        "copy_gb_per_s": {device: rate / 1e9},
+        "rows": rows,
+    }
     save_result(f"rule-{device_slug()}", result)
 
 

@@ -18,10 +18,9 @@ RULE_VERSION = 1  # part of every rule's JSON; must be increased when a changed 
 
 def _check_parameter(rule: str, name: str, value: object) -> float:
     """Return a rule parameter as a float, or raise an error if it is not a number in [0, 1]."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0.0 <= float(value) <= 1.0:  # type: ignore[arg-type]  # the second test also refuses NaN
-        raise SpecError(f"{rule}({name}={value!r}): expected a number in [0, 1]")
-    return float(value)  # type: ignore[arg-type]
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0:  # False for NaN as well
+        return float(value)
+    raise SpecError(f"{rule}({name}={value!r}): expected a number in [0, 1]")
 
 
 @dataclass(frozen=True)
