@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FOLDERS := src packages tests tools benchmarks docs examples
 
-.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search bench-diffusion clean
+.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search bench-diffusion bench-coverage clean
 
 help:
 	@echo "make demo       measure SmolLM2-135M-Instruct at all five sites; ends with a table and runs/demo/report.html"
@@ -13,7 +13,7 @@ help:
 	@echo "make check      lint, format, types, import layers, docstrings"
 	@echo "make smoke      the main job in small, on the real model"
 	@echo "make scaling    critical sparsity against model size, over the zoo; ends with runs/scaling/report.html"
-	@echo "make bench-rule, bench-eval, bench-moe, bench-search, bench-diffusion   the benchmarks"
+	@echo "make bench-rule, bench-eval, bench-moe, bench-search, bench-diffusion, bench-coverage   the benchmarks"
 	@echo "make architectures   measure docs/architectures.md again"
 
 setup: $(READY)
@@ -73,6 +73,9 @@ bench-search: $(READY)
 
 bench-diffusion: $(READY)
 	$(BIN)/python -m benchmarks.bench_diffusion $(ARGS)
+
+bench-coverage: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_coverage $(ARGS)
 
 clean:
 	rm -rf .venv runs

@@ -21,9 +21,9 @@ import torch
 
 import sparsedial as sd
 from benchmarks.environment import package_versions, save_result
-from sparsedial.curves.bootstrap import resample_retention
 from sparsedial.curves.critical import critical_sparsity
 from sparsedial.curves.curve import make_curve
+from sparsedial.curves.paired_scores import pair_scores, retention_intervals
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.hooks.step_mask_reuse import MaskReuse
 from sparsedial.hooks.step_overlap import KeptSetOverlap
@@ -34,6 +34,7 @@ from sparsedial.inference.prefix_tree import Window
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel, load_language_model
+from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
 from sparsedial.study.adaptive_search import next_rule
 from sparsedial.tasks.base import Scores, Task
@@ -107,7 +108,9 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
         NextToken(*text) if lm.kind == CAUSAL else MaskedToken(*text),
         Likelihood(args.documents, args.samples),
     ]
-    print(f"\n{lm.source.name}, {lm.kind}, {lm.parameters / 1e6:.2f} M parameters, {lm.dtype} on {lm.device}")
+    print(
+        f"\n{lm.source.name}, {lm.kind}, {format_parameter_count(lm.parameters)} parameters, {lm.dtype} on {lm.device}"
+    )
     print(f"{'task':16}{'site':14}{'dense':>7}{'critical':>10}{'95% interval':>18}{'p':>7}{'points':>8}{'s':>6}")
     rows = []
     for task in tasks:
@@ -126,7 +129,7 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
             c = critical_sparsity(found)
             high = f"{c.high:.3f}{'+' if c.high_censored else ''}"
             print(
-                f"{task.name:16}{site:14}{dense.mean:7.4f}{c.value:10.3f}{f'[{c.low:.3f}, {high}]':>18}{c.p or 0:7.3f}"
+                f"{task.name:16}{site:14}{dense.mean:7.4f}{c.center:10.3f}{f'[{c.low:.3f}, {high}]':>18}{c.p or 0:7.3f}"
                 f"{len(points):8}{time.time() - began:6.0f}",
                 flush=True,
             )
@@ -207,8 +210,9 @@ def along(lm: LanguageModel, args: argparse.Namespace, rows: list[dict[str, Any]
                 task = DenoisingReplay(args.replayed, config=how, reuse_mask=k)
                 sparsity, scores, overlap = measure_along_steps(lm, site, p, task, examples)
                 retention = scores.mean / dense.mean
-                spread = resample_retention(make_curve([(sparsity, scores.values, p)], dense=dense.values))
-                low, high = (float(q) for q in np.quantile(spread, [0.025, 0.975]))
+                paired = pair_scores(make_curve([(sparsity, scores.values, p)], dense=dense.values))
+                assert paired is not None
+                low, high = (float(end[0]) for end in retention_intervals(paired))
                 row = {
                     "model": lm.source.name,
                     "site": site,

@@ -27,7 +27,6 @@ import torch
 import sparsedial as sd
 from benchmarks.environment import describe_machine, package_versions, save_result
 from benchmarks.timing import time_call
-from sparsedial.inference.prefix_sharing_check import find_max_shared_length
 from sparsedial.models.loading import LanguageModel, load_language_model
 from sparsedial.models.sources import resolve_source
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
@@ -46,7 +45,6 @@ def main() -> None:
     settings = LmEvalSettings(include_path=args.include_path, limit=args.limit, batch_tokens=args.batch_tokens)
     tasks = load_lm_eval_tasks([TaskSelection(args.tasks.split(","), settings)])
     lm = load_language_model(resolve_source(args.model), device=args.device, dtype=args.dtype)
-    find_max_shared_length(lm.model)  # tried out once per model
     result: dict[str, Any] = {
         "bench": "eval",
         "machine": describe_machine(),

@@ -100,11 +100,11 @@ def compare(plan: Planner, site: str, tolerance: float) -> dict[str, Any]:
         if name == "grid":
             strict = replay(average, rule, plan.spec.retain, tolerance)
     grid, search = answers["grid"], answers["search"]
-    apart = abs(grid.value - search.value)
+    apart = abs(grid.center - search.center)
     allowed = max(tolerance, (search.high - search.low) / 2)
     return {
         "site": site,
-        **{name: {"value": a.value, "low": a.low, "high": a.high, "status": a.status} for name, a in answers.items()},
+        **{name: {"value": a.center, "low": a.low, "high": a.high, "status": a.status} for name, a in answers.items()},
         "chosen": values,
         "evaluations": len(values),
         "apart": apart,
@@ -125,8 +125,8 @@ def replay(measured: Curve, rule: str, retain: float, tolerance: float) -> dict[
             break
         value = step.value
         points.append((float(np.interp(value, p, sparsity)), float(np.interp(value, p, retention)), value))
-    truth = critical_sparsity(list(zip(sparsity, retention, p, strict=True)), retain, dense=1.0).value
-    found = critical_sparsity(points, retain, dense=1.0).value
+    truth = critical_sparsity(list(zip(sparsity, retention, p, strict=True)), retain, dense=1.0).center
+    found = critical_sparsity(points, retain, dense=1.0).center
     return {
         "chosen": [v for _, _, v in points],
         "evaluations": len(points),

@@ -23,6 +23,7 @@ from torch import nn
 import sparsedial as sd
 from sparsedial.errors import ModelError
 from sparsedial.ffn import FFN, SITES, FFNs
+from tools.architecture_counts import check_cached_step, check_padding
 from tools.tiny_models import MODEL_TYPES, build_tiny_model, count_ffn_layers
 
 # Architectures that are not built, with the reason.
@@ -52,6 +53,8 @@ class ArchitectureRow:
         experts: Kind and projections of stacked experts. Empty if there are none.
         layers: Number of layers in which an FFN was found.
         sites: Names of the supported sites.
+        padding: Result of `check_padding`.
+        cached_step: Result of `check_cached_step`.
     """
 
     model_type: str
@@ -61,6 +64,8 @@ class ArchitectureRow:
     experts: str = ""
     layers: str = ""
     sites: str = ""
+    padding: str = ""
+    cached_step: str = ""
 
     @property
     def status(self) -> str:
@@ -140,10 +145,14 @@ def measure(model_type: str) -> ArchitectureRow:
     if model_type in NOT_BUILT:
         return ArchitectureRow(model_type, f"not built: {NOT_BUILT[model_type]}")
     model = build_tiny_model(model_type)
+    padding = cached_step = ""
     try:
         ffns = sd.find_ffns(model)
         if ffns:
-            check_sparsification(model, FFNs(list(ffns)))
+            supported = FFNs(list(ffns))
+            check_sparsification(model, supported)
+            padding = check_padding(model, supported)
+            cached_step = check_cached_step(model, supported)
     except ModelError:
         return ArchitectureRow(model_type, f"none found: {NOTHING_FOUND.get(model_type, 'not known why')}")
     except AssertionError as error:
@@ -159,6 +168,8 @@ def measure(model_type: str) -> ArchitectureRow:
         experts=" ".join(experts).strip(),
         layers=f"{len(ffn_layers)} of {count_ffn_layers(model_type, model)}",
         sites=", ".join(supported_sites(ffns)),
+        padding=padding,
+        cached_step=cached_step,
     )
 
 
@@ -215,8 +226,16 @@ def render_page(rows: Sequence[ArchitectureRow]) -> str:
         "*Layers* is the number of layers in which an FFN was found, and the number of layers of the tiny model that",
         "have one (experts included). The site `all_inputs` is available wherever `input` and `intermediate` are.",
         "",
-        "| architecture | FFN | projections (up, down, gate) | stacked experts | layers | sites | result |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "*Padding* compares a padded batch with its rows, one by one and without padding. `counted`: the counts are",
+        "equal. `error`: the architecture computes another number of vectors than tokens, so that a padded batch is an",
+        "error. State the real vectors with `observe(real=...)`, or run without padding.",
+        "*Cached step* compares the phases of the forward passes of `generate` with the number of vectors that they",
+        "compute. `counted`: the phases are right. `no cache`: each forward pass computes all tokens again.",
+        "`not called`: the tiny model cannot be called with a cache, also without a sparsifier.",
+        "",
+        "| architecture | FFN | projections (up, down, gate) | stacked experts | layers | sites | padding "
+        "| cached step | result |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_render_row, rows),
     ]
     return "\n".join(lines) + "\n"
@@ -224,7 +243,17 @@ def render_page(rows: Sequence[ArchitectureRow]) -> str:
 
 def _render_row(row: ArchitectureRow) -> str:
     sites = row.sites.replace(", all_inputs", "")
-    cells = (row.model_type, row.kind, row.projections, row.experts, row.layers, sites, row.result)
+    cells = (
+        row.model_type,
+        row.kind,
+        row.projections,
+        row.experts,
+        row.layers,
+        sites,
+        row.padding,
+        row.cached_step,
+        row.result,
+    )
     return "| " + " | ".join(cells).replace("  ", " ") + " |"
 
 

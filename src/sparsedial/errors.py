@@ -25,5 +25,9 @@ class TaskError(SparsedialError):
     """Error for a task that is not available or returned an invalid result."""
 
 
+class NonFiniteOutputError(NonFiniteError, TaskError):
+    """Error for a model whose logits contain NaN or Inf. The message names the module in which they first appear."""
+
+
 class StorageError(SparsedialError, OSError):
     """Error for a directory that cannot be read or written. The message names the path."""

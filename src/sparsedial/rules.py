@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sparsedial.errors import SpecError
+from sparsedial.suggestions import describe_unknown
 
 RULE_VERSION = 1  # part of every rule's JSON; must be increased when a changed definition keeps other entries
 
@@ -181,7 +182,7 @@ def make_rule(name: str, value: object) -> Rule:
         TopP(p=0.9)
     """
     if name not in RULES:
-        raise SpecError(f"unknown rule {name!r}: expected one of {', '.join(RULES)}")
+        raise SpecError(describe_unknown("rule", name, RULES))
     return RULES[name](value)  # type: ignore[arg-type]  # each rule checks its own parameter
 
 

@@ -42,10 +42,18 @@ def test_unknown_shares_of_macs_give_no_statement():
 
 def test_rows_without_a_critical_sparsity_are_left_out():
     results = sample(sites=("input", "intermediate"))
-    results.critical.loc[1, "sparsity"] = float("nan")
+    results.critical.loc[1, ["sparsity", "low", "high"]] = float("nan")
     (model,) = compute_findings(results).models
     assert (model.best.site, model.site_count) == ("input", 1)
     assert compute_findings(replace(results, critical=pd.DataFrame())).models == ()
+
+
+def test_a_row_with_an_interval_but_no_estimate_counts():
+    results = sample(sites=("input", "intermediate"))
+    results.critical.loc[1, ["sparsity", "low", "high"]] = [float("nan"), 0.0, 0.78]
+    (model,) = compute_findings(results).models
+    assert (model.best.site, model.site_count) == ("input", 2)
+    assert model.rivals == ("intermediate",)
 
 
 def test_a_model_is_represented_by_its_average():

@@ -26,6 +26,7 @@ def test_options_that_were_not_given():
         (parse_layers, "a-b", ["--option 'a-b'", "such as 0,3,5-9"]),
         (parse_layers, "0,7-3", ["'7-3' ends before it starts, expected 3-7"]),
         (parse_pairs, ["up"], ["--option 'up'", "NAME=VALUE"]),
+        (parse_pairs, ["up=w1", "up=w2"], ["--option 'up=w2'", "up is 'w1' already"]),
     ],
 )
 def test_malformed_values_become_problems(parse, value, words):

@@ -52,7 +52,7 @@ def test_problems_are_shown_and_set_the_exit_code(two_studies, tmp_path):
     store.trial_path(sparse.key).write_text("{")
     process = report(two_studies / "a", tmp_path / "c", "--out", tmp_path / "out", cwd=tmp_path)
     assert process.returncode == 1
-    assert "problem: " in process.stdout and "problems (2): some requested results are missing" in process.stdout
+    assert "problem: " in process.stdout and "problems (1): some requested results are missing" in process.stdout
     assert "quarantine/" in (tmp_path / "out" / "report.html").read_text()
     assert "fam-3b" in process.stdout  # finished trials are shown
 

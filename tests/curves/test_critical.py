@@ -1,20 +1,18 @@
 """Critical sparsity: values worked out by hand, and the interval compared with what it must be."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sparsedial as sd
-from sparsedial.curves import Curve, critical_sparsity, make_curve
+from sparsedial.curves import CriticalSparsity, Curve, critical_sparsity, make_curve
 
 # (points, value, first crossing, status): the dense score is 1, so scores are retentions; 0.99 must be kept.
 CASES = [
     ([(0.2, 1.0), (0.4, 0.98)], 0.3, 0.3, "crossed"),
     ([(0.4, 0.98), (0.2, 1.0)], 0.3, 0.3, "crossed"),  # any order
-    ([(0.5, 0.98)], 0.25, 0.25, "left-censored"),  # between dense and the first point
+    ([(0.2, 0.98)], 0.1, 0.1, "left-censored"),  # between dense and the first point
     ([(0.2, 1.0), (0.6, 0.995)], 0.6, 0.6, "right-censored"),  # still kept at the last point
     ([(0.2, 0.98), (0.4, 1.0), (0.6, 0.98)], 0.5, 0.1, "crossed"),  # crosses three times: highest and first
     ([(0.2, 0.99), (0.4, 0.5)], 0.2, 0.2, "crossed"),  # exactly at 0.99
@@ -45,43 +43,108 @@ def test_before_the_first_point_p_is_not_known():
     assert sd.critical_sparsity([(0.5, 0.9, 0.8), (0.7, 0.5, 0.6)], dense=1.0).p is None
 
 
-def make_points(examples, seed):
-    """Dense is right 60% of the time. At sparsity s, each right answer is lost with probability s / 10."""
+@pytest.mark.parametrize("points", [[(0.5, 0.98)], [(0.78, 0.4)], [(0.2, 1.0), (0.9, 0.1)]])
+def test_nothing_is_interpolated_over_a_wide_gap(points):
+    critical = sd.critical_sparsity(points, dense=1.0)
+    assert critical.estimate is critical.p is critical.first_crossing is None
+    low = points[-2][0] if len(points) > 1 else 0.0
+    assert critical.bracket == (low, points[-1][0])
+    assert critical.center == pytest.approx(sum(critical.bracket) / 2)
+
+
+def test_a_crossing_at_a_point_needs_no_interpolation():
+    critical = sd.critical_sparsity([(0.3, 0.99), (0.9, 0.1)], dense=1.0)
+    assert (critical.estimate, critical.bracket) == (0.3, (0.3, 0.9))
+    assert sd.critical_sparsity([(0.9, 1.0)], dense=1.0).estimate == 0.9
+
+
+def test_one_point_that_loses_gives_an_interval_from_0():
+    """Interpolation between the dense model and the point would say 0.9%, with an interval of a tenth of a point."""
+    dense = np.repeat([1.0, 0.0], 100)
+    sparse = dense.copy()
+    sparse[:90] = 0.0
+    critical = critical_sparsity(make_curve([(0.78, sparse, 0.5)], dense))
+    assert (critical.estimate, critical.low, critical.high) == (None, 0.0, 0.78)
+    assert (critical.p_low, critical.p_high) == (None, 0.5)
+    assert not critical.right_censored
+    assert critical.needs_points() and critical.undecided_width == 0.0
+    assert critical.examples_needed(200) == critical.fewest_examples > 200
+
+
+def flat_then_lost(examples, seed=0, lost=(0.0, 0.0, 0.4, 0.5)):
+    """Scores of 0 or 1 at four points. Of the right answers, a share is lost at each."""
     random = np.random.default_rng(seed)
-    dense = random.random(examples) < 0.6
+    dense = (random.random(examples) < 0.6).astype(float)
     luck = random.random(examples)
-    return [(s, (dense & (luck > s / 10)).astype(float), 1 - s) for s in (0.05, 0.1, 0.2, 0.4)], dense.astype(float)
+    points = []
+    for sparsity, share in zip((0.1, 0.2, 0.3, 0.4), lost, strict=True):
+        points.append((sparsity, dense * (luck > share), 1 - sparsity))
+    return make_curve(points, dense)
 
 
-def test_the_interval_covers_the_true_value_about_as_often_as_it_claims():
-    """Retention is 1 - s / 10, so critical sparsity is 0.1 exactly."""
+def test_the_ends_are_the_last_point_that_keeps_and_the_first_from_which_every_point_loses():
+    critical = critical_sparsity(flat_then_lost(2000))
+    assert [point.verdict for point in critical.verdicts] == ["keeps", "keeps", "loses", "loses"]
+    assert (critical.low, critical.high) == (0.2, 0.3)
+    assert (critical.p_low, critical.p_high) == (pytest.approx(0.8), pytest.approx(0.7))
+    assert 0.2 < critical.estimate < 0.3
+    assert critical.low_bracket == critical.high_bracket == critical.bracket == (0.2, 0.3)
+
+
+def test_a_dip_that_recovers_is_inside_the_interval():
+    critical = critical_sparsity(flat_then_lost(2000, lost=(0.0, 0.3, 0.0, 0.5)))
+    assert [point.verdict for point in critical.verdicts] == ["keeps", "loses", "keeps", "loses"]
+    assert (critical.low, critical.high) == (0.3, 0.4)
+    assert critical.first_crossing < 0.2 < critical.estimate
+    undecided = critical_sparsity(flat_then_lost(40, lost=(0.0, 0.5, 0.0, 0.5)))
+    assert [point.verdict for point in undecided.verdicts] == ["undecided", "loses", "undecided", "loses"]
+    assert (undecided.low, undecided.high, undecided.right_censored) == (0.0, 0.4, False)
+    assert undecided.undecided_width == pytest.approx(0.2)  # from the first point to the one before the upper end
+
+
+@pytest.mark.parametrize(("examples", "low"), [(40, 0.0), (2000, 0.4)])
+def test_a_last_point_that_does_not_lose_leaves_the_interval_open(examples, low):
+    critical = critical_sparsity(flat_then_lost(examples, lost=(0.0, 0.0, 0.0, 0.0)))
+    assert (critical.low, critical.high, critical.right_censored) == (low, 0.4, True)
+    assert critical.status == "right-censored"
+    assert critical.high_bracket is None
+    assert critical.p_high == pytest.approx(0.6)
+
+
+def test_the_interval_covers_the_true_value_with_few_examples():
+    """Retention is 1 - s / 10, so critical sparsity is 0.1. The bootstrap of the crossing covers it in 31%."""
     covered = 0
     for seed in range(200):
-        points, dense = make_points(400, seed)
-        critical = critical_sparsity(make_curve(points, dense), resamples=300, seed=seed)
-        assert critical.low <= critical.value <= critical.high or critical.value == pytest.approx(
-            critical.low, abs=0.02
-        )
-        covered += critical.low <= 0.1 <= critical.high
-    assert 0.85 * 200 <= covered <= 200
+        random = np.random.default_rng(seed)
+        dense = (random.random(64) < 0.6).astype(float)
+        luck = random.random(64)
+        points = [(s, dense * (luck > s / 10)) for s in np.linspace(0.05, 0.95, 19)]
+        critical = critical_sparsity(make_curve(points, dense))
+        covered += critical.low <= 0.1 and (critical.right_censored or critical.high >= 0.1)
+    assert covered >= 0.95 * 200
 
 
-def test_an_interval_of_censored_resamples_is_censored():
-    """Examples that are right are right everywhere, so every resample keeps everything."""
-    right = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
-    critical = critical_sparsity(make_curve([(0.3, right), (0.6, right)], right))
-    assert (critical.value, critical.low, critical.high) == (0.6, 0.6, 0.6)
-    assert critical.status == "right-censored"
-    assert critical.high_censored
-    assert critical.examples_needed(6) is None  # the width of the interval is not known
-    assert replace(critical, low=0.4).examples_needed(6) == 150  # at least
+@given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 6), st.booleans())
+def test_the_estimate_lies_in_the_interval(seed, examples, count, is_binary):
+    random = np.random.default_rng(seed)
+    scores = random.random((count + 1, examples))
+    if is_binary:
+        scores = scores.round()
+    scores[0, 0] = 1.0  # the dense score is above 0
+    points = zip(np.sort(random.random(count)), scores[1:], strict=True)
+    critical = critical_sparsity(make_curve(list(points), scores[0]))
+    assert 0 <= critical.low <= critical.bracket[0] <= critical.bracket[1] <= critical.high
+    if critical.estimate is not None:
+        assert critical.low <= critical.estimate <= critical.high
+    assert {critical.low, critical.high} <= {0.0, *(point.sparsity for point in critical.verdicts)}
 
 
-def test_more_examples_narrow_the_interval_as_predicted():
-    few = critical_sparsity(make_curve(*make_points(400, 1)))
-    needed = few.examples_needed(400)
-    many = critical_sparsity(make_curve(*make_points(needed, 2)))
-    assert (many.high - many.low) / 2 == pytest.approx(0.02, rel=0.6)
+def test_examples_are_needed_for_undecided_points_only():
+    assert CriticalSparsity(0.4, 0.36, 0.44, 0.4, "crossed", None).examples_needed(100) == 400
+    narrow = critical_sparsity(flat_then_lost(2000))
+    assert narrow.examples_needed(2000) == 0 and narrow.needs_points()
+    wide = critical_sparsity(flat_then_lost(100, lost=(0.0, 0.02, 0.04, 0.5)))
+    assert wide.examples_needed(100) > wide.fewest_examples > 100
     assert critical_sparsity([(0.5, 0.9)], dense=1.0).examples_needed(100) is None
 
 
@@ -98,7 +161,10 @@ def highest_retention(curve, low, high):
 def test_the_answer_lies_on_the_curve(points):
     measured = make_curve(points, dense=1.0)
     critical = critical_sparsity(measured)
-    assert 0 <= critical.first_crossing <= critical.value + 1e-12 <= 1 + 1e-12
+    assert critical.bracket[0] <= critical.center <= critical.bracket[1]
+    if critical.estimate is None:
+        return
+    assert critical.first_crossing is None or 0 <= critical.first_crossing <= critical.value + 1e-12 <= 1 + 1e-12
     # The value is rounded to a float, and a curve may fall by any amount within the rounding. So the tolerance is one
     # of sparsity: the retention is there at the value, or less than 1e-12 below it.
     assert highest_retention(measured, critical.value - 1e-12, critical.value) >= 0.99 - 1e-6

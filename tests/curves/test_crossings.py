@@ -20,4 +20,4 @@ def test_by_hand():
     np.testing.assert_allclose(crossings.first, [0.3, 0.1, 0.6, 0.004])
     assert crossings.last_kept.tolist() == [1, 2, 3, 0]
     assert crossings.is_right_censored.tolist() == [False, False, True, False]
-    assert crossings.is_left_censored.tolist() == [False, False, False, True]
+    assert crossings.keeps_at_no_point.tolist() == [False, False, False, True]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparsedial.curves import critical_sparsity, fit_size_trend, make_curve
+from sparsedial.curves import fit_size_trend, make_curve
 from sparsedial.errors import SpecError
 
 
@@ -15,7 +15,7 @@ def make_family(slope, sizes, examples=2000, noise=1.0):
         dense = np.ones(examples)
         luck = np.random.default_rng(seed).normal(size=examples)
         points = []
-        for sparsity in (0.1, 0.3, 0.6):
+        for sparsity in (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6):
             scores = dense - 0.01 * sparsity / true_value + noise * 0.1 * sparsity * (luck - luck.mean())
             points.append((sparsity, scores, 1 - sparsity))
         curves.append(make_curve(points, dense))
@@ -29,6 +29,7 @@ def test_the_slope_is_estimated_with_its_interval(slope, verdict):
     assert trend.slope == pytest.approx(slope, abs=0.01)
     assert trend.low <= trend.slope <= trend.high
     assert trend.verdict == verdict
+    assert trend.low < slope < trend.high
     assert trend.steps == 3
     assert trend.rising == {"more": 3, "less": 0}.get(verdict, trend.rising)
 
@@ -41,18 +42,14 @@ def test_a_trend_without_examples_has_no_interval_and_no_verdict():
     assert fit_size_trend([1e8, 1e9], [small, kept]).censored == 1
 
 
-def test_models_scored_on_the_same_examples_are_paired():
-    """The larger model tolerates more in every resample, although both intervals are wide."""
-    random = np.random.default_rng(0)
-    falls = random.random(300) < 0.05
-    dense = np.ones(300)
-    small, large = (make_curve([(s, dense), (s + 0.2, np.where(falls, 0.0, 1.0))], dense) for s in (0.2, 0.3))
-    for curve in (small, large):
-        critical = critical_sparsity(curve)
-        assert critical.high - critical.low > 0.01
+def test_a_bracket_and_an_open_interval_count_up_to_their_ends():
+    dense = np.repeat([1.0, 0.0], 1000)
+    small = make_curve([(0.7, np.zeros(2000))], dense)  # somewhere between 0 and 0.7
+    large = make_curve([(0.5, dense)], dense)  # somewhere between 0.5 and 1
     trend = fit_size_trend([1e8, 1e9], [small, large])
-    assert trend.high - trend.low < 1e-9
-    assert trend.verdict == "more"
+    assert trend.slope == pytest.approx(0.5 - 0.35)
+    assert (trend.low, trend.high) == (pytest.approx(0.15 - 0.35), pytest.approx(0.15 + np.hypot(0.35, 0.5)))
+    assert (trend.verdict, trend.censored) == ("unclear", 1)
 
 
 @pytest.mark.parametrize("sizes", [[1e8], [1e8, 1e8], [0.0, 1e8], [1e8, float("nan")], [1e8, 1e9, 1e10]])

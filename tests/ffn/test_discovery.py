@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import T5Config, T5ForConditionalGeneration
 
 import sparsedial as sd
 from sparsedial.errors import ModelError
+from tests.support.expert_models import build_model
 from tests.support.ffn_modules import (
     HIDDEN,
     WIDTH,
@@ -57,10 +59,36 @@ def test_error_without_ffns_lists_what_was_seen_and_how_to_name_modules():
 
 def test_a_failing_forward_is_an_error_of_its_own():
     net = Net(GatedFFN, vocabulary=4)  # The token ids 3 to 8 are not in the vocabulary.
-    with pytest.raises(ModelError, match=r"Net could not be called with input_ids.*IndexError.*inputs=.*by hand"):
+    with pytest.raises(
+        ModelError, match=r"Net could not be called with input_ids.*IndexError.*model itself.*inputs=.*by hand"
+    ):
         sd.find_ffns(net)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert len(sd.find_ffns(net, inputs={"input_ids": torch.arange(4)[None]})) == 1
+
+
+def test_a_forward_that_fails_only_while_it_is_traced_needs_no_other_inputs():
+    class NoDispatchMode(GatedFFN):
+        def forward(self, x):
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise RuntimeError("no dispatch mode")
+            return super().forward(x)
+
+    net = Net(NoDispatchMode).train()
+    with pytest.raises(
+        ModelError, match=r"no dispatch mode. Without the search for FFNs, the model can be called. To name the modules"
+    ):
+        sd.find_ffns(net)
+    assert all(m.training for m in net.modules())
+
+
+def test_experts_in_a_dtype_without_a_grouped_product_name_the_implementation_to_choose():
+    model = build_model("qwen3_moe").double()
+    with pytest.raises(ModelError, match=r"float64 weights.*--dtype.*set_experts_implementation\('eager'\)") as caught:
+        sd.find_ffns(model)
+    assert "inputs=" not in str(caught.value)
+    model.set_experts_implementation("eager")
+    assert len(sd.find_ffns(model)) == 8
 
 
 def test_a_shared_ffn_is_found_at_its_first_path():
@@ -112,3 +140,43 @@ def test_stacks_inside_a_multimodal_wrapper():
         (2, "vision.layers.0"),
         (3, "vision.layers.1"),
     ]
+
+
+class ParameterFFN(nn.Module):
+    """An FFN whose weights are not in modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(WIDTH, HIDDEN))
+        self.down = nn.Parameter(torch.randn(HIDDEN, WIDTH))
+
+    def forward(self, x):
+        return F.linear(F.relu(F.linear(x, self.up)), self.down)
+
+
+def test_advice_for_models_without_projections():
+    with pytest.raises(
+        ModelError, match=r"Seen: 0 projections called \(none\).*Store the weights.*nn.Linear"
+    ) as caught:
+        sd.find_ffns(Net(ParameterFFN))
+    assert "by hand" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated.
+def test_advice_for_models_compiled_by_jit():
+    compiled = torch.jit.trace(Net(GatedFFN).eval(), torch.arange(6)[None])
+    with pytest.raises(ModelError, match=r"torch.jit.*Load the model as a Python module"):
+        sd.find_ffns(compiled)
+
+
+def test_a_model_without_weights_is_an_error_of_its_own():
+    with torch.device("meta"):
+        net = Net(GatedFFN)
+    with pytest.raises(ModelError, match=r"Net has no weights.*'meta'.*Load the weights"):
+        sd.find_ffns(net, inputs={"input_ids": torch.arange(6, device="meta")[None]})
+
+
+def test_an_encoder_decoder_model_needs_no_inputs():
+    config = T5Config(d_model=32, d_ff=64, num_layers=1, num_heads=2, d_kv=16, vocab_size=64, decoder_start_token_id=0)
+    ffns = sd.find_ffns(T5ForConditionalGeneration(config))
+    assert [f.name.split(".")[0] for f in ffns] == ["encoder", "decoder"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import sparsedial as sd
@@ -48,6 +49,38 @@ def test_gate_and_up_of_a_fused_projection_are_distinguished(layout):
         for site, y in expected.items():
             with sd.sparsify(net, site, sd.TopP(0.5)):
                 torch.testing.assert_close(layer(x), y)
+
+
+class GLUFFN(FusedFFN):
+    """A gated FFN that calls `torch.nn.functional.glu`, which splits the fused projection by itself."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def forward(self, x):
+        return self.down(F.glu(self.gate_up(x)))
+
+
+@torch.no_grad()
+def test_glu_of_pytorch():
+    net = Net(GLUFFN)
+    (ffn,) = sd.find_ffns(net)
+    assert (ffn.up.start, ffn.gate.start, ffn.width) == (0, WIDTH, WIDTH)
+    layer = net.layers[0]
+    x = torch.randn(5, HIDDEN)
+    u, pre_activation = layer.gate_up(x).chunk(2, -1)
+    expected = layer.down(reference.select(pre_activation.sigmoid(), TopP(0.5))[0] * u)
+    with sd.sparsify(net, "gate", sd.TopP(0.5)):
+        torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("parameters", [1, WIDTH])
+def test_an_activation_with_parameters_per_entry(parameters):
+    ffn = GatedFFN()
+    ffn.act = nn.PReLU(parameters)
+    if parameters > 1:  # PyTorch applies them to the second dimension.
+        ffn.act.forward = lambda x: F.prelu(x.flatten(0, -2), ffn.act.weight).view_as(x)
+    assert find_only_ffn(ffn).gated
 
 
 @pytest.mark.parametrize("layer", [BitNetFFN, ThresholdFFN, LLaDALayer])

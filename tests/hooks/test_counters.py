@@ -8,11 +8,29 @@ import sparsedial as sd
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.counters import SparsityCounters
 from sparsedial.hooks.forward_context import ForwardContext
-from sparsedial.hooks.pending_counts import MAX_PENDING_FORWARDS, SMALL_FORWARD_VECTORS, PendingCalls, RuleCall
+from sparsedial.hooks.pending_counts import (
+    MAX_PENDING_FORWARDS,
+    SMALL_FORWARD_VECTORS,
+    AssignedCall,
+    CallGroup,
+    PendingCalls,
+    RuleCall,
+)
 from sparsedial.kernels import reference
 from sparsedial.rules import TopP
 
 KEYS = [CounterKey(0, "layers.0.mlp", "input", None, 10), CounterKey(1, "layers.1.mlp", "input", None, 20)]
+
+
+def record(counters, counter, kept, token_indices=None):
+    counters.record(counter, kept, kept.shape, token_indices)
+
+
+def end_forward(counters, context):
+    """End a forward in which all calls were made in one context."""
+    if counters.pending.current:
+        counters.add_calls([CallGroup(context, counters.pending.current)])
+        counters.pending.current = []
 
 
 def int32(*values):
@@ -22,11 +40,11 @@ def int32(*values):
 def test_counts_are_sums_per_counter_phase_and_step():
     counters = SparsityCounters(KEYS)
     for _ in range(2):
-        counters.record(0, int32(4, -1, 10))
-        counters.record(1, int32(5, 0, 20))
-        counters.end_forward(ForwardContext("prefill", step=3))
-    counters.record(0, int32(1))
-    counters.end_forward(ForwardContext("generation"))
+        record(counters, 0, int32(4, -1, 10))
+        record(counters, 1, int32(5, 0, 20))
+        end_forward(counters, ForwardContext("prefill", step=3))
+    record(counters, 0, int32(1))
+    end_forward(counters, ForwardContext("generation"))
     table = counters.table()
     columns = ["layer", "phase", "dropped", "total", "tokens", "nonfinite"]
     assert table[columns].values.tolist() == [
@@ -41,41 +59,68 @@ def test_counts_are_sums_per_counter_phase_and_step():
 
 
 def test_only_vectors_of_real_tokens_are_counted():
-    counters = SparsityCounters(KEYS)
-    counters.record(0, int32(4, -1, 10))
-    counters.record(1, int32(5, 0), token_indices=torch.tensor([2, 0]))
-    counters.end_forward(ForwardContext(real_tokens=torch.tensor([[True, False, False]])))
+    counters = SparsityCounters([*KEYS, CounterKey(2, "layers.2.moe.0", "input", 0, 20, "layers.2.moe")])
+    record(counters, 0, int32(4, -1, 10))
+    record(counters, 2, int32(5, 0), token_indices=torch.tensor([2, 0]))
+    end_forward(counters, ForwardContext(real_tokens=torch.tensor([[True, False, False]])))
     assert counters.table()[["dropped", "total", "nonfinite"]].values.tolist() == [[6, 10, 0], [20, 20, 0]]
 
 
 def test_a_failed_forward_and_no_forward_leave_the_table_empty():
     counters = SparsityCounters(KEYS)
     assert counters.table().empty
-    counters.record(0, int32(4))
+    record(counters, 0, int32(4))
     counters.discard_pending()
-    counters.end_forward(ForwardContext())
+    end_forward(counters, ForwardContext())
     assert counters.table().empty
 
 
 def test_totals_of_the_kernel_are_added():
     counters = SparsityCounters(KEYS)
     counters.add_totals("prefill", None, np.array([[3, 10, 1], [0, 0, 0]]))
-    counters.record(0, int32(10))
-    counters.end_forward(ForwardContext())
+    record(counters, 0, int32(10))
+    end_forward(counters, ForwardContext())
     assert counters.table()[["layer", "dropped", "total", "nonfinite"]].values.tolist() == [[0, 3, 20, 1]]
+
+
+def call_of(vectors):
+    return AssignedCall("prefill", None, None, RuleCall((0,), torch.zeros(vectors), torch.Size([vectors])))
 
 
 def test_small_forwards_wait_and_a_large_one_does_not():
     pending = PendingCalls()
-    assert not pending.end_forward(ForwardContext())
+    assert not pending.queue([])
     for _ in range(MAX_PENDING_FORWARDS - 1):
-        pending.current.append(RuleCall((0,), torch.zeros(SMALL_FORWARD_VECTORS)))
-        assert not pending.end_forward(ForwardContext())
-    pending.current.append(RuleCall((0,), torch.zeros(1)))
-    assert pending.end_forward(ForwardContext())
+        assert not pending.queue([call_of(SMALL_FORWARD_VECTORS)])
+    assert pending.queue([call_of(1)])
     assert len(pending.pop_all()) == MAX_PENDING_FORWARDS
-    pending.current.append(RuleCall((0,), torch.zeros(SMALL_FORWARD_VECTORS + 1)))
-    assert pending.end_forward(ForwardContext())
+    assert pending.queue([call_of(SMALL_FORWARD_VECTORS + 1)])
+
+
+def test_calls_belong_to_the_context_in_which_they_were_made():
+    pending = PendingCalls()
+    outer, inner = ForwardContext("prefill"), ForwardContext("generation")
+    for context, counter in ((outer, 0), (inner, 1), (outer, 2)):
+        pending.start_context(context)
+        pending.current.append(RuleCall((counter,), torch.zeros(1), torch.Size([1])))
+    groups = pending.take_forward()
+    assert [(group.context, [call.counters for call in group.calls]) for group in groups] == [
+        (outer, [(0,), (2,)]),
+        (inner, [(1,)]),
+    ]
+    assert pending.take_forward() == []
+
+
+def test_tokens_of_one_forward_may_be_in_two_phases():
+    counters = SparsityCounters(KEYS)
+    record(counters, 0, int32(4, 5, 6, 7))
+    real = torch.tensor([[True, True, True, False]])
+    end_forward(counters, ForwardContext(real_tokens=real, generation_tokens=torch.tensor([[False, True, True, True]])))
+    record(counters, 0, int32(4, 5))
+    end_forward(counters, ForwardContext(generation_tokens=torch.tensor(True)))
+    table = counters.table().set_index("phase")
+    assert table["tokens"].to_dict() == {"generation": 4, "prefill": 1}
+    assert table["dropped"].to_dict() == {"generation": 5 + 4 + 6 + 5, "prefill": 6}
 
 
 def test_counts_agree_with_the_definition(llama, tokens):

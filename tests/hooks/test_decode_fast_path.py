@@ -32,9 +32,9 @@ def generic_calls(monkeypatch):
 
 def decode(coordinator, apply, tokens):
     for _ in range(tokens):
-        coordinator.begin_forward({"input_ids": torch.tensor([[5]])})
+        coordinator.enter_model(0, {"input_ids": torch.tensor([[5]])})
         assert (apply(torch.randn(8)) != 0).sum() == 2
-        coordinator.end_forward(failed=False)
+        coordinator.leave_model(0, failed=False)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, 1), ("1", 1), ("0", 5)])
@@ -58,19 +58,19 @@ def test_only_the_first_token_takes_the_generic_path_unless_it_is_turned_off(
     [
         {"input_ids": torch.tensor([[5, 6]])},
         {"input_ids": torch.tensor([[5]]), "attention_mask": torch.tensor([[0]])},
-        {"inputs_embeds": torch.zeros(1, 1, 8)},
+        {"inputs_embeds": torch.zeros(1, 2, 8)},
         {"input_ids": [[5]]},
     ],
-    ids=["two tokens", "padding", "embeddings", "a list"],
+    ids=["two tokens", "padding", "two embeddings", "a list"],
 )
 def test_other_forwards_take_the_generic_path(generic_calls, arguments):
     coordinator = ForwardCoordinator(TopK(0.25), [KEY])
     apply = coordinator.make_applier(0)
     decode(coordinator, apply, tokens=2)
     generic_calls.clear()
-    coordinator.begin_forward(arguments)
+    coordinator.enter_model(0, arguments)
     apply(torch.randn(8))
-    coordinator.end_forward(failed=False)
+    coordinator.leave_model(0, failed=False)
     apply(torch.randn(8))  # outside of a forward
     assert len(generic_calls) == 2
 

@@ -7,30 +7,49 @@ from transformers import DynamicCache
 
 import sparsedial as sd
 from sparsedial.errors import SpecError
+from sparsedial.hooks.forward_override import ForwardOverride
 from sparsedial.hooks.forward_tracker import ForwardTracker, PerForwardContext
 
 IDS = torch.tensor([[5, 6, 7]])
 ONE = torch.tensor([[5]])
 
 
+def read_context(tracker, arguments):
+    context = tracker.enter(0, arguments)
+    tracker.leave(0)
+    return context
+
+
 def test_there_is_a_context_only_while_a_forward_runs():
     tracker = ForwardTracker()
     assert tracker.context is None
-    context = tracker.begin({"input_ids": IDS})
+    context = tracker.enter(0, {"input_ids": IDS})
     assert tracker.context is context
     assert (context.phase, context.step, context.real_tokens) == ("prefill", None, None)
-    assert tracker.end() is context
+    assert tracker.leave(0) is None
     assert tracker.context is None
 
 
-def test_models_inside_a_model_belong_to_the_outermost_forward():
+def test_the_context_is_that_of_the_innermost_model():
     tracker = ForwardTracker()
-    assert tracker.enter(0)
-    assert not tracker.enter(1)
-    assert tracker.is_running(1)
-    assert not tracker.leave()
-    assert tracker.leave()
-    tracker.end()
+    mask = torch.tensor([[1, 1, 0]])
+    outer = tracker.enter(0, {"batch": {"labels": IDS}})
+    inner = tracker.enter(1, {"input_ids": IDS, "attention_mask": mask})
+    assert tracker.is_running(0) and tracker.is_running(1) and not tracker.is_running(2)
+    assert tracker.enter(2, {"input_ids": IDS, "attention_mask": mask}) is inner  # passed on without a change
+    assert tracker.leave(2) is inner
+    assert tracker.leave(1) is outer
+    assert (outer.real_tokens, inner.real_tokens.tolist()) == (None, [[True, True, False]])
+    assert tracker.leave(0) is None
+    assert not tracker.is_inside_forward
+
+
+def test_leaving_a_model_also_ends_those_inside_it_that_were_interrupted():
+    tracker = ForwardTracker()
+    tracker.enter(0, {"input_ids": IDS})
+    tracker.enter(1, {"inputs_embeds": IDS[..., None].float()})
+    assert tracker.leave(2) is tracker.context  # a model whose forward never started
+    assert tracker.leave(0) is None
     assert not tracker.is_inside_forward
 
 
@@ -38,8 +57,8 @@ def test_models_inside_a_model_belong_to_the_outermost_forward():
     ("arguments", "expected"),
     [
         ({"input_ids": ONE}, True),
-        ({"input_ids": ONE, "attention_mask": torch.tensor([[1, 1, 1]])}, True),
-        ({"input_ids": ONE, "attention_mask": torch.tensor([[1, 1, 0]])}, False),
+        ({"input_ids": ONE, "attention_mask": torch.tensor([[1]])}, True),
+        ({"input_ids": ONE, "attention_mask": torch.tensor([[0]])}, False),
         ({"input_ids": IDS}, False),
         ({"input_ids": [[5]]}, False),
         ({"input_ids": ONE.to("meta")}, False),
@@ -47,14 +66,14 @@ def test_models_inside_a_model_belong_to_the_outermost_forward():
     ],
 )
 def test_a_single_real_token_on_the_cpu_is_recognised(arguments, expected):
-    assert ForwardTracker().begin(arguments).is_single_cpu_token == expected
+    assert read_context(ForwardTracker(), arguments).is_single_cpu_token == expected
 
 
 def test_the_dispatcher_is_not_bypassed_while_it_is_observed():
     tracker = ForwardTracker()
-    assert tracker.begin({"input_ids": ONE}).can_bypass_dispatcher
+    assert read_context(tracker, {"input_ids": ONE}).can_bypass_dispatcher
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        context = tracker.begin({"input_ids": ONE})
+        context = read_context(tracker, {"input_ids": ONE})
     assert not context.can_bypass_dispatcher
     assert not context.is_single_cpu_token
 
@@ -62,33 +81,19 @@ def test_the_dispatcher_is_not_bypassed_while_it_is_observed():
 def test_a_filled_cache_means_generation():
     tracker = ForwardTracker()
     cache = DynamicCache()
-    assert tracker.begin({"input_ids": IDS, "past_key_values": cache}).phase == "prefill"
+    assert read_context(tracker, {"input_ids": IDS, "past_key_values": cache}).phase == "prefill"
     cache.update(torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4), 0)
-    assert tracker.begin({"input_ids": ONE, "past_key_values": cache}).phase == "generation"
-
-
-class UnreadableCache:
-    """A cache that does not know its length."""
-
-    def get_seq_length(self):
-        raise ValueError
-
-
-def test_a_cache_without_a_length_means_generation_from_its_second_forward_on():
-    tracker = ForwardTracker()
-    arguments = {"input_ids": ONE, "past_key_values": UnreadableCache()}
-    assert [tracker.begin(arguments).phase for _ in range(3)] == ["prefill", "generation", "generation"]
-    tracker.forget_caches()
-    assert tracker.begin(arguments).phase == "prefill"
+    assert read_context(tracker, {"input_ids": ONE, "past_key_values": cache}).phase == "generation"
 
 
 def test_an_override_ends_with_its_block_and_may_be_nested():
     tracker = ForwardTracker()
-    with tracker.override(phase="generation", step=2):
-        with tracker.override(step=3):
-            inner = tracker.begin({"input_ids": IDS})
-        outer = tracker.begin({"input_ids": IDS})
-    default = tracker.begin({"input_ids": IDS})
+    overrides = tracker.overrides
+    with overrides.override(ForwardOverride(phase="generation", step=2)):
+        with overrides.override(ForwardOverride(step=3)):
+            inner = read_context(tracker, {"input_ids": IDS})
+        outer = read_context(tracker, {"input_ids": IDS})
+    default = read_context(tracker, {"input_ids": IDS})
     assert (inner.phase, inner.step) == ("prefill", 3)
     assert (outer.phase, outer.step) == ("generation", 2)
     assert (default.phase, default.step) == ("prefill", None)
@@ -99,8 +104,8 @@ def test_each_forward_can_be_observed_by_itself():
     tracker = ForwardTracker()
     steps = iter(range(10))
     contexts = []
-    handle = model.register_forward_pre_hook(lambda *_: contexts.append(tracker.begin({"input_ids": IDS})))
-    with PerForwardContext(model, lambda: tracker.override(step=next(steps))):
+    handle = model.register_forward_pre_hook(lambda *_: contexts.append(read_context(tracker, {"input_ids": IDS})))
+    with PerForwardContext(model, lambda: tracker.overrides.override(ForwardOverride(step=next(steps)))):
         model(IDS)
         model(IDS)
     model(IDS)

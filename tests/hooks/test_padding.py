@@ -4,11 +4,16 @@ import pytest
 import torch
 
 import sparsedial as sd
-from sparsedial.errors import SpecError
-from sparsedial.hooks.padding import check_token_count, read_real_tokens
+from sparsedial.hooks.cache_state import CacheState
+from sparsedial.hooks.forward_arguments import PackedSequences, TokenInput
+from sparsedial.hooks.padding import UnreadableMaskError, read_packed_tokens, read_real_tokens
 
 MODELS = ("llama", "phi3", "gpt2")
-IDS = torch.zeros(2, 3, dtype=torch.int64)
+SHAPE = (2, 3)
+
+
+def tokens_with(mask, shape=SHAPE, is_padding_mask=False):
+    return TokenInput(torch.zeros(shape, dtype=torch.int64), shape, mask, is_padding_mask)
 
 
 @pytest.fixture
@@ -17,37 +22,64 @@ def model(request):
 
 
 def test_without_a_mask_all_tokens_are_real():
-    assert read_real_tokens({"input_ids": IDS}, "prefill") is None
-    assert read_real_tokens({"attention_mask": torch.ones(2, 3)}, "prefill") is None
-    assert read_real_tokens({"input_ids": IDS, "attention_mask": "flash"}, "prefill") is None
+    assert read_real_tokens(tokens_with(None), None) is None
+    assert read_real_tokens(tokens_with({"full_attention": None}), None) is None
 
 
-def test_a_2d_mask_may_be_longer_than_the_tokens():
+@pytest.mark.parametrize(
+    ("length", "first"),
+    [(2, 2), (0, 0), (1, 1), (torch.tensor(1), 1), (None, 2)],
+    ids=[
+        "a dynamic cache",
+        "an empty static cache",
+        "a static cache",
+        "a static cache on a device",
+        "a recurrent state",
+    ],
+)
+def test_the_columns_of_the_new_tokens_follow_those_of_the_cache(length, first):
     mask = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    expected = [[True, True, False], [True, True, True]]
-    assert read_real_tokens({"input_ids": IDS, "attention_mask": mask}, "prefill").tolist() == expected
-    embeddings = torch.zeros(2, 3, 8)
-    assert read_real_tokens({"inputs_embeds": embeddings, "attention_mask": mask}, "prefill").tolist() == expected
+    cache = CacheState(is_filled=length != 0, length=length)
+    expected = (mask[:, first : first + 3] != 0).tolist()
+    assert read_real_tokens(tokens_with(mask), cache).tolist() == expected
 
 
-def test_a_4d_mask_hides_padding_from_itself():
-    allowed = torch.ones(1, 1, 3, 3, dtype=torch.bool).tril()
-    allowed[..., 0, :] = False
-    ids = IDS[:1]
-    added = torch.zeros(1, 1, 3, 3).masked_fill(~allowed, float("-inf"))
-    for mask in (allowed, added, {"full_attention": allowed}, {"sliding_attention": allowed}):
-        arguments = {"input_ids": ids, "attention_mask": mask}
-        assert read_real_tokens(arguments, "prefill").tolist() == [[False, True, True]]
-        assert read_real_tokens(arguments, "generation").tolist() == [[False, True, True]]
+@pytest.mark.parametrize("length", [1, torch.tensor(1)], ids=["on the host", "on the device"])
+def test_a_4d_mask_hides_padding_from_itself(length):
+    cache = CacheState(is_filled=True, length=length)
+    allowed = torch.ones(1, 1, 3, 5, dtype=torch.bool).tril(1)
+    allowed[..., 2] = False  # the second of the new tokens is padding
+    added = torch.zeros(1, 1, 3, 5).masked_fill(~allowed, float("-inf"))
+    for mask in (allowed, added, added[:, 0], {"full_attention": allowed}, {"sliding_attention": allowed}):
+        tokens = tokens_with(mask, (1, 3))
+        assert read_real_tokens(tokens, cache).tolist() == [[True, False, True]]
 
 
-def test_the_number_of_real_tokens_is_checked():
-    check_token_count(torch.ones(6), {"input_ids": IDS})
-    check_token_count(torch.ones(6), {"inputs_embeds": torch.zeros(2, 3, 8)})
-    check_token_count(torch.ones(6), {"input_ids": IDS[:, :1], "decoder_input_ids": IDS})
-    check_token_count(torch.ones(5), {"pixels": IDS})
-    with pytest.raises(SpecError, match="5 entries for a forward of 6 tokens"):
-        check_token_count(torch.ones(5), {"input_ids": IDS})
+def test_a_padding_mask_of_torch_is_true_for_padding():
+    mask = torch.tensor([[False, False, True], [False, True, True]])
+    assert read_real_tokens(tokens_with(mask, is_padding_mask=True), None).tolist() == (~mask).tolist()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(2, 2), r"shape \[2, 2\], and the input has 2 x 3"),
+        (torch.ones(3, 3), r"shape \[3, 3\]"),
+        (torch.ones(2, 5), "5 columns for 3 tokens"),
+        (torch.ones(2, 1, 1, 3), r"\[2, 1, 1, 3\]"),
+        ("flash", "a str"),
+    ],
+)
+def test_a_mask_of_other_tokens_is_not_used(mask, message):
+    with pytest.raises(UnreadableMaskError, match=message):
+        read_real_tokens(tokens_with(mask), None)
+
+
+def test_packed_sequences_have_their_own_phases():
+    packed = PackedSequences(torch.tensor([0, 3, 4, 5, 5]), torch.tensor([0, 3, 12, 13, 13]))
+    real, generating = read_packed_tokens(packed, 7)
+    assert real.tolist() == [[True] * 5 + [False] * 2]
+    assert generating.tolist() == [[False, False, False, True, False, False, False]]  # the third has a single token
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("fast_decode")
 def coordinator() -> ForwardCoordinator:
     """One counter, in a forward of one token."""
     coordinator = ForwardCoordinator(RULE, [CounterKey(0, "mlp", "input", None, 8)])
-    coordinator.begin_forward(SINGLE_TOKEN)
+    coordinator.enter_model(0, SINGLE_TOKEN)
     return coordinator
 
 
@@ -49,7 +49,7 @@ def test_every_kind_of_vector_is_sparsified_and_counted(coordinator: ForwardCoor
     x = VECTORS[name]
     for vector in (torch.randn(1, 1, 8), torch.randn(1, 1, 8), x, x):
         assert torch.equal(apply(vector), expected(vector))
-    coordinator.end_forward(failed=False)
+    coordinator.leave_model(0, failed=False)
     assert counts(coordinator) == [12 + 2 * x.numel() * 3 // 4, 16 + 2 * x.numel(), 0]
 
 
@@ -66,17 +66,17 @@ def test_a_vector_with_nan_is_counted_as_nonfinite(coordinator: ForwardCoordinat
     apply = coordinator.make_applier(0)
     for x in (torch.randn(8), torch.randn(8), torch.full((8,), torch.nan)):
         apply(x)
-    coordinator.end_forward(failed=False)
+    coordinator.leave_model(0, failed=False)
     assert counts(coordinator) == [12, 16, 1]
 
 
 def test_a_failed_forward_is_not_counted(coordinator: ForwardCoordinator) -> None:
     apply = coordinator.make_applier(0)
     for failed in (False, True, False):
-        coordinator.begin_forward(SINGLE_TOKEN)
+        coordinator.enter_model(0, SINGLE_TOKEN)
         for _ in range(3):
             apply(torch.randn(8))
-        coordinator.end_forward(failed=failed)
+        coordinator.leave_model(0, failed=failed)
     assert counts(coordinator) == [36, 48, 0]
 
 
@@ -84,14 +84,14 @@ def test_two_modules_that_read_the_same_tensor_share_one_result(coordinator: For
     apply = coordinator.make_applier(0, shared=True)
     x = torch.randn(8)
     apply(x)
-    coordinator.end_forward(failed=True)  # before the second module reads x
-    coordinator.begin_forward(SINGLE_TOKEN)
+    coordinator.leave_model(0, failed=True)  # before the second module reads x
+    coordinator.enter_model(0, SINGLE_TOKEN)
     x.neg_()
     y = apply(x)
     assert torch.equal(y, expected(x))
     assert apply(x) is y
     assert apply(x) is not y
-    coordinator.end_forward(failed=False)
+    coordinator.leave_model(0, failed=False)
     assert counts(coordinator) == [12, 16, 0]
 
 

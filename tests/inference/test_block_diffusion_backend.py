@@ -52,7 +52,7 @@ def test_it_generates_texts(lm):
 
 def test_log_likelihoods_are_an_error(lm):
     backend = make_backend(lm)
-    assert backend.max_shared_length() == 0
+    assert backend.max_shared_length([], max_length=100, batch_tokens=512) == 0
     backend.check_requests("writing", needs_loglikelihoods=False, generation_lengths=[7])
     with pytest.raises(TaskError, match="task 'choice' asks for log-likelihoods, but 'gemma' is a block-diffusion"):
         backend.check_requests("choice", needs_loglikelihoods=True, generation_lengths=[])

@@ -41,3 +41,44 @@ def test_a_text_ends_with_the_first_stop_string(trained):
 def test_unknown_options_are_an_error(trained):
     with pytest.raises(TaskError, match=r"rejects the options \{'temprature': 1.0\}"):
         generate(trained.model, trained.tokenizer, [Prompt([5], (), 4, {"temprature": 1.0})])
+
+
+SAMPLED = {"do_sample": True, "temperature": 1.0}
+
+
+def test_repeated_prompts_are_sampled_independently_of_the_batches(trained):
+    prompts = [Prompt([5, 6, 7], (), 12, SAMPLED)] * 6 + [Prompt([8, 9], (), 12, SAMPLED)]
+    expected = generate(trained.model, trained.tokenizer, prompts, RunContext(seed=1))
+    assert len({tuple(text.tokens) for text in expected[:6]}) == 6
+    for batch_tokens in (1, 40, 100):
+        run = RunContext(seed=1, batch_tokens=batch_tokens)
+        assert generate(trained.model, trained.tokenizer, prompts, run) == expected
+    # Other prompts do not matter either.
+    [alone] = generate(trained.model, trained.tokenizer, prompts[-1:], RunContext(seed=1))
+    assert alone == expected[-1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 2.0}, {"top_k": 3}, {"top_p": 0.5, "temperature": 1.5}, {"min_p": 0.2}]
+)
+def test_sampled_frequencies_are_the_probabilities_of_the_models_generate(trained, options):
+    count = 1500
+    options = {"do_sample": True, "top_k": 0, **options}
+    prompt = torch.tensor([[5, 6, 7]])
+    output = trained.model.generate(
+        prompt, max_new_tokens=1, output_scores=True, return_dict_in_generate=True, pad_token_id=0, **options
+    )
+    expected = output.scores[0][0].softmax(-1)
+    texts = generate(trained.model, trained.tokenizer, [Prompt([5, 6, 7], (), 1, options)] * count)
+    observed = torch.bincount(torch.tensor([text.tokens[0] for text in texts]), minlength=len(expected)) / count
+    error = (expected * (1 - expected) / count).sqrt()
+    assert ((observed - expected).abs() < 5 * error + 2e-3).all()
+    assert not observed[expected == 0].any()
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}, {"prompt_lookup_num_tokens": 3}]
+)
+def test_other_decoding_methods_are_an_error(trained, options):
+    with pytest.raises(TaskError, match="expected greedy decoding or sampling of one text per prompt"):
+        generate(trained.model, trained.tokenizer, [Prompt([5], (), 4, options)])

@@ -35,7 +35,7 @@ def score(lm, options, groups, need_greedy=False, max_length=256, run=None):
     return backend.loglikelihoods(
         groups,
         max_length=max_length,
-        max_shared_length=backend.max_shared_length(),
+        max_shared_length=backend.max_shared_length([], max_length=100, batch_tokens=512),
         need_greedy=need_greedy,
         run=run or RunContext(),
     )

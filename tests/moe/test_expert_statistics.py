@@ -65,12 +65,16 @@ def test_a_pair_with_routing_weight_zero_is_not_counted(qwen):
 
 
 @torch.no_grad()
-def test_a_layer_that_was_not_reached_is_named(qwen):
+def test_a_layer_that_the_model_skips_has_no_rows_and_a_model_that_skips_all_is_an_error(qwen):
+    ffns = sd.find_ffns(qwen)
+    sparsifier = sd.sparsify(qwen, "input", sd.TopP(0.9), ffns=ffns)
     qwen.model.layers[1].forward = lambda x, *args, **kwargs: x
-    with sd.sparsify(qwen, "input", sd.TopP(0.9)) as sparsifier:
+    with sparsifier:
         qwen(**padded_inputs())
-    with pytest.raises(AttachError, match=r"never reached: model.layers.1.mlp.experts \(input\)\. "):
-        sparsifier.stats()
+    assert set(sparsifier.stats()["layer"]) == {0}
+    sparsifier = sd.sparsify(qwen, "input", sd.TopP(0.9), layers=[1], ffns=ffns)
+    with pytest.raises(AttachError, match=r"never reached: model.layers.1.mlp.experts \(input\)\. "), sparsifier:
+        qwen(**padded_inputs())
 
 
 @torch.no_grad()

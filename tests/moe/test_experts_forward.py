@@ -26,7 +26,7 @@ from tools.architectures import model_state, supported_sites
 def build_float64_model(model_type):
     """Return a model whose experts run in float64, with activation limits that take effect."""
     model = build_model(model_type).double()
-    model.set_experts_implementation("batched_mm")  # The only implementation that supports float64.
+    model.set_experts_implementation("batched_mm")  # `grouped_mm` does not support float64.
     for module in stacked_modules(model).values():
         for limit in {"limit", "swiglu_limit"} & set(vars(module)):
             setattr(module, limit, 0.5)
@@ -96,10 +96,7 @@ def test_with_nothing_dropped_every_implementation_gives_the_models_own_output(m
         for site in sites:
             with sd.sparsify(model, site, sd.TopP(1), ffns=ffns) as sparsifier:
                 logits = model(**inputs).logits
-            if implementation == "eager":
-                torch.testing.assert_close(logits, dense, rtol=1e-4, atol=1e-4)
-            else:
-                assert torch.equal(logits, dense), f"{implementation} {site}"
+            assert torch.equal(logits, dense), f"{implementation} {site}"
             assert sparsifier.stats()["total"].sum() > 0
         assert experts_configurations(model) == configurations
         assert torch.equal(model(**inputs).logits, dense)
@@ -116,12 +113,41 @@ def test_counts_do_not_depend_on_the_order_of_pairs(qwen, dtype):
         with sd.sparsify(model, "all_inputs", sd.TopP(0.7), layers=[0]) as sparsifier:
             model(**padded_inputs())
         tables[implementation] = sparsifier.stats()
-    assert tables["eager"].equals(tables["grouped_mm"])
     exact = ["layer", "module", "vector", "expert", "total", "tokens", "weight"]
-    assert tables["batched_mm"][exact].equals(tables["grouped_mm"][exact])
-    # Rounding moves a boundary here and there.
-    difference = (tables["batched_mm"]["dropped"] - tables["grouped_mm"]["dropped"]).abs()
-    assert difference.max() <= (2 if dtype == torch.float32 else 8)
+    for implementation in ("batched_mm", "eager"):
+        assert tables[implementation][exact].equals(tables["grouped_mm"][exact])
+        # Rounding moves a boundary here and there.
+        difference = (tables[implementation]["dropped"] - tables["grouped_mm"]["dropped"]).abs()
+        assert difference.max() <= (2 if dtype == torch.float32 else 8)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss", "nemotron_h", "gemma4_text"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_eager_experts_work_in_every_dtype(model_type, dtype):
+    model = build_model(model_type).to(dtype)
+    model.set_experts_implementation("eager")
+    inputs = padded_inputs()
+    ffns = sd.find_ffns(model)
+    dense = model(**inputs).logits
+    tables = {}
+    for site in supported_sites(ffns):
+        with sd.sparsify(model, site, sd.TopP(1), ffns=ffns):
+            logits = model(**inputs).logits
+        if model_type == "nemotron_h":  # It adds up the experts of a token in the dtype of its router.
+            torch.testing.assert_close(logits, dense, rtol=0.05, atol=0.05)
+        else:
+            assert torch.equal(logits, dense), site
+        with sd.sparsify(model, site, sd.TopP(0.7), ffns=ffns) as sparsifier:
+            model(**inputs)
+        tables[site] = sparsifier.stats()
+        assert 0 < sparsifier.sparsity() < 1
+    if dtype == torch.float64:  # No boundary is moved by rounding.
+        model.set_experts_implementation("batched_mm")
+        for site, table in tables.items():
+            with sd.sparsify(model, site, sd.TopP(0.7), ffns=ffns) as sparsifier:
+                model(**inputs)
+            assert sparsifier.stats().equals(table), site
 
 
 @pytest.mark.parametrize("site", SITES)

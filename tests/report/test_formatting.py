@@ -24,7 +24,7 @@ def test_control_characters_are_spelled_out(text, expected):
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [
-        (Estimate(None, 0.1, 0.2), "–"),
+        (Estimate(None, 0.1, 0.2), "10.0–20.0%"),
         (Estimate(None, is_lower_bound=True), "–"),
         (Estimate(0.4, 0.3, None), "40.0%"),
         (Estimate(0.4, 0.3, 0.5, is_lower_bound=True, is_high_censored=True), "≥ 40.0% (30.0–≥50.0%)"),
@@ -41,6 +41,6 @@ def test_numbers(value, text):
     assert format_number(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(999, "999"), (1000, "1.0K"), (1e9, "1.0B"), (float("nan"), "")])
+@pytest.mark.parametrize(("value", "text"), [(999, "999"), (1000, "1.0 K"), (1e9, "1.00 B"), (float("nan"), "")])
 def test_parameters_have_a_unit(value, text):
     assert format_parameters(value) == text

@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -57,6 +59,12 @@ class Page(HTMLParser):
         return any(name.startswith("on") for name, _ in self.attributes)
 
 
+def find_dead_links(page, folder):
+    """Return the relative links of a page for which a directory has no file."""
+    links = [value for name, value in page.attributes if name == "href" and not re.match(r"[a-z]+:|#", value)]
+    return [link for link in links if not (folder / link).is_file()]
+
+
 def read_cells(path):
     """Return all cells of a CSV file."""
     cells = []
@@ -77,7 +85,7 @@ def test_the_page_has_the_answer_and_the_numbers(report):
     _, page = report
     assert "39.0% (37.8–40.4%) of the intermediate activations can be dropped" in page.text
     assert "at all_inputs: a runtime can skip 23.0% (21.8–24.4%) of the FFN's multiply-accumulates (MACs)" in page.text
-    for number in ("18.0% (16.8–19.4%)", "16.0% (14.8–17.4%)", "0.4127", "134.5M", "384", "0.97"):
+    for number in ("18.0% (16.8–19.4%)", "16.0% (14.8–17.4%)", "0.4127", "134.5 M", "384", "0.97"):
         assert number in page.text
     assert "sparsedial run SmolLM2-135M-Instruct" in page.text
     assert "5af5" * 16 in page.text
@@ -109,12 +117,25 @@ def test_the_page_is_self_contained_and_small(report):
     assert not page.has_event_handlers
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
     for name, value in page.attributes:
-        if name in {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}:
-            assert (folder / value).is_file()
+        assert name not in {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}
         assert not re.search(r"url\((?!#)", value or "")
     text = (folder / "report.html").read_text()
     assert not re.search(r"url\(\s*['\"]?\s*(https?:)?//|@import", text)
     assert len(text) < 2_000_000
+
+
+def test_the_page_has_no_dead_link_wherever_it_is_copied(report, tmp_path):
+    folder, page = report
+    copied = Page(Path(shutil.copy(folder / "report.html", tmp_path)))
+    assert find_dead_links(copied, tmp_path) == []
+    for name in ("critical.csv", "points.csv", "layers.csv", "results.json"):
+        assert name in page.text
+        assert (folder / name).is_file()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "docs" / "results").rglob("*.html")))
+def test_the_pages_of_the_documentation_have_no_dead_link(path):
+    assert find_dead_links(Page(path), path.parent) == []
 
 
 def test_the_page_is_accessible(report):
@@ -259,7 +280,7 @@ def test_overlapping_intervals_are_named(tmp_path):
 
 def test_a_report_that_cannot_be_written_names_the_path(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file.*critical\.csv: cannot be written"):
+    with pytest.raises(StorageError, match=r"file.*results\.json: cannot be written"):
         write_report(sample(points=1, layers=1), tmp_path / "file")
 
 

@@ -64,7 +64,7 @@ def test_several_models_start_with_the_range():
 
 def test_nothing_measured_is_said():
     results = replace(sample(), critical=pd.DataFrame())
-    assert summarize(results) == ["No critical sparsity could be computed, because no trial has valid results."]
+    assert summarize(results) == ["No critical sparsity could be computed, because no curve has valid trials."]
 
 
 def test_sites_that_could_be_as_high_are_named():
@@ -79,16 +79,24 @@ def test_right_censored_values_are_at_least(results):
     assert "can skip at least 23.0%" in text
 
 
-def test_a_wide_interval_is_not_decided(results):
+def test_a_wide_interval_starts_with_its_lower_end(results):
     critical = results.critical.assign(is_wide=True, low=0.01, high=0.73, high_censored=True, examples_needed=1284)
     (text,) = summarize(replace(results, critical=critical))
     assert text.startswith(
-        "SmolLM2-135M-Instruct on self_prediction: the result is not conclusive. With 384 examples, the 95% interval "
-        "reaches from 1.0% to at least 73.0% of the intermediate activations that can be dropped while at least 99% of "
-        "the dense score is kept. "
-        "The estimate is 39.0%"
+        "SmolLM2-135M-Instruct on self_prediction: at least 1.0% of the intermediate activations can be dropped while "
+        "at least 99% of the dense score is kept (97.5% confidence), and possibly more than at the last measured "
+        "point. The estimate is 39.0%, the most of the 5 sites. At least 900 more examples and measurements at higher "
+        "sparsity would narrow the interval to ±2 percentage points."
     )
-    assert "The 95% interval may be wider than 10 percentage points. At least 900 more examples would narrow" in text
+
+
+def test_a_bracket_without_an_estimate_is_a_finding(results):
+    critical = results.critical.assign(sparsity=None, low=0.0, high=0.78, is_wide=True, needs_points=True)
+    text = summarize(replace(results, critical=critical[critical["site"] == "input"]))[0]
+    assert text.startswith("SmolLM2-135M-Instruct on self_prediction: the data do not decide")
+    several = sample(models=MODELS, sites=("input",))
+    several = replace(several, critical=several.critical.assign(sparsity=None, low=0.0, high=0.78, is_wide=True))
+    assert "Between 0.0–78.0% (fam-100m" in summarize(several)[0]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ def test_a_wide_interval_is_not_decided(results):
 def test_size_trends_are_described_as_computed(changes, text):
     results = replace(sample(models=MODELS), trends=size_trends(**changes))
     sentence = find_text(results, "Family fam")
-    assert sentence.startswith("Family fam (100.0M to 2.0B parameters) on average over the tasks: ")
+    assert sentence.startswith("Family fam (100.0 M to 2.00 B parameters) on average over the tasks: ")
     assert text in sentence
 
 

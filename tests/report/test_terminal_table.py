@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -10,9 +11,9 @@ from sparsedial.report.terminal_table import render_terminal_table
 from tests.support.report_sample import sample
 
 
-def printed(results, width=200):
-    """Return the table as a terminal would get it."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+def printed(results, width=200, terminal=True):
+    """Return the table as a terminal would get it, or a file."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
     console.print(render_terminal_table(results))
     return console.file.getvalue()
 
@@ -22,7 +23,7 @@ def test_it_shows_every_site_in_order_with_its_numbers(results):
     positions = [text.index(site) for site in ("input ", "up ", "gate ", "intermediate ", "all_inputs ")]
     assert positions == sorted(positions)
     assert "39.0% (37.8–40.4%)" in text and "13.0% (12.6–13.5%)" in text
-    assert "model SmolLM2-135M-Instruct (134.5M), rule top_p" in text
+    assert "model SmolLM2-135M-Instruct (134.5 M), rule top_p" in text
 
 
 def test_markup_and_control_characters_are_text():
@@ -48,7 +49,7 @@ def test_problems_are_named_below_the_table(results):
 
 def test_the_heading_of_a_group_takes_a_whole_line():
     text = printed(sample(models=("a-model-with-a-long-name", "b"), tasks=("piqa", "average")), width=80)
-    assert "a-model-with-a-long-name (134.5M)" in [line.strip() for line in text.splitlines()]
+    assert "a-model-with-a-long-name (134.5 M)" in [line.strip() for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("width", [80, 40])
@@ -75,3 +76,35 @@ def test_lower_bounds_are_explained(results):
     assert "≥" not in printed(results)
     text = printed(replace(results, critical=results.critical.assign(status="right-censored")))
     assert "≥ marks a lower bound: retention at the last point is still at least 99%" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("rows", ["none", "one", "many"])
+def test_no_text_is_broken_within_a_word(rows, width, terminal):
+    results = sample(sites=("input",)) if rows == "one" else sample(models=("a", "b"))
+    if rows == "none":
+        nothing = pd.DataFrame()
+        results = replace(results, critical=nothing, points=nothing, layers=nothing, problems=["out of memory"])
+    text = printed(results, width, terminal)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert min(len(line) for line in lines if line) > 4
+    one_row = ["Site", "18.0% (16.8–19.4%)", "0.97", "12.0% (11.2–12.9%)"]
+    expected = {
+        "none": ["No critical sparsity could be computed, because no curve has valid trials."],
+        "one": one_row,
+        "many": [*one_row, "all_inputs", "intermediate"],
+    }
+    words = " ".join(text.split())
+    assert all(word in words for word in expected[rows])
+    assert ("Site" in text) == (rows != "none")
+
+
+def test_the_site_is_shown_in_a_narrow_terminal():
+    assert "intermediate" in printed(sample(), width=40) and "0.97" in printed(sample(), width=40)
+
+
+def test_rows_at_chance_are_marked(results):
+    changed = results.critical.assign(status="at chance", sparsity=None, low=None, high=None, is_wide=False)
+    assert printed(replace(results, critical=changed)).count("nothing to retain") == 5

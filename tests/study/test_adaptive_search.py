@@ -6,7 +6,16 @@ import pytest
 from sparsedial.curves.critical import critical_sparsity
 from sparsedial.curves.curve import make_curve
 from sparsedial.rules import RULES
-from sparsedial.study.adaptive_search import MAX_POINTS, next_rule
+from sparsedial.study.adaptive_search import (
+    MAX_POINTS,
+    MIN_BRACKET_SHARE,
+    MORE_EXAMPLES_NEEDED,
+    POINTS_USED,
+    PRECISION_REACHED,
+    SPARSEST_VALUE_REACHED,
+    next_rule,
+    next_step,
+)
 
 PAPER_GRID = [1.0, 0.995, 0.99, 0.985, 0.98, 0.975, 0.97, *np.arange(0.96, 0.895, -0.01).round(2),
               *np.arange(0.85, 0.55, -0.05).round(2), 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]  # fmt: skip
@@ -58,16 +67,92 @@ def test_a_model_that_loses_immediately_ends_the_search():
     assert critical_sparsity(points, dense=1.0).status == "left-censored"
 
 
-@pytest.mark.parametrize(("noise", "continues"), [(2.0, False), (0.001, True)])
-def test_an_interval_wider_than_the_bracket_ends_the_search(noise, continues):
-    """With few or noisy examples, further points would not make the result more precise."""
-    random = np.random.default_rng(0)
-    dense = random.random(400)
+def noisy_model(examples, noise, true_value=0.3, exponent=4.0, seed=0):
+    """Return a model with known critical sparsity whose examples differ. Sparsity is the root of 1 - p."""
+    random = np.random.default_rng(seed)
+    dense = random.uniform(0.2, 1.0, examples)
+    luck = random.normal(size=examples)
+
+    def measure(value):
+        sparsity = max((1 - value) ** 0.5, 1e-12)
+        own = np.random.default_rng(round(1e4 * value)).normal(size=examples)
+        retention = max(0.0, 1 - 0.01 * (sparsity / true_value) ** exponent)
+        return sparsity, dense * retention + noise * sparsity * (luck + own), value
+
+    return dense, measure
+
+
+def search_to_precision(dense, measure, precision=0.02, max_points=20):
+    """Search until the end and return the curve and the reason."""
     points = []
-    for s, p in ((0.1, 0.97), (0.3, 0.9), (0.5, 0.8)):
-        jitter = random.normal(size=400)
-        points.append((s, dense * (1 - max(0, s - 0.2) * 0.15) + noise * (jitter - jitter.mean()), p))
-    measured = make_curve(points, dense)
-    critical = critical_sparsity(measured)
-    assert (critical.high - critical.low > 0.2) == (not continues)
-    assert (next_rule("top_p", measured, 0.99, 0.01) is not None) == continues
+    curve = None
+    while True:
+        step = next_step("top_p", curve, 0.99, precision, max_points)
+        if step.end is not None:
+            return curve, step.end
+        assert step.rule.value not in [p for _, _, p in points]
+        points.append(measure(step.rule.value))
+        curve = make_curve(points, dense)
+
+
+def test_the_search_ends_when_the_interval_is_as_narrow_as_requested():
+    curve, end = search_to_precision(*noisy_model(4000, 0.02))
+    critical = critical_sparsity(curve)
+    assert end == PRECISION_REACHED
+    assert critical.high - critical.low <= 0.04
+    assert critical.low <= 0.3 <= critical.high
+    assert len(curve.p) <= 12
+
+
+def test_the_search_says_that_more_examples_are_needed():
+    curve, end = search_to_precision(*noisy_model(60, 0.2))
+    critical = critical_sparsity(curve)
+    assert end == MORE_EXAMPLES_NEEDED
+    assert critical.high - critical.low > 0.1
+    for low, high in (critical.low_bracket, critical.high_bracket):
+        assert high - low <= max(0.02, MIN_BRACKET_SHARE * (critical.high - critical.low))
+
+
+def test_points_are_placed_at_the_ends_of_the_interval():
+    """After the first points, every new point lies next to an end of the interval that it could move."""
+    dense, measure = noisy_model(200, 0.05)
+    points = [measure(value) for value in (0.9, 0.97, 0.8)]
+    at_ends = 0
+    for _ in range(6):
+        curve = make_curve(points, dense)
+        critical = critical_sparsity(curve)
+        step = next_step("top_p", curve, 0.99, 0.005, 20)
+        sparsity = (1 - step.rule.value) ** 0.5
+        for bracket in (critical.low_bracket, critical.high_bracket):
+            if bracket is not None and bracket[0] < sparsity < bracket[1]:
+                at_ends += 1
+                break
+        points.append(measure(step.rule.value))
+    assert at_ends == 6
+
+
+def test_values_below_the_first_point_are_not_tried_if_no_score_could_be_shown_to_be_kept():
+    """With 60 examples that are right or wrong, not even an unchanged score is shown to be kept."""
+    dense = np.repeat([1.0, 0.0], 30)
+    luck = np.linspace(0.05, 1, 60)
+
+    def measure(value):
+        sparsity = (1 - value) ** 0.5
+        return sparsity, dense * (luck > sparsity**3), value
+
+    curve, end = search_to_precision(dense, measure)
+    assert end == MORE_EXAMPLES_NEEDED
+    assert curve.p.max() == 0.97
+    assert critical_sparsity(curve).low == 0.0
+
+
+def test_a_model_that_is_not_shown_to_lose_is_measured_up_to_the_sparsest_value():
+    dense = np.repeat([1.0, 0.0], 1000)
+    curve, end = search_to_precision(dense, lambda value: (max((1 - value) ** 0.5, 1e-12), dense, value))
+    assert end == SPARSEST_VALUE_REACHED
+    assert curve.p.min() == 0.0
+
+
+def test_the_number_of_points_is_limited():
+    curve, end = search_to_precision(*noisy_model(4000, 0.02), precision=0.001, max_points=7)
+    assert (end, len(curve.p)) == (POINTS_USED, 7)

@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sparsedial.analysis.results import compute_results
-from sparsedial.errors import NonFiniteError, StorageError, TaskError
+from sparsedial.errors import NonFiniteError, NonFiniteOutputError, StorageError, TaskError
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.integrity import find_problems
 from sparsedial.study.runner import run_study
 from sparsedial.study.store import Store
+from tests.support.processes import is_running, wait_until
 
 IN_CHILD = ExecutorConfig(timeout=10.0)
 
@@ -46,6 +48,18 @@ def test_out_of_memory_is_tried_three_times(spec, tmp_path, orders, numbers):
     store = run_study(spec, tmp_path / "b", retry_failed=True)
     assert kinds(store) == []
     assert numbers(store) == whole
+
+
+def test_a_dense_trial_with_nan_is_invalid_and_names_the_module(spec, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "damaged")
+    weights = load_file(tmp_path / "damaged" / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
+    spec = dataclasses.replace(spec, models=(str(tmp_path / "damaged"),))
+    with pytest.raises(NonFiniteOutputError, match=r"model.layers.1.mlp.up_proj \(Linear\): its weight contains 1"):
+        run_study(spec, tmp_path / "out")
+    [problem] = find_problems(Store(tmp_path / "out"))
+    assert problem.kind == "invalid" and "dense" in problem.text and "up_proj" in problem.text
 
 
 def test_invalid_numbers_are_never_shown_and_the_other_trials_are_run(spec, tmp_path, orders):
@@ -113,7 +127,7 @@ def test_a_failing_write_ends_the_study_and_names_the_path(spec, tmp_path, monke
     calls = iter(range(1, 1000))
 
     def full(*args):
-        if next(calls) > 6:
+        if next(calls) > 7:  # one to probe the directory
             raise OSError(28, os.strerror(28))
         return link(*args)
 
@@ -168,6 +182,23 @@ def test_a_worker_whose_driver_is_dead_stores_its_trial_and_ends(spec, tmp_path,
         time.sleep(0.05)
     assert len(list(store.trials())) == 2
     assert "input" in {r.identity.site for r in store.trials()}
+
+
+@pytest.mark.parametrize("timeout", [(), ("--timeout", "300")], ids=["in this process", "in a child process"])
+def test_a_signal_ends_a_run_although_a_task_waits_for_a_helper(spec, tmp_path, orders, timeout):
+    """Only the driver gets the signal, as from a batch system."""
+    orders("help", "self_prediction None")
+    (tmp_path / "study.json").write_text(json.dumps(spec.to_json()))
+    command = ["study", tmp_path / "study.json", "--out", tmp_path / "out", *timeout]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "sparsedial", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+    (helper,) = wait_until(orders.helpers)
+    driver.send_signal(signal.SIGTERM)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 143, errors
+    assert "run the same command again" in errors
+    assert wait_until(lambda: not is_running(helper))
 
 
 KILLED = """
@@ -233,7 +264,7 @@ def test_a_damaged_or_newer_study_is_refused_and_not_changed(spec, tmp_path, tex
     with pytest.raises(StorageError, match=word):
         run_study(spec, tmp_path)
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()} == before
-    assert "corrupt" in kinds(Store(tmp_path))
+    assert "unusable" in kinds(Store(tmp_path))
 
 
 def test_two_drivers_on_one_study(spec, tmp_path, numbers):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from sparsedial.errors import StorageError
+from sparsedial.files import make_temporary_path
 from sparsedial.study.canonical_json import json_digest, to_canonical_json
 from sparsedial.study.integrity import ProblemKind, find_problems
 from sparsedial.study.job import FailureRecord, OutcomeKind
@@ -67,14 +68,14 @@ def contradict(store):
     record = first_sparse_trial(store)
     result = dataclasses.replace(record.result, dropped=record.result.total * 3 // 2)
     rewrite(store, dataclasses.replace(record, result=result), record.key)
-    return "invalid", "inconsistent"
+    return "corrupt", "inconsistent"
 
 
 def forge_identity(store):
     record = first_sparse_trial(store)
     identity = dataclasses.replace(record.identity, site="gate")
     rewrite(store, dataclasses.replace(record, identity=identity), record.key)
-    return "invalid", "gate"
+    return "corrupt", "written for another trial"
 
 
 def finish_twice(store):
@@ -93,7 +94,7 @@ def fail(store):
 
 
 def leave_a_temporary_file(store):
-    (store.folder / "trials" / ".abc.json.0123abcd").write_text("half")
+    make_temporary_path(store.folder / "trials").write_text("half")
     return "stray", "temporary"
 
 
@@ -104,12 +105,28 @@ def leave_scores(store):
 
 def leave_something_else(store):
     (store.folder / "core").write_text("dumped")
-    return "stray", "core"
+    return "unknown", "core"
+
+
+def leave_a_hidden_file(store):
+    (store.folder / "trials" / ".labels.verified").write_text("the user's")
+    return "unknown", ".labels.verified"
+
+
+def leave_a_file_of_another_version(store):
+    path = store.trial_path(first_sparse_trial(store).key)
+    path.write_text(path.read_text().replace('"schema":3', '"schema":2'))
+    return "corrupt", "schema version 2"
+
+
+def lose_the_spec(store):
+    (store.folder / "study.json").unlink()
+    return "unusable", "Run the study again"
 
 
 def damage_the_spec(store):
     (store.folder / "study.json").write_text("{")
-    return "corrupt", "study.json"
+    return "unusable", "study.json"
 
 
 def ask_for_more(store):
@@ -125,7 +142,8 @@ def ask_for_another_model(store):
 
 
 FAULTS = [lose, truncate, lose_scores, garble_examples, contradict, forge_identity, finish_twice, fail,
-          leave_a_temporary_file, leave_scores, leave_something_else, damage_the_spec, ask_for_more,
+          leave_a_temporary_file, leave_scores, leave_something_else, leave_a_hidden_file,
+          leave_a_file_of_another_version, damage_the_spec, lose_the_spec, ask_for_more,
           ask_for_another_model]  # fmt: skip
 
 
@@ -140,13 +158,39 @@ def test_each_fault_is_reported_and_nothing_is_changed(store, fault):
     assert contents(store.folder) == before
 
 
-@pytest.mark.parametrize("fault", [lose, truncate, lose_scores, fail], ids=lambda fault: fault.__name__)
+REPAIRED = [lose, truncate, lose_scores, garble_examples, contradict, forge_identity, fail,
+            leave_a_file_of_another_version, lose_the_spec]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", REPAIRED, ids=lambda fault: fault.__name__)
 def test_running_again_repairs_it(store, spec, fault, numbers):
     whole = numbers(store)
     fault(store)
     run_study(spec, store.folder, retry_failed=True)
     assert find_problems(store) == []
     assert numbers(store) == whole
+
+
+def test_a_damaged_trial_that_the_study_no_longer_needs_is_set_aside(store, spec):
+    record = first_sparse_trial(store)
+    other = dataclasses.replace(spec, sites=("intermediate",))
+    run_study(other, store.folder)
+    (store.folder / "samples" / f"{record.key}.parquet").write_bytes(b"")
+    assert [p.kind for p in find_problems(store)] == ["corrupt"]
+    run_study(other, store.folder)
+    assert {p.kind for p in find_problems(store)} == {"stray"}  # its scores
+    assert not store.trial_path(record.key).exists()
+
+
+def test_a_file_that_cannot_be_read_is_not_set_aside(store, spec):
+    path = store.trial_path(first_sparse_trial(store).key)
+    path.unlink()
+    path.symlink_to(path.name)  # a loop
+    problems = find_problems(store)
+    assert any(p.kind == "unusable" and path.name in p.text for p in problems), problems
+    with pytest.raises(StorageError, match=path.name):
+        run_study(spec, store.folder)
+    assert path.is_symlink()
 
 
 def test_trials_that_were_removed_from_the_spec_are_no_problem(store, spec):
@@ -163,7 +207,8 @@ def test_a_study_of_another_schema_is_refused_and_both_versions_are_named(store,
     before = contents(store.folder)
     with pytest.raises(StorageError, match=r"version 2\b.*version 3\b"):
         run_study(spec, store.folder)
-    assert any(p.kind == "corrupt" and "version 2" in p.text for p in find_problems(store))
+    (problem,) = find_problems(store)  # of the records, nothing is known
+    assert problem.kind == "unusable" and "version 2" in problem.text
     assert contents(store.folder) == before
 
 
@@ -179,7 +224,7 @@ def test_a_damaged_file_of_resolved_models_is_rebuilt(store, spec, text, numbers
 
 
 def test_an_empty_directory(tmp_path):
-    assert [p.kind for p in find_problems(Store(tmp_path))] == ["corrupt"]
+    assert [p.kind for p in find_problems(Store(tmp_path))] == ["unusable"]
     assert "Expected the output directory" in find_problems(Store(tmp_path))[0].text
 
 

@@ -78,3 +78,77 @@ def test_a_job_is_given_up_after_its_last_attempt(store, kind, attempts):
         store.write_failure(FailureRecord(planner.key(job), kind, "failed", job))
     assert planner.final_failure(job).kind is kind
     assert planner.jobs() == []
+
+
+def finish_task(store, task, rule, scores, **result):
+    """Write a finished trial of a task with these scores."""
+    identity = TrialIdentity(MODEL.identity, {"task": task})
+    if rule is not None:
+        identity = dataclasses.replace(identity, site="input", rule=rule, ffns="f")
+    record = make_record(score=float(np.mean(scores)))
+    dropped = 0 if rule is None else round(1000 * (1 - rule.p))
+    fields = {"examples": len(scores), "dropped": dropped, "total": 1000, **result}
+    changed = dataclasses.replace(record.result, **fields)
+    store.write_trial(dataclasses.replace(record, identity=identity, result=changed), np.asarray(scores, dtype=float))
+
+
+def search_values(store, tasks, scores_at, **results):
+    """Run a search whose trials are written here. Return the values of p, in order."""
+    spec = dataclasses.replace(SPEC, tasks=tasks, values=None)
+    planner = Planner(spec, {task: {"task": task} for task in tasks}, store, {"m": MODEL})
+    values = []
+    for _ in range(50):
+        jobs = planner.jobs()
+        if not jobs:
+            return values
+        for job in jobs:
+            p = 1.0 if job.rule is None else job.rule.p
+            finish_task(store, job.task, job.rule, scores_at(job.task, p), **results.get(job.task, {}))
+            if job.rule is not None and p not in values:
+                values.append(p)
+    raise AssertionError("the search does not end")
+
+
+RIGHT = np.repeat([1.0, 0.0], [160, 40])
+
+
+def falling(task, p):
+    """90 of 100 right answers are kept at p = 0.8, and all above 0.9."""
+    scores = RIGHT.copy()
+    scores[: max(0, round(160 * (0.9 - p)))] = 0.0
+    return scores
+
+
+def test_the_search_follows_the_tasks_that_have_something_to_retain(store, tmp_path):
+    alone = search_values(store, ("falls",), falling)
+
+    def with_chance(task, p):
+        return falling(task, p) if task == "falls" else np.repeat([1.0, 0.0], [50, 150])
+
+    both = search_values(Store.create(tmp_path / "both"), ("falls", "guess"), with_chance, guess={"chance": 0.25})
+    assert both == alone
+
+
+def test_the_search_does_not_depend_on_the_unit_of_a_score(store, tmp_path):
+    def kept(task, p):
+        return falling(task, p) if task == "falls" else RIGHT
+
+    def percent(task, p):
+        return falling(task, p) if task == "falls" else 100.0 * RIGHT
+
+    quality = {"quality": {"metric": "quality", "higher_is_better": True}}
+    expected = search_values(store, ("falls", "quality"), kept, **quality)
+    assert search_values(Store.create(tmp_path / "p"), ("falls", "quality"), percent, **quality) == expected
+
+
+@pytest.mark.parametrize("result", [{"metric": "loss"}, {"metric": "logprob", "higher_is_better": True}])
+def test_scores_that_cannot_be_compared_are_not_searched(store, result):
+    scores = -RIGHT if result["metric"] == "logprob" else RIGHT
+    assert search_values(store, ("made_up",), lambda task, p: scores, made_up=result) == []
+
+
+def test_a_search_whose_sparse_scores_cannot_be_compared_ends(store):
+    def negative(task, p):
+        return RIGHT if p == 1.0 else -RIGHT
+
+    assert len(search_values(store, ("made_up",), negative)) == 1

@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 
 from sparsedial.errors import StorageError
+from sparsedial.files import ExclusiveMove
 from sparsedial.rules import TopP
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind
 from sparsedial.study.records import TrialRecord
 from sparsedial.study.store import Store
 from sparsedial.study.verified_records import decode_record
+from tests.support.file_systems import allow_only
 from tests.support.trial_records import make_record
 
+KEY = "ab" * 32
+MOVES = [
+    ExclusiveMove.HARD_LINK, ExclusiveMove.LOCK, pytest.param(ExclusiveMove.EXCLUSIVE_RENAME, marks=pytest.mark.slow)
+]  # fmt: skip
 SCORES = np.array([0.5, 0.25, 1.0])
 
 
@@ -31,10 +37,13 @@ STEPS = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from sparsedial import files
 from tests.study.test_store import commit
+from tests.support.file_systems import allow_only
 import pandas, pyarrow.parquet
 
 folder, step = Path(sys.argv[1]), 0
+allow_only(sys.argv[2])
 commit(folder / "warm", 9)  # imports everything before the first fork
 
 def count(at):
@@ -54,7 +63,8 @@ def deadly(call, at):
 for at in range(1, 1000):
     child = os.fork()
     if child == 0:
-        calls = [(os, "fsync"), (os, "link"), (os, "open"), (Path, "open"), (Path, "unlink"), (Path, "mkdir")]
+        calls = [(os, "fsync"), (os, "link"), (os, "open"), (Path, "open"), (Path, "unlink"), (Path, "mkdir"),
+                 (Path, "rename"), (files, "rename_exclusively")]
         for owner, name in calls:
             setattr(owner, name, deadly(getattr(owner, name), at))
         commit(folder / str(at))
@@ -65,8 +75,10 @@ print(at)
 """
 
 
-def test_a_kill_at_every_write_step_loses_nothing_and_leaves_no_half_trial(tmp_path):
-    process = subprocess.run([sys.executable, "-c", STEPS, str(tmp_path)], capture_output=True, text=True)
+@pytest.mark.parametrize("move", MOVES)
+def test_a_kill_at_every_write_step_loses_nothing_and_leaves_no_half_trial(tmp_path, monkeypatch, move):
+    process = subprocess.run([sys.executable, "-c", STEPS, str(tmp_path), move], capture_output=True, text=True)
+    allow_only(move, patch=monkeypatch)
     assert process.returncode == 0, process.stderr
     steps = int(process.stdout)
     assert steps > 35
@@ -121,8 +133,8 @@ def failing(call, error, times):
 @pytest.mark.parametrize("call", ["fsync", "link"])
 @pytest.mark.parametrize("times", [1, 2, 3, 4])
 def test_a_failing_call_is_an_error_that_names_the_path(tmp_path, monkeypatch, call, times, error):
-    if call == "link" and times > 2:
-        times -= 2  # there are two links in a commit
+    if call == "link" and times > 3:
+        times -= 3  # there are three links: one to probe the directory, and two in a commit
     monkeypatch.setattr(os, call, failing(getattr(os, call), error, times))
     with pytest.raises(StorageError, match=str(tmp_path)):
         commit(tmp_path)
@@ -157,14 +169,17 @@ def test_the_same_trial_twice_keeps_the_first_and_the_conflict(tmp_path):
     assert store.samples(second).tolist() == (SCORES + 0.25).tolist()
 
 
-def test_many_writers_of_one_trial_leave_one_whole_trial(tmp_path):
-    """Eight processes write at once. The first one to link its file wins, and its scores are the ones that count."""
+@pytest.mark.parametrize("move", MOVES)
+def test_many_writers_of_one_trial_leave_one_whole_trial(tmp_path, move):
+    """Eight processes write at once. The first one to move its file wins, and its scores are the ones that count."""
     script = textwrap.dedent(
         """
         import os, sys, time
         from pathlib import Path
         from tests.study.test_store import SCORES, commit
+        from tests.support.file_systems import allow_only
         folder, writers = Path(sys.argv[1]), 8
+        allow_only(sys.argv[2])
         commit(folder / "warm")
         start = time.monotonic() + 0.3
         children = []
@@ -180,7 +195,7 @@ def test_many_writers_of_one_trial_leave_one_whole_trial(tmp_path):
         sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    command = [sys.executable, "-c", script, str(tmp_path), move]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
     store = Store(tmp_path)
@@ -188,18 +203,18 @@ def test_many_writers_of_one_trial_leave_one_whole_trial(tmp_path):
     assert len(trials) == 20
     for trial in trials:
         assert store.samples(trial).tolist() == (SCORES + trial.result.score).tolist()
-    assert len(list((tmp_path / "conflicts").iterdir())) == 20 * 7
+    assert len(list((tmp_path / "conflicts").glob("*.json"))) == 20 * 7
 
 
 def test_failures_are_stored_and_forgotten(tmp_path):
     store = Store.create(tmp_path)
-    store.write_failure(FailureRecord("ab", OutcomeKind.OUT_OF_MEMORY, "out of memory", Job("m")))
-    store.write_failure(FailureRecord("ab", OutcomeKind.KILLED, "died", Job("m", "t", "input", TopP(0.9))))
-    assert [f.kind for f in store.failures("ab")] == ["oom", "killed"]
-    next((tmp_path / "failed" / "ab").iterdir()).write_bytes(b"{")
-    assert sorted(f.kind for f in store.failures("ab"))[-1] == "unreadable"
-    store.forget_failures("ab")
-    assert store.failures("ab") == []
+    store.write_failure(FailureRecord(KEY, OutcomeKind.OUT_OF_MEMORY, "out of memory", Job("m")))
+    store.write_failure(FailureRecord(KEY, OutcomeKind.KILLED, "died", Job("m", "t", "input", TopP(0.9))))
+    assert [f.kind for f in store.failures(KEY)] == ["oom", "killed"]
+    next((tmp_path / "failed" / KEY).iterdir()).write_bytes(b"{")
+    assert sorted(f.kind for f in store.failures(KEY))[-1] == "unreadable"
+    store.forget_failures(KEY)
+    assert store.failures(KEY) == []
 
 
 def test_records_are_strict_json(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsedial.errors import StorageError
+from sparsedial.files import make_temporary_path
 from sparsedial.study.canonical_json import to_canonical_json
 from sparsedial.study.store import Store
 from sparsedial.study.verified_records import MAX_TEMPORARY_AGE, RecordFolder, decode_record, encode_record
@@ -45,16 +46,36 @@ def test_a_flipped_bit_is_detected_or_changes_nothing(data):
     assert record is None or record == json.loads(to_canonical_json(whole))
 
 
+def make_old(path):
+    os.utime(path, (time.time() - 2 * MAX_TEMPORARY_AGE,) * 2)
+
+
 def test_old_temporary_files_are_removed(tmp_path):
-    young = tmp_path / "trials" / ".a.json.0123abcd"
-    old = tmp_path / "samples" / ".b.parquet.0123abcd"
-    for path in (young, old):
-        path.parent.mkdir()
+    young = make_temporary_path(tmp_path / "trials" / "ab")
+    old = [make_temporary_path(tmp_path / name) for name in (".", "samples", "failed/ab", "figures")]
+    for path in (young, *old):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * MAX_TEMPORARY_AGE,) * 2)
+    for path in old:
+        make_old(path)
     RecordFolder.create(tmp_path)
     assert young.exists()
-    assert not old.exists()
+    assert not any(path.exists() for path in old)
+
+
+THE_USERS = (".env.template", ".env.defaults", ".bashrc.original", ".a.json.0123abcd", "src/.settings.disabled",
+             ".git/.info.previous", "trials/.labels.verified", "samples/.b.parquet.0123abcd")  # fmt: skip
+
+
+def test_files_of_the_user_are_never_removed(tmp_path):
+    paths = [tmp_path / name for name in THE_USERS]
+    paths.append(make_temporary_path(tmp_path / "src"))  # a folder that no study has
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"the user's")
+        make_old(path)
+    RecordFolder.create(tmp_path)
+    assert all(path.read_bytes() == b"the user's" for path in paths)
 
 
 def test_a_directory_that_cannot_be_written_is_an_error(tmp_path):

@@ -68,6 +68,21 @@ def write_tasks(folder):
     write_yaml(folder / "missing.yaml", {"task": "tiny_missing", **common, **CHOICE, **missing_data})
 
 
+def write_task(folder, name, task, documents, data_folder=None):
+    """Write one task with its own documents, which may be in another folder."""
+    data_folder = data_folder or folder
+    data = data_folder / f"{name}.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    common = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(data_folder / "cache")},
+        "test_split": "test",
+        "metadata": {"version": 1.0},
+    }
+    write_yaml(folder / f"{name}.yaml", {**common, **task})
+
+
 def write_yaml(path, content):
     """Write one YAML file."""
     path.write_text(yaml.safe_dump(content))

@@ -134,3 +134,16 @@ def keep_sparse_trials(store, keep):
             store.trial_path(record.key).unlink()
             for path in (store.folder / "samples").glob(f"{record.key}*"):
                 path.unlink()
+
+
+def change_results(store, task, change, **fields):
+    """Replace the scores of a task's trials by ``change(scores, record)``, and further fields of their results."""
+    for record in list(store.trials()):
+        if record.task.name != task:
+            continue
+        scores = change(store.samples(record), record)
+        result = replace(record.result, score=float(scores.mean()), examples=len(scores), **fields)
+        store.trial_path(record.key).unlink()
+        for path in (store.folder / "samples").glob(f"{record.key}*"):
+            path.unlink()
+        store.write_trial(replace(record, result=result), scores)

@@ -5,6 +5,7 @@ environment variable SABOTAGE names. Every time an order is carried out, a line 
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -20,7 +21,7 @@ class Order:
     """One fault.
 
     Attributes:
-        fault: "kill", "hang", "nap", "oom" or "nan".
+        fault: "kill", "hang", "help" (fork a helper that hangs, and wait for it), "nap", "oom" or "nan".
         trial: Beginning of the trial's task, site and value of p, separated by blanks.
         when: "before" the trial is run, or "after" it has been stored.
         times: Largest number of times that the order is carried out.
@@ -88,12 +89,23 @@ def cause(fault):
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault == "hang":
         time.sleep(HANG_SECONDS)
+    elif fault == "help":
+        helper = multiprocessing.get_context("fork").Process(target=hang_as_helper)
+        helper.start()
+        helper.join()
     elif fault == "nap":
         time.sleep(NAP_SECONDS)
     elif fault == "oom":
         raise torch.OutOfMemoryError("sabotaged")
     elif fault == "nan":
         raise NonFiniteError("sabotaged")
+
+
+def hang_as_helper():
+    """Note the number of this process, and hang."""
+    with Path(os.environ["SABOTAGE"]).with_suffix(".helpers").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(HANG_SECONDS)
 
 
 class Orders:
@@ -117,6 +129,11 @@ class Orders:
         if not path.exists():
             return []
         return [int(line.split()[0]) for line in path.read_text().splitlines()]
+
+    def helpers(self):
+        """Return the process IDs of the helpers that were forked."""
+        path = self.path.with_suffix(".helpers")
+        return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def withdraw(self):
         """Remove all orders and their counts."""

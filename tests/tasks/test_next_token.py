@@ -1,5 +1,8 @@
 """Next-token accuracy: one score per document, and padding is never counted."""
 
+import hashlib
+import json
+
 import pytest
 import torch
 
@@ -68,3 +71,31 @@ def test_a_diffusion_model_is_refused(diffusion_lm):
 def test_a_limit_of_zero_is_refused():
     with pytest.raises(SpecError, match="limit=0: expected at least 1"):
         NextToken(limit=0)
+
+
+INSIDE_A_LINE = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e\r"  # str.splitlines splits at each of these
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_only_line_feeds_separate_documents(tmp_path, suffix, line_end):
+    documents = [f"one{character}two" for character in INSIDE_A_LINE]
+    lines = documents
+    if suffix == ".jsonl":
+        lines = [json.dumps({"text": document}, ensure_ascii=False) for document in documents]
+    path = tmp_path / f"documents{suffix}"
+    path.write_bytes("\ufeff".encode() + line_end.join([*lines, " ", ""]).encode())
+    task = NextToken(text=str(path))
+    assert task.identity()["documents"] == len(documents)
+    assert task.identity()["text"] == hashlib.sha256("\0".join(documents).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("t.jsonl", b'{"text": 5}\n', "the text is 5.*expected lines such as"),
+     ("t.txt", b"caf\xe9\n", "expected a file in UTF-8")],
+)  # fmt: skip
+def test_an_unreadable_document_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SpecError, match=message):
+        NextToken(text=str(tmp_path / name))

@@ -10,6 +10,7 @@ import sparsedial as sd
 from sparsedial.errors import SpecError, TaskError
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.sources import Source
+from sparsedial.tasks import self_prediction
 from sparsedial.tasks.self_prediction import START_TOKENS, SelfPrediction
 
 
@@ -32,6 +33,14 @@ def test_sequences_are_the_models_own_and_follow_the_seed(llama):
     assert {row[0] for row in examples["tokens"]} == {1}  # the configuration's BOS
     assert task.prepare(lm) == examples
     assert SelfPrediction(5, 7, seed=1).prepare(lm) != examples
+
+
+def test_a_sequence_does_not_depend_on_the_number_of_sequences(llama, monkeypatch):
+    lm = language_model(llama)
+    few = SelfPrediction(sequences=5, length=7).prepare(lm)["tokens"]
+    assert SelfPrediction(sequences=9, length=7).prepare(lm)["tokens"][:5] == few
+    monkeypatch.setattr(self_prediction, "MAX_SAMPLED_ROWS", 2)
+    assert SelfPrediction(sequences=5, length=7).prepare(lm)["tokens"] == few
 
 
 def test_sampled_frequencies_are_the_models_probabilities(llama):

@@ -97,13 +97,15 @@ def train_model(
         intervals: Steps between log lines and between checkpoints.
     """
     out.mkdir(parents=True, exist_ok=True)
+    log = out / "training.jsonl"
+    if not log.exists() and any(out.iterdir()):
+        raise SystemExit(f"{out}: holds files that are not of a training. Choose a new or empty folder.")
     windows = load_windows(corpus / "train.npy", device)
     held_out_windows = load_windows(corpus / "heldout.npy", device)
     trainer = Trainer(recipe, device)
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.load(checkpoint)
-    log = out / "training.jsonl"
     _truncate_log(log, trainer.step)
     last_step = min(max_steps or recipe.steps, recipe.steps)
     start = time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
 
 from sparsedial.analysis.retention_curves import CurveSetting, LabelledCurve
 from sparsedial.analysis.task_averages import Averages
@@ -23,12 +24,36 @@ def make_notes(trial_set: TrialSet, curves: Sequence[LabelledCurve], averages: A
         One sentence per note.
     """
     notes = (
+        *_notes_at_chance(curves, averages),
+        _note_retention_averages(averages),
         _note_mixed_devices(curves),
         _note_different_averages(averages),
         _note_families(trial_set),
         _note_missing_averages(curves, averages),
     )
     return list(filter(None, notes))
+
+
+def _notes_at_chance(curves: Sequence[LabelledCurve], averages: Averages) -> list[str]:
+    """Return one note per model and task whose dense score cannot be told from chance."""
+    notes = {}
+    for curve in (*curves, *averages.task_groups):
+        if curve.is_at_chance:
+            notes[curve.group.model, curve.label.task] = (
+                f"{curve.group.model}, {curve.label.task}: there is nothing to retain, because the dense score "
+                f"{curve.curve.dense:.4g} cannot be told from chance ({curve.chance:.4g}) on {curve.examples} examples."
+                " The task has no critical sparsity and is left out of averages over all tasks."
+            )
+    return list(notes.values())
+
+
+def _note_retention_averages(averages: Averages) -> str | None:
+    if not any(map(attrgetter("curve.members"), averages.all_tasks)):
+        return None
+    return (
+        "The scores of the tasks are not on one scale, so the average over tasks is that of their retentions, with "
+        "equal weights, and not the paper's average of scores."
+    )
 
 
 def _note_mixed_devices(curves: Sequence[LabelledCurve]) -> str | None:
@@ -46,7 +71,7 @@ def _note_different_averages(averages: Averages) -> str | None:
     names = sorted({average.label.task for average in averages.all_tasks})
     if len(names) < 2:
         return None
-    return f"The averages cover different tasks and are therefore not compared with each other: {'; '.join(names)}."
+    return f"The averages are of different tasks or kinds and are not compared with each other: {'; '.join(names)}."
 
 
 def _note_families(trial_set: TrialSet) -> str | None:
@@ -64,7 +89,7 @@ def _note_missing_averages(curves: Sequence[LabelledCurve], averages: Averages) 
     tasks_by_group: dict[CurveSetting, list[LabelledCurve]] = defaultdict(list)
     for curve in curves:
         can_be_averaged = curve.label.task != SelfPrediction.name and averages.find_task_group(curve) is None
-        if can_be_averaged and not averages.has_average(curve.group):
+        if can_be_averaged and not curve.is_at_chance and not averages.has_average(curve.group):
             tasks_by_group[curve.group].append(curve)
     missing = [f"{group.model}, {group.site}" for group, members in tasks_by_group.items() if len(members) > 1]
     if not missing:

@@ -25,13 +25,14 @@ class SiteFinding:
         task: Display name of the task or of the task average.
         metric: Name of the metric that the task is scored with.
         site: Name of the site.
-        status: One of the statuses of `CriticalSparsity`: crossed, right-censored or left-censored.
+        status: One of the statuses of `CriticalSparsity` (crossed, right-censored or left-censored), or `AT_CHANCE`.
         sparsity: The critical sparsity.
         skippable_macs: Share of the FFN's multiply-accumulates that can be skipped at the critical sparsity.
         first_crossing: Lowest sparsity at which retention falls below the threshold. None if it equals the critical
             sparsity to 0.1 percentage points.
         p: Rule parameter at the critical sparsity. None if it is not known.
         dense_score: Score of the dense model. None if it is not known.
+        chance: Expected score of random choices. None if it is not known.
         examples: Number of examples that were scored. None if it is not known.
         is_wide: True if the interval is wider than `WIDE_INTERVAL`, or may be wider, because its upper end is a lower
             bound.
@@ -39,6 +40,8 @@ class SiteFinding:
         additional_examples: Number of further examples that would narrow the interval to a half width of
             `TARGET_HALF_WIDTH`. A lower bound if the upper end of the interval is one. None if no further examples are
             needed, or if the number is not known.
+        needs_points: True if points at further values of p would narrow the interval.
+        is_last_sparsest: True if the rule has no value that is sparser than the last measured point.
     """
 
     model: str
@@ -54,10 +57,13 @@ class SiteFinding:
     first_crossing: float | None
     p: float | None
     dense_score: float | None
+    chance: float | None
     examples: float | None
     is_wide: bool
     is_average: bool
     additional_examples: int | None
+    needs_points: bool
+    is_last_sparsest: bool
 
     @property
     def is_undecided(self) -> bool:
@@ -127,10 +133,13 @@ def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
         first_crossing=_earlier_crossing(finite_number(row["first_crossing"]), sparsity.value),
         p=finite_number(row["p"]),
         dense_score=finite_number(row["dense_score"]),
+        chance=finite_number(row.get("chance")),
         examples=examples,
         is_wide=is_true(row["is_wide"]),
         is_average=metric.startswith("mean of "),
         additional_examples=_additional_examples(finite_number(row["examples_needed"]), examples),
+        needs_points=is_true(row.get("needs_points")),
+        is_last_sparsest=is_true(row.get("is_last_sparsest")),
     )
 
 

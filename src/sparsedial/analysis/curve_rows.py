@@ -9,48 +9,97 @@ from typing import Any
 import numpy as np
 
 from sparsedial.analysis.breakdowns import nearest_trials
-from sparsedial.analysis.estimates import TARGET_HALF_WIDTH, WIDE_INTERVAL
+from sparsedial.analysis.estimates import AT_CHANCE, TARGET_HALF_WIDTH, WIDE_INTERVAL
 from sparsedial.analysis.retention_curves import LabelledCurve
 from sparsedial.analysis.trial_set import TrialSet
-from sparsedial.curves.bootstrap import resample_retention
 from sparsedial.curves.critical import CriticalSparsity
 from sparsedial.curves.curve import Curve
+from sparsedial.curves.paired_scores import pair_scores, retention_intervals
 from sparsedial.curves.size_trend import fit_size_trend
 from sparsedial.rules import RULES
 from sparsedial.study.records import TrialRecord
 
+CRITICAL_COLUMNS = (
+    "sparsity",
+    "low",
+    "high",
+    "first_crossing",
+    "status",
+    "p",
+    "p_low",
+    "p_high",
+    "high_censored",
+    "skippable_macs",
+    "skippable_macs_low",
+    "skippable_macs_high",
+    "examples_needed",
+    "needs_points",
+    "is_wide",
+)
+"""Columns of the table of critical sparsities that depend on the critical sparsity."""
 
-def critical_row(curve: LabelledCurve, critical: CriticalSparsity, task_group: str | None) -> dict[str, Any]:
+
+def critical_row(curve: LabelledCurve, critical: CriticalSparsity | None, task_group: str | None) -> dict[str, Any]:
     """Return the row of one curve in the table of critical sparsities.
 
     Args:
         curve: The measured curve.
-        critical: Its critical sparsity.
+        critical: Its critical sparsity. None if the dense score is at chance.
         task_group: Name of the average over a task group that contains the curve, or None.
 
     Returns:
         The columns of ``critical.csv``, see docs/output-tables.md.
     """
-    macs_per_sparsity = _skippable_macs_per_sparsity(curve.trials, critical.value)
+    columns = _missing_columns()
+    if critical is not None:
+        columns = _critical_columns(curve, critical)
     return {
         **curve.label.to_row(),
-        "sparsity": critical.value,
+        **columns,
+        "dense_score": curve.curve.dense,
+        "chance": curve.chance,
+        "examples": curve.examples,
+        "points": len(curve.curve.p),
+        "is_last_sparsest": _is_last_sparsest(curve),
+        "group": task_group,
+    }
+
+
+def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity) -> dict[str, Any]:
+    macs_per_sparsity = _skippable_macs_per_sparsity(curve.trials, critical.center)
+    return {
+        "sparsity": critical.estimate,
         "low": critical.low,
         "high": critical.high,
         "first_crossing": critical.first_crossing,
         "status": critical.status,
         "p": _interpolated_p(curve, critical),
-        "high_censored": critical.high_censored,
-        "skippable_macs": macs_per_sparsity * critical.value,
-        "skippable_macs_low": None if critical.low is None else macs_per_sparsity * critical.low,
-        "skippable_macs_high": None if critical.high is None else macs_per_sparsity * critical.high,
-        "dense_score": curve.curve.dense,
-        "examples": curve.examples,
+        "p_low": critical.p_low,
+        "p_high": critical.p_high,
+        "high_censored": critical.right_censored,
+        "skippable_macs": _scale(critical.estimate, macs_per_sparsity),
+        "skippable_macs_low": _scale(critical.low, macs_per_sparsity),
+        "skippable_macs_high": _scale(critical.high, macs_per_sparsity),
         "examples_needed": critical.examples_needed(curve.examples, TARGET_HALF_WIDTH),
-        "is_wide": _is_wide(critical),
-        "points": len(curve.curve.p),
-        "group": task_group,
+        "needs_points": critical.needs_points(TARGET_HALF_WIDTH),
+        "is_wide": _is_wide(critical, _is_last_sparsest(curve)),
     }
+
+
+def _scale(sparsity: float | None, factor: float) -> float | None:
+    return None if sparsity is None else factor * sparsity
+
+
+def _missing_columns() -> dict[str, Any]:
+    """Return the columns of `_critical_columns` for a curve without a critical sparsity."""
+    columns: dict[str, Any] = dict.fromkeys(CRITICAL_COLUMNS)
+    return {**columns, "status": AT_CHANCE, "high_censored": False, "needs_points": False, "is_wide": False}
+
+
+def _is_last_sparsest(curve: LabelledCurve) -> bool:
+    """Return True if the rule has no value that is sparser than the last point of the curve."""
+    dense = RULES[curve.group.rule].dense_value
+    return bool(abs(curve.curve.p[-1] - dense) >= 1.0)
 
 
 def point_rows(curve: LabelledCurve, trial_set: TrialSet) -> list[dict[str, Any]]:
@@ -66,8 +115,9 @@ def point_rows(curve: LabelledCurve, trial_set: TrialSet) -> list[dict[str, Any]
     points = curve.curve
     low = np.full(len(points.p), np.nan)
     high = np.full(len(points.p), np.nan)
-    if points.examples:
-        low, high = np.quantile(resample_retention(points), [0.025, 0.975], axis=0)
+    scores = pair_scores(points)
+    if scores is not None:
+        low, high = retention_intervals(scores)
     choice_by_p = {record.p: trial_set.explain_choice(record) for record in curve.trials}
     rows = []
     for index, p in enumerate(points.p):
@@ -99,6 +149,8 @@ def trend_rows(curves: Sequence[LabelledCurve], retain: float) -> list[dict[str,
     """
     families: dict[tuple[Any, ...], list[LabelledCurve]] = defaultdict(list)
     for curve in curves:
+        if curve.is_at_chance:
+            continue
         group = curve.group
         families[group.family, group.rule, group.layers, curve.label.task, group.site].append(curve)
     rows = []
@@ -134,10 +186,13 @@ def trend_rows(curves: Sequence[LabelledCurve], retain: float) -> list[dict[str,
     return rows
 
 
-def _is_wide(critical: CriticalSparsity) -> bool:
+def _is_wide(critical: CriticalSparsity, is_last_sparsest: bool) -> bool:
+    """Return True if the interval is wide, or if its upper end may lie beyond the last point."""
     if critical.low is None or critical.high is None:
         return False
-    return critical.high_censored or critical.high - critical.low > WIDE_INTERVAL
+    if critical.right_censored and not is_last_sparsest:
+        return True
+    return critical.high - critical.low > WIDE_INTERVAL
 
 
 def _skippable_macs_per_sparsity(trials: Sequence[TrialRecord], sparsity: float) -> float:
@@ -163,12 +218,12 @@ def _skippable_macs_per_sparsity(trials: Sequence[TrialRecord], sparsity: float)
 
 
 def _interpolated_p(curve: LabelledCurve, critical: CriticalSparsity) -> float | None:
-    """Return the rule parameter at the critical sparsity.
+    """Return the rule parameter at the estimate of critical sparsity, or None if there is no estimate.
 
     Below the first point, it is interpolated between the rule's dense value and the parameter of that point.
     """
     points = curve.curve
-    if critical.p is not None or not np.isfinite(points.p[0]):
+    if critical.p is not None or critical.estimate is None or not np.isfinite(points.p[0]):
         return critical.p
     dense = RULES[curve.group.rule].dense_value
-    return float(dense + (points.p[0] - dense) * critical.value / points.sparsity[0])
+    return float(dense + (points.p[0] - dense) * critical.estimate / points.sparsity[0])

@@ -12,6 +12,9 @@ from sparsedial.curves.critical import RIGHT_CENSORED
 WIDE_INTERVAL = 0.10
 """A 95% interval that is wider than this fraction is marked as wide."""
 
+AT_CHANCE = "at chance"
+"""Status of a row whose dense score cannot be told from chance. It has no critical sparsity."""
+
 TARGET_HALF_WIDTH = 0.02
 """Half width, as a fraction of sparsity, of the 95% interval that ``examples_needed`` refers to."""
 

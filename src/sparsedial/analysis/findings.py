@@ -13,7 +13,7 @@ from sparsedial.analysis.estimates import finite_number
 from sparsedial.analysis.labels import is_average
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import sort_rows
-from sparsedial.analysis.row_selection import drop_group_members, headline_rows, rows_with_numbers
+from sparsedial.analysis.row_selection import drop_group_members, headline_rows, rows_with_any_number
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,9 @@ def compute_findings(results: Results) -> Findings:
         results: The results of one or several studies.
 
     Returns:
-        The findings in the order of the report. They are empty if no critical sparsity is known.
+        The findings in the order of the report. They are empty if no critical sparsity and no interval is known.
     """
-    critical = rows_with_numbers(sort_rows(results.critical), "sparsity")
+    critical = rows_with_any_number(sort_rows(results.critical), "sparsity", "low")
     if critical.empty:
         return Findings(results.retain)
     models = _find_models(critical)

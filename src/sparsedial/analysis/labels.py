@@ -13,7 +13,10 @@ from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.records import ModelLabel, TrialRecord
 
 AVERAGE = "average"
-"""Display name of the average over all tasks. It is used in place of the name of a task."""
+"""Display name of the paper's average over all tasks. It is used in place of the name of a task."""
+
+AVERAGE_OF_RETENTIONS = "average of retentions"
+"""Display name of the average over all tasks if their scores are not on one scale."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -110,7 +113,7 @@ def is_average(task: str) -> bool:
         task: Display name of a task.
 
     Returns:
-        True for "average" and for averages over named tasks.
+        True for "average", for averages of retentions and for averages over named tasks.
 
     Example:
         >>> is_average("average"), is_average("average of arc_easy, piqa"), is_average("piqa")

@@ -108,8 +108,12 @@ def _table_rows(
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for curve in curves:
         label = curve.label
-        critical = critical_sparsity(curve.curve, retain)
-        nearest = breakdowns.nearest_trials(curve.trials, critical.value)
+        critical = None
+        shown_sparsity = 0.0  # without a critical sparsity, the breakdowns are those of the point of lowest sparsity
+        if not curve.is_at_chance:
+            critical = critical_sparsity(curve.curve, retain)
+            shown_sparsity = critical.center
+        nearest = breakdowns.nearest_trials(curve.trials, shown_sparsity)
         rows["critical"].append(critical_row(curve, critical, averages.find_task_group(curve)))
         rows["points"] += point_rows(curve, trial_set)
         if not curve.averaged_tasks:

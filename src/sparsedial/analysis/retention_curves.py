@@ -16,6 +16,7 @@ from sparsedial.models.identity import ModelIdentity
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.curve_from_trials import measured_curve
 from sparsedial.study.records import TrialRecord
+from sparsedial.study.score_scale import has_score_at_chance
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class LabelledCurve:
         dense: The dense trial. For an average, the dense trial of its first task.
         trials: The sparse trials. For an average, those of all its tasks.
         averaged_tasks: Display names of the tasks that the curve is averaged over. Empty for the curve of one task.
+        chance: Expected score of random choices. 0 if it is not known.
+        is_at_chance: True if the dense score cannot be told from chance, so that there is nothing to retain.
     """
 
     label: CurveLabel
@@ -79,6 +82,8 @@ class LabelledCurve:
     dense: TrialRecord
     trials: tuple[TrialRecord, ...]
     averaged_tasks: tuple[str, ...] = ()
+    chance: float = 0.0
+    is_at_chance: bool = False
 
     @property
     def group(self) -> CurveSetting:
@@ -172,6 +177,7 @@ def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[Labelled
         The curves in display order, and one sentence for each curve that could not be read.
     """
     dense_by_setting = {record.identity.setting: record for record in trial_set.trials if record.identity.is_dense}
+    at_chance: dict[str, bool] = {}
     curves = []
     problems = []
     for key, label, trials in _labelled_groups(trial_set, names):
@@ -185,7 +191,18 @@ def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[Labelled
         except SparsedialError as error:
             problems.append(f"{name}: the curve is left out: {error}")
             continue
-        curves.append(LabelledCurve(label, points, dense, tuple(trials)))
+        if key.setting not in at_chance:
+            at_chance[key.setting] = has_score_at_chance(dense, trial_set.samples(dense))
+        curves.append(
+            LabelledCurve(
+                label=label,
+                curve=points,
+                dense=dense,
+                trials=tuple(trials),
+                chance=dense.result.chance or 0.0,
+                is_at_chance=at_chance[key.setting],
+            )
+        )
     return sorted(curves, key=lambda curve: curve.sort_key), problems
 
 

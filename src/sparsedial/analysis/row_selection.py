@@ -59,3 +59,19 @@ def rows_with_numbers(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
         return frame
     numbers = frame[list(columns)].map(finite_number)
     return frame[numbers.notna().all(axis=1)]
+
+
+def rows_with_any_number(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return the rows that have a finite number in at least one of some columns.
+
+    Args:
+        frame: A table.
+        *columns: Names of the columns.
+
+    Returns:
+        The selected rows, in their order.
+    """
+    if frame.empty:
+        return frame
+    numbers = frame[list(columns)].map(finite_number)
+    return frame[numbers.notna().any(axis=1)]

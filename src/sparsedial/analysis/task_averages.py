@@ -1,4 +1,4 @@
-"""Averages of curves over tasks: over the groups of lm-eval, and over all tasks as in the paper."""
+"""Averages of curves over tasks: over the groups of lm-eval, and over all tasks (docs/retention.md)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparsedial.analysis.labels import AVERAGE, is_average
+from sparsedial.analysis.labels import AVERAGE, AVERAGE_OF_RETENTIONS, is_average
 from sparsedial.analysis.retention_curves import CurveLabel, CurveSetting, LabelledCurve
+from sparsedial.curves.chance import is_at_chance
 from sparsedial.curves.curve import Curve, average_at_each_p
+from sparsedial.curves.task_average import average_tasks, have_common_scale
 from sparsedial.study.records import TrialRecord
 from sparsedial.tasks.base import TaskGroup
 from sparsedial.tasks.registry import is_data_free
@@ -23,7 +25,7 @@ class Averages:
 
     Attributes:
         task_groups: One curve per model, site and lm-eval group (mmlu, for example).
-        all_tasks: One curve per model and site: the paper's average over tasks. A group counts as one task.
+        all_tasks: One curve per model and site: the average over tasks. A group counts as one task.
     """
 
     task_groups: tuple[LabelledCurve, ...]
@@ -99,24 +101,47 @@ def _average_task_groups(curves: Sequence[LabelledCurve]) -> list[LabelledCurve]
 
 
 def _average_task_group(task_group: TaskGroup, members: Sequence[LabelledCurve]) -> LabelledCurve | None:
-    """Average one task group. None if fewer than two of its tasks have curves, or if they share no value of p."""
+    """Average one task group.
+
+    Returns None if fewer than two of its tasks have curves, or if they share neither a value of p nor a direction.
+    """
     curves = _one_per_task(members)
-    if len(curves) < 2:
+    if len(curves) < 2 or len({curve.curve.higher_is_better for curve in curves}) > 1:
         return None
     expected = len(task_group.members)
     missing = "" if len(curves) == expected else f" of {expected}"
     name = f"{task_group.name} ({len(curves)}{missing} tasks)"
-    average = _average(curves, name, weight_by_examples=bool(task_group.by_size))
-    if average is None:
+    matched = _match_points(curves)
+    if not matched:
         return None
-    return replace(average, averaged_tasks=_task_names(members))
+    weights = np.ones(len(curves))
+    if task_group.by_size:
+        weights = np.array([curve.dense.result.examples for curve in curves], dtype=np.float64)
+    average = average_at_each_p(matched, list(weights))
+    chance = float(weights @ [curve.chance for curve in curves] / weights.sum())
+    return LabelledCurve(
+        label=CurveLabel(curves[0].group, name, f"mean of {len(curves)}"),
+        curve=average,
+        dense=curves[0].dense,
+        trials=_all_trials(curves),
+        averaged_tasks=_task_names(members),
+        chance=chance,
+        is_at_chance=_is_average_at_chance(average, chance),
+    )
+
+
+def _is_average_at_chance(average: Curve, chance: float) -> bool:
+    if not average.higher_is_better or not average.examples:
+        return False
+    return is_at_chance([matrix[:, 0] for matrix in average.examples], chance)
 
 
 def _average_all_tasks(curves: Sequence[LabelledCurve], task_groups: Sequence[LabelledCurve]) -> list[LabelledCurve]:
     """Average all tasks of each model and site, at the values of p at which all of them were measured.
 
-    Tasks without data, such as self-prediction, are left out. If a task was measured with several sets of options, the
-    curve with the most examples is used. If the averages cover different tasks, the name of each lists its tasks.
+    Tasks without data, such as self-prediction, are left out, and so are tasks whose dense score is at chance. If a
+    task was measured with several sets of options, the curve with the most examples is used. If the averages cover
+    different tasks, or if a task at chance was left out, the name of each average lists its tasks.
     """
     in_task_group: set[tuple[CurveSetting, str]] = set()
     for average in task_groups:
@@ -128,18 +153,40 @@ def _average_all_tasks(curves: Sequence[LabelledCurve], task_groups: Sequence[La
         if not is_member and not is_data_free(curve.dense.task.name):
             tasks_by_group[curve.group].append(curve)
     averages = []
+    are_named_after_tasks = False
     for tasks in tasks_by_group.values():
         distinct = _one_per_task(tasks)
-        mean = _average(distinct, AVERAGE) if len(distinct) > 1 else None
+        above_chance = [curve for curve in distinct if not curve.is_at_chance]
+        mean = _average_distinct_tasks(above_chance)
         if mean is not None:
             averages.append(mean)
-    if len({average.averaged_tasks for average in averages}) < 2:
-        return averages
-    return list(map(_name_after_tasks, averages))
+            are_named_after_tasks = are_named_after_tasks or len(above_chance) < len(distinct)
+    if are_named_after_tasks or len({average.averaged_tasks for average in averages}) > 1:
+        return list(map(_name_after_tasks, averages))
+    return averages
+
+
+def _average_distinct_tasks(curves: Sequence[LabelledCurve]) -> LabelledCurve | None:
+    """Average tasks. None if there are fewer than two, or if they have no value of p in common."""
+    matched = _match_points(curves) if len(curves) > 1 else []
+    if not matched:
+        return None
+    name = AVERAGE
+    metric = f"mean of {len(curves)}"
+    if not have_common_scale(matched):
+        name = AVERAGE_OF_RETENTIONS
+        metric += " retentions"
+    return LabelledCurve(
+        label=CurveLabel(curves[0].group, name, metric),
+        curve=average_tasks(matched),
+        dense=curves[0].dense,
+        trials=_all_trials(curves),
+        averaged_tasks=_task_names(curves),
+    )
 
 
 def _name_after_tasks(average: LabelledCurve) -> LabelledCurve:
-    name = f"{AVERAGE} of {', '.join(average.averaged_tasks)}"
+    name = f"{average.label.task} of {', '.join(average.averaged_tasks)}"
     return replace(average, label=replace(average.label, task=name))
 
 
@@ -157,34 +204,24 @@ def _task_names(curves: Sequence[LabelledCurve]) -> tuple[str, ...]:
     return tuple(curve.label.task for curve in curves)
 
 
-def _average(curves: Sequence[LabelledCurve], name: str, weight_by_examples: bool = False) -> LabelledCurve | None:
-    """Return the average of curves of one model and site. None if they have no value of p in common."""
+def _all_trials(curves: Sequence[LabelledCurve]) -> tuple[TrialRecord, ...]:
+    trials: list[TrialRecord] = []
+    for curve in curves:
+        trials += curve.trials
+    return tuple(trials)
+
+
+def _match_points(curves: Sequence[LabelledCurve]) -> list[Curve]:
+    """Return the points of each curve at the values of p that all have in common. Empty if there are none."""
     common = set(curves[0].curve.p.tolist())
     for curve in curves[1:]:
         common &= set(curve.curve.p.tolist())
     if not common:
-        return None
-    values = sorted(common)
-    points: list[Curve] = []
-    weights: list[float] = []
-    trials: list[TrialRecord] = []
-    for curve in curves:
-        points.append(_points_at(curve.curve, values))
-        weights.append(curve.dense.result.examples)
-        trials += curve.trials
-    return LabelledCurve(
-        label=CurveLabel(curves[0].group, name, f"mean of {len(curves)}"),
-        curve=average_at_each_p(points, weights if weight_by_examples else None),
-        dense=curves[0].dense,
-        trials=tuple(trials),
-        averaged_tasks=_task_names(curves),
-    )
+        return []
+    return [_points_at(curve.curve, sorted(common)) for curve in curves]
 
 
 def _points_at(curve: Curve, values: Sequence[float]) -> Curve:
     """Return the curve's points at these values of p, in this order."""
     by_p = np.argsort(curve.p)
-    index = by_p[np.searchsorted(curve.p, values, sorter=by_p)]
-    columns = np.concatenate([[0], 1 + index])  # the dense scores come first
-    examples = tuple(matrix[:, columns] for matrix in curve.examples)
-    return Curve(curve.sparsity[index], curve.score[index], curve.dense, curve.p[index], examples)
+    return curve.select_points(by_p[np.searchsorted(curve.p, values, sorter=by_p)])

@@ -175,8 +175,8 @@ def describe_device(record: TrialRecord) -> str:
 
 
 def _describe_problems(store: Store) -> list[str]:
-    """List the problems of a study except stray files: at most `MAX_PROBLEMS_PER_KIND` of each kind."""
-    problems = [problem for problem in find_problems(store) if problem.kind != "stray"]
+    """List the problems of a study except unused files: at most `MAX_PROBLEMS_PER_KIND` of each kind."""
+    problems = [problem for problem in find_problems(store) if not problem.kind.is_harmless]
     lines = []
     for kind, group in groupby(problems, key=lambda problem: problem.kind):
         texts = [f"{kind}: {problem.text}" for problem in group]

@@ -8,11 +8,22 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+
+MIN_BAR_WIDTH = 6
+MAX_BAR_WIDTH = 24
+
+STANDARD_WIDTH = 80
+"""Width of a terminal from which the elapsed time is shown."""
+
+WIDTH_OF_NUMBERS = 37
+"""Width of the progress display apart from bar and description: spinner, counts, times and the blanks between them."""
 
 out = Console()
 err = Console(stderr=True)
@@ -58,20 +69,21 @@ def log(message: str) -> None:
 class ProgressDisplay:
     """Progress display on stderr: bars with the remaining time, or plain lines if stderr is not a terminal.
 
-    The bars are shown from the first job on, so that errors in the arguments are printed without bars.
+    The bars are shown from the first job on, so that errors in the arguments are printed without bars. A description
+    that is too long for the terminal loses its beginning, because its end names the site and the rule.
     """
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-        )
+        columns: list[ProgressColumn] = [
+            SpinnerColumn("line" if err.options.ascii_only else "dots"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=_bar_width(err.width)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        ]
+        if err.width >= STANDARD_WIDTH:
+            columns.append(TimeElapsedColumn(table_column=Column(no_wrap=True)))
+        columns += [TextColumn("left"), TimeRemainingColumn(table_column=Column(no_wrap=True))]
+        self._bars = Progress(*columns, console=err)
         self._trials = self._bars.add_task("trials", total=None)
         self._job = self._bars.add_task("starting", total=None)
         self._last_description = ""
@@ -108,8 +120,37 @@ class ProgressDisplay:
             finished: Number of finished steps of the job.
             total: Number of steps of the job.
         """
-        if not err.is_terminal and description != self._last_description:
-            log(description)
+        if err.is_terminal:
+            self._bars.start()
+            text = _keep_end(description, err.width - _bar_width(err.width) - WIDTH_OF_NUMBERS)
+            self._bars.update(self._job, description=escape_markup(text), completed=finished, total=total)
+        elif description != self._last_description:
+            log(f"{description}{self._count_trials()}")
         self._last_description = description
-        self._bars.start()
-        self._bars.update(self._job, description=escape_markup(description), completed=finished, total=total)
+
+    def _count_trials(self) -> str:
+        """Return the number of finished trials for a plain line. Empty before the first trial is finished."""
+        task = self._bars.tasks[self._trials]
+        if not task.total:
+            return ""
+        return f" ({task.completed:.0f} of {task.total:.0f} trials finished)"
+
+
+def _bar_width(terminal_width: int) -> int:
+    """Return the width of the bars.
+
+    >>> _bar_width(60), _bar_width(80), _bar_width(200)
+    (6, 10, 24)
+    """
+    return max(MIN_BAR_WIDTH, min(MAX_BAR_WIDTH, terminal_width // 4 - MIN_BAR_WIDTH - 4))
+
+
+def _keep_end(text: str, width: int) -> str:
+    """Return a text, shortened at its beginning if it is longer than a width.
+
+    >>> _keep_end("tiny, arc_easy, input top_p 0.9", 16)
+    '…input top_p 0.9'
+    """
+    if len(text) <= width:
+        return text
+    return f"…{text[len(text) - width + 1 :]}"

@@ -53,8 +53,10 @@ def execute_study(
         typer.Exit: The run was interrupted, or the study is incomplete.
     """
     from sparsedial.study.dataclass_parsing import raise_problems
-    from sparsedial.study.integrity import ProblemKind, find_problems
+    from sparsedial.study.executors.process_tree import kill_descendants
+    from sparsedial.study.integrity import find_problems
     from sparsedial.study.runner import run_study
+    from sparsedial.study.study_lock import lock_study
 
     if argument_problems:
         raise_problems([*argument_problems, *spec.problems(device)])
@@ -65,11 +67,13 @@ def execute_study(
                 spec, folder, device=device, listener=display, executor=executor, retry_failed=retry_failed
             )
     except KeyboardInterrupt as interrupt:
+        kill_descendants()  # otherwise Python waits at its end for helpers that a task has forked
         log("interrupted: finished trials are kept; run the same command again to resume")
         code = EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
         raise typer.Exit(code) from None
-    write_and_print_report([store.folder])
-    problems = [problem for problem in find_problems(store) if problem.kind != ProblemKind.STRAY]
+    with lock_study(store.folder, spec.to_json()):  # the report shows the study that study.json describes
+        write_and_print_report([store.folder])
+        problems = [problem for problem in find_problems(store) if not problem.kind.is_harmless]
     if problems:
         log(f"{len(problems)} problem(s) found. To list them, run: sparsedial fsck {store.folder}")
         raise typer.Exit(EXIT_INCOMPLETE)

@@ -9,19 +9,18 @@ from typing import Annotated
 import typer
 
 from sparsedial.cli.console import escape_markup, out
-from sparsedial.errors import StorageError
 
 
 def fsck(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:
-    """List the problems of a study: missing, failed, corrupt, conflicting and invalid trials, and stray files.
+    """List the problems of a study: missing, failed, corrupt, conflicting and invalid trials, and unused files.
 
     The study is not changed. The exit code is 1 if there are problems.
     """
+    from sparsedial.study.folder_layout import check_holds_study
     from sparsedial.study.integrity import find_problems
     from sparsedial.study.store import Store
 
-    if not folder.is_dir():
-        raise StorageError(f"{folder}: no such directory. Expected the output directory of a run.")
+    check_holds_study(folder)
     problems = find_problems(Store(folder))
     for kind, group in groupby(problems, key=lambda problem: problem.kind):
         members = list(group)

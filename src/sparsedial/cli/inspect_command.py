@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -30,8 +31,10 @@ def inspect(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Print the FFNs of a model and the sites at which they can be sparsified."""
+    from sparsedial.ffn.adapters import describe_adapters
     from sparsedial.ffn.discovery import find_ffns
     from sparsedial.models.loading import load_language_model
+    from sparsedial.models.parameter_count import format_parameter_count
     from sparsedial.models.sources import check_model_exists, resolve_source
 
     problems: list[str] = []
@@ -39,13 +42,17 @@ def inspect(
     raise_problems(problems)
     check_model_exists(model)
     source = resolve_source(model, trust_remote_code=trust_remote_code, log=log)
-    lm = load_language_model(source, device=device, dtype=dtype)
+    lm = load_language_model(source, device=device, dtype=dtype, log=log)
     ffns = find_ffns(lm.model, modules=modules)
 
-    title = f"{escape(model)}: {lm.parameters / 1e6:.1f} M parameters, {len(ffns)} FFNs"
-    out.print(_ffn_table(ffns, title))
+    size = format_parameter_count(lm.parameters)
+    out.print(f"{escape(model)}: {size} parameters, {len(ffns)} FFNs", soft_wrap=True)
+    if len(ffns):
+        out.print(_ffn_table(ffns))
     for name, reason in ffns.unsupported.items():
         out.print(f"[yellow]not supported:[/] {escape(name)}: {escape(reason)}")
+    for sentence in describe_adapters(ffns.adapters):
+        out.print(f"[yellow]left out:[/] {escape(sentence)}")
     if len(ffns):
         shares = []
         for site in _available_sites(ffns[0]):
@@ -54,11 +61,12 @@ def inspect(
         out.print(f"{intro}: {', '.join(shares)}")
 
 
-def _ffn_table(ffns: FFNs, title: str) -> Table:
+def _ffn_table(ffns: FFNs) -> Table:
     """Return a table with one row per FFN. The experts of a mixture-of-experts layer share one row."""
-    table = Table(title=title)
+    table = Table()
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column in NUMERIC_COLUMNS else "left")
+        justify: JustifyMethod = "right" if column in NUMERIC_COLUMNS else "left"
+        table.add_column(column, justify=justify, overflow="fold")  # no name is cut off in a narrow terminal
     expert_counts = Counter((ffn.layer, ffn.moe_path) for ffn in ffns)
     for ffn in ffns:
         name = ffn.name

@@ -14,6 +14,7 @@ from sparsedial.cli.report_command import report
 from sparsedial.cli.run_command import run
 from sparsedial.cli.study_command import study
 from sparsedial.errors import SparsedialError
+from sparsedial.study.output_encoding import make_output_encodable
 
 EXIT_USER_ERROR = 2
 
@@ -24,6 +25,7 @@ for command in (inspect, run, study, fsck, report):
 
 def main() -> None:
     """Run the command line. Expected errors are printed without a traceback, and the exit code is 2."""
+    make_output_encodable()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

@@ -102,10 +102,11 @@ def parse_pairs(texts: Sequence[str] | None, option: str, problems: list[str]) -
     """
     if not texts:
         return None
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if not name or not value:
             problems.append(f"{option} {text!r}: expected NAME=VALUE")
-        pairs[name] = value
+        elif pairs.setdefault(name, value) != value:
+            problems.append(f"{option} {text!r}: {name} is {pairs[name]!r} already. Give it once.")
     return pairs

@@ -1,40 +1,28 @@
-"""The paired bootstrap of a curve: examples are resampled, dense and sparse scores together."""
+"""The bootstrap of mean scores."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from sparsedial.curves.curve import Curve
+import numpy as np
 
 RESAMPLES = 2000
 
 
-def resample_retention(
-    measured: Curve, resamples: int = RESAMPLES, seed: int = 0, drop_undefined: bool = True
-) -> np.ndarray:
-    """Return the retention of each point in each bootstrap resample.
-
-    The examples of each task are resampled separately.
+def resample_scores(examples: Sequence[np.ndarray], resamples: int, random: np.random.Generator) -> np.ndarray:
+    """Return the mean scores in each bootstrap resample, summed over tasks.
 
     Args:
-        measured: A curve with per-example scores.
+        examples: For each task, the scores of its N examples, shape [N, C], multiplied by the weight of the task.
         resamples: Number of resamples, B.
-        seed: Random seed. Curves with the same number of examples and the same seed draw the same examples in each
-            resample.
-        drop_undefined: If True, drop the resamples whose dense score is not above 0, because their retention is
-            undefined. If False, their rows are NaN. Default: True.
+        random: Source of random numbers.
 
     Returns:
-        Retention, shape [B, K], float64. There are fewer than B rows if resamples were dropped.
+        Scores, shape [B, C], float64.
     """
-    random = np.random.default_rng(seed)
-    total = np.zeros((resamples, 1 + len(measured.sparsity)))
-    for matrix in measured.examples:
+    total = np.zeros((resamples, examples[0].shape[1]))
+    for matrix in examples:
         count = len(matrix)
         weights = random.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
         total += weights @ matrix
-    dense = np.where(total[:, :1] > 0, total[:, :1], np.nan)
-    retention = total[:, 1:] / dense
-    if drop_undefined:
-        return retention[np.isfinite(retention).all(1)]
-    return retention
+    return total

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparsedial.curves.retention import is_kept
+
 
 @dataclass(frozen=True)
 class Crossings:
@@ -31,7 +33,7 @@ class Crossings:
         return self.last_kept == self.points
 
     @property
-    def is_left_censored(self) -> np.ndarray:
+    def keeps_at_no_point(self) -> np.ndarray:
         """True for curves without a measured point that has the required retention, shape [B]."""
         return self.last_kept == 0
 
@@ -52,10 +54,10 @@ def find_crossings(sparsity: np.ndarray, retention: np.ndarray, retain: float) -
     sparsity_from_dense = np.concatenate([[0.0], sparsity])
     retention_from_dense = np.concatenate([np.ones((len(retention), 1)), retention], 1)
     last_point = retention_from_dense.shape[1] - 1
-    is_kept = retention_from_dense >= retain
-    last_kept = last_point - np.argmax(is_kept[:, ::-1], 1)
-    falls_below = (~is_kept).any(1)
-    before_first_fall = np.where(falls_below, np.argmax(~is_kept, 1) - 1, last_point)
+    keeps = is_kept(retention_from_dense, retain)
+    last_kept = last_point - np.argmax(keeps[:, ::-1], 1)
+    falls_below = (~keeps).any(1)
+    before_first_fall = np.where(falls_below, np.argmax(~keeps, 1) - 1, last_point)
 
     return Crossings(
         highest=_interpolate_after(last_kept, sparsity_from_dense, retention_from_dense, retain),
@@ -73,6 +75,6 @@ def _interpolate_after(index: np.ndarray, sparsity: np.ndarray, retention: np.nd
     row = np.arange(len(retention))
     following = np.minimum(index + 1, len(sparsity) - 1)
     fall = retention[row, index] - retention[row, following]
-    surplus = retention[row, index] - retain
+    surplus = np.maximum(retention[row, index] - retain, 0.0)  # a rounding error is no loss (`is_kept`)
     fraction = np.divide(surplus, fall, out=np.zeros(len(retention)), where=fall > 0)
     return sparsity[index] + fraction * (sparsity[following] - sparsity[index])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
 
+from sparsedial.curves.retention import compute_retention
 from sparsedial.errors import SpecError
 
 
@@ -24,6 +26,10 @@ class Curve:
         examples: For each task, the scores of its N examples, shape [N, 1 + K]: dense first, then the points. In an
             average over tasks, the scores are multiplied by the weight of the task. Empty if the per-example scores
             are not known. The curve then has no confidence interval.
+        higher_is_better: Direction of the metric. It decides how retention is defined (`compute_retention`).
+        is_unit_scale: True if every score lies between 0 and 1, as accuracies do.
+        members: The curves whose retentions are averaged (`average_retentions_at_each_p`). ``examples`` then holds
+            their scores without weights. Empty for every other curve.
     """
 
     sparsity: np.ndarray
@@ -31,11 +37,33 @@ class Curve:
     dense: float
     p: np.ndarray
     examples: tuple[np.ndarray, ...] = ()
+    higher_is_better: bool = True
+    is_unit_scale: bool = True
+    members: tuple[Curve, ...] = ()
 
     @property
     def retention(self) -> np.ndarray:
-        """Sparse score divided by dense score, shape [K]."""
-        return self.score / self.dense
+        """Share of the dense score that each point keeps (`compute_retention`), shape [K]."""
+        return compute_retention(self.dense, self.score, self.higher_is_better)
+
+    def select_points(self, index: np.ndarray) -> Curve:
+        """Return a curve with some of the points.
+
+        Args:
+            index: Index of each point of the new curve, in its order, integer, shape [L].
+
+        Returns:
+            The new curve. Its members have the same points.
+        """
+        columns = np.concatenate([[0], 1 + index])  # the dense scores stay first
+        return replace(
+            self,
+            sparsity=self.sparsity[index],
+            score=self.score[index],
+            p=self.p[index],
+            examples=tuple(matrix[:, columns] for matrix in self.examples),
+            members=tuple(member.select_points(index) for member in self.members),
+        )
 
 
 @dataclass(frozen=True)
@@ -45,20 +73,25 @@ class _Point:
     p: float
 
 
-def make_curve(points: Sequence[object], dense: float | Sequence[float] | np.ndarray | None = None) -> Curve:
+def make_curve(
+    points: Sequence[object],
+    dense: float | Sequence[float] | np.ndarray | None = None,
+    higher_is_better: bool = True,
+) -> Curve:
     """Make a curve from points in any order.
 
     Args:
         points: Tuples ``(sparsity, score)`` or ``(sparsity, score, p)``. The score is a number, or the scores of the
             examples, shape [N]. A `SpecError` is raised for anything else, and for a sparsity outside [0, 1].
         dense: The dense score, or one dense score per example. Defaults to the scores of the point at sparsity 0.
+        higher_is_better: Direction of the metric. Defaults to True.
 
     Returns:
         The curve of the points above sparsity 0.
 
     Raises:
-        SpecError: There are no points above sparsity 0, the points differ in their number of examples, a score is not
-            finite, or the dense score is missing or not positive.
+        SpecError: There are no points above sparsity 0, the points differ in their number of examples, a score is
+            negative or not finite, or the dense score is missing or not positive.
     """
     parsed = [_parse_point(point) for point in points]
     baseline = _dense_scores(parsed, dense)
@@ -76,6 +109,8 @@ def make_curve(points: Sequence[object], dense: float | Sequence[float] | np.nda
     if not np.isfinite(matrix).all():
         raise SpecError("critical_sparsity: a score is NaN or infinite; expected finite scores")
     means = matrix.mean(0)
+    if means.min() < 0:
+        raise SpecError(f"critical_sparsity: {describe_negative_score(float(means.min()))}")
     if means[0] <= 0:
         raise SpecError(f"critical_sparsity: the dense score is {means[0]:g}; expected a dense score above 0")
     return Curve(
@@ -84,6 +119,23 @@ def make_curve(points: Sequence[object], dense: float | Sequence[float] | np.nda
         dense=float(means[0]),
         p=np.array([point.p for point in sparse]),
         examples=(matrix,) if len(matrix) > 1 else (),
+        higher_is_better=higher_is_better,
+        is_unit_scale=bool(((matrix >= 0) & (matrix <= 1)).all()),
+    )
+
+
+def describe_negative_score(score: float) -> str:
+    """Explain why a negative score has no retention.
+
+    Args:
+        score: The score.
+
+    Returns:
+        What was seen, what was expected and what to do.
+    """
+    return (
+        f"a score is {score:g}; expected scores of at least 0, because retention is a ratio of scores. Use a metric "
+        "that cannot be negative, for example exp(log-likelihood) in place of a log-likelihood"
     )
 
 
@@ -98,7 +150,8 @@ def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None =
         The average curve, in ascending order of its sparsity.
 
     Raises:
-        SpecError: There are no curves, or they are measured at different values of p.
+        SpecError: There are no curves, they are measured at different values of p, or higher is better for some of
+            them and lower for others.
 
     Example:
         >>> a = make_curve([(0.2, 1.0, 0.9), (0.4, 0.5, 0.8)], dense=1.0)
@@ -107,14 +160,13 @@ def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None =
         >>> mean.sparsity.round(3).tolist(), mean.score.tolist(), mean.dense
         ([0.3, 0.5], [0.75, 0.5], 0.75)
     """
-    if not curves:
-        raise SpecError("average_at_each_p: no curves; expected at least one")
-    ordered = [_reorder(curve, np.argsort(curve.p, kind="stable")) for curve in curves]
-    for curve in ordered:
-        if not np.array_equal(curve.p, ordered[0].p):
-            raise SpecError(
-                "average_at_each_p: the tasks were measured at different p; expected the same p for all tasks"
-            )
+    ordered = sort_by_p(curves)
+    directions = {curve.higher_is_better for curve in curves}
+    if len(directions) != 1:
+        raise SpecError(
+            "average_at_each_p: higher is better for some tasks and lower for others; average their retentions with "
+            "average_retentions_at_each_p"
+        )
     shares = np.ones(len(curves)) if weights is None else np.asarray(weights, dtype=np.float64)
     shares = shares / shares.sum()
     examples: list[np.ndarray] = []
@@ -127,20 +179,42 @@ def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None =
         dense=float(shares @ [curve.dense for curve in curves]),
         p=ordered[0].p,
         examples=tuple(examples),
+        higher_is_better=directions.pop(),
+        is_unit_scale=all(map(attrgetter("is_unit_scale"), curves)),
     )
-    return _reorder(average, np.argsort(average.sparsity, kind="stable"))
+    return sort_by_sparsity(average)
 
 
-def _reorder(curve: Curve, order: np.ndarray) -> Curve:
-    """Return a curve with its points in another order."""
-    columns = np.concatenate([[0], 1 + order])  # the dense scores stay first
-    return Curve(
-        sparsity=curve.sparsity[order],
-        score=curve.score[order],
-        dense=curve.dense,
-        p=curve.p[order],
-        examples=tuple(matrix[:, columns] for matrix in curve.examples),
-    )
+def sort_by_p(curves: Sequence[Curve]) -> list[Curve]:
+    """Sort the points of curves by p, so that they can be averaged point by point.
+
+    Args:
+        curves: The curve of each task.
+
+    Returns:
+        The curves, with their points in ascending order of p.
+
+    Raises:
+        SpecError: There are no curves, or they are measured at different values of p.
+    """
+    if not curves:
+        raise SpecError("average over tasks: no curves; expected at least one")
+    ordered = [curve.select_points(np.argsort(curve.p, kind="stable")) for curve in curves]
+    for curve in ordered:
+        if not np.array_equal(curve.p, ordered[0].p):
+            raise SpecError(
+                "average over tasks: the tasks were measured at different p; expected the same p for all tasks"
+            )
+    return ordered
+
+
+def sort_by_sparsity(curve: Curve) -> Curve:
+    """Return a curve with its points in ascending order of sparsity.
+
+    Args:
+        curve: The curve.
+    """
+    return curve.select_points(np.argsort(curve.sparsity, kind="stable"))
 
 
 def _dense_scores(points: Sequence[_Point], dense: float | Sequence[float] | np.ndarray | None) -> np.ndarray:

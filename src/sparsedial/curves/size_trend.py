@@ -7,16 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsedial.curves.bootstrap import RESAMPLES, resample_retention
-from sparsedial.curves.critical import CONFIDENCE_QUANTILES, RETAIN, TAIL
-from sparsedial.curves.crossings import Crossings, find_crossings
+from sparsedial.curves.critical import RETAIN, RIGHT_CENSORED, CriticalSparsity, critical_sparsity
 from sparsedial.curves.curve import Curve
+from sparsedial.curves.difference import judge_sign
 from sparsedial.errors import SpecError
-
-MIN_SLOPE = 0.0005  # slopes between -MIN_SLOPE and MIN_SLOPE are displayed as 0.0 percentage points
-MORE = "more"
-LESS = "less"
-UNCLEAR = "unclear"
 
 
 @dataclass(frozen=True)
@@ -44,37 +38,26 @@ class SizeTrend:
     def verdict(self) -> str:
         """``more`` or ``less`` if larger models tolerate more or less sparsity, else ``unclear``.
 
-        The verdict is ``unclear`` if the interval is not known or reaches within `MIN_SLOPE` of 0.
+        The verdict is ``unclear`` if the interval is not known or reaches within 0.05 percentage points of 0.
         """
-        if self.low is None or self.high is None:
-            return UNCLEAR
-        if self.low > MIN_SLOPE:
-            return MORE
-        if self.high < -MIN_SLOPE:
-            return LESS
-        return UNCLEAR
+        return judge_sign(self.low, self.high)
 
 
-def fit_size_trend(
-    parameters: Sequence[float],
-    curves: Sequence[Curve],
-    retain: float = RETAIN,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> SizeTrend:
+def fit_size_trend(parameters: Sequence[float], curves: Sequence[Curve], retain: float = RETAIN) -> SizeTrend:
     """Fit critical sparsity against log10 of the number of parameters.
 
-    The fit is least squares with equal weights. Its interval comes from resampling the examples of all models
-    together. Models with the same number of examples draw the same examples in each resample, so models that are scored
-    on the same examples are paired.
+    The fit is least squares with equal weights. Its interval combines the distances from the estimates to the ends of
+    their intervals, each times the weight of its model, as the root of the sum of squares (Zou and Donner 2008,
+    Statistics in Medicine 27, "method of variance estimates recovery"). The models are treated as independent. Models
+    that are scored on the same examples usually err in the same direction, so their interval is wider than necessary.
+
+    A model whose interval has no upper end has a critical sparsity of at most 1. A model without an estimate is
+    represented by the middle of the points around its crossing.
 
     Args:
         parameters: Number of parameters of each model.
         curves: The curve of each model.
         retain: Share of the dense score to keep, in (0, 1].
-        resamples: Number of bootstrap resamples.
-        seed: Random seed of the bootstrap.
 
     Returns:
         The trend. It has no interval if the scores of the examples are not known for every curve.
@@ -92,26 +75,45 @@ def fit_size_trend(
     """
     sizes = np.asarray(parameters, dtype=np.float64)
     _check_sizes(sizes, len(curves))
-    crossings = [find_crossings(curve.sparsity, curve.retention[None], retain) for curve in curves]
-    values = np.array([crossing.highest[0] for crossing in crossings])
-    is_censored = np.array([crossing.is_right_censored[0] for crossing in crossings])
-    centred = np.log10(sizes) - np.log10(sizes).mean()
-    low = None
-    high = None
-    if all(curve.examples for curve in curves):
-        resampled = _resample_crossings(curves, retain, resamples, seed)
-        slopes = np.stack([crossing.highest for crossing in resampled], 1) @ centred / (centred @ centred)
-        low, high = map(float, np.quantile(slopes, CONFIDENCE_QUANTILES))
-        is_censored |= [crossing.is_right_censored.mean() > TAIL for crossing in resampled]
+    criticals = [critical_sparsity(curve, retain) for curve in curves]
+    values = np.array([critical.center for critical in criticals])
+    centered = np.log10(sizes) - np.log10(sizes).mean()
+    weights = centered / (centered @ centered)
+    slope = float(weights @ values)
+    low, high = _slope_interval(weights, values, criticals)
     means = [values[sizes == size].mean() for size in np.unique(sizes)]
     return SizeTrend(
-        slope=float(values @ centred / (centred @ centred)),
+        slope=slope,
         low=low,
         high=high,
         rising=int((np.diff(means) > 0).sum()),
         steps=len(means) - 1,
-        censored=int(is_censored.sum()),
+        censored=sum(critical.right_censored or critical.status == RIGHT_CENSORED for critical in criticals),
     )
+
+
+def _slope_interval(
+    weights: np.ndarray, values: np.ndarray, criticals: Sequence[CriticalSparsity]
+) -> tuple[float | None, float | None]:
+    """Return the ends of the slope's interval. None if a critical sparsity has no interval.
+
+    Args:
+        weights: Weight of each model's critical sparsity in the slope, shape [models].
+        values: Critical sparsity of each model, shape [models].
+        criticals: The critical sparsities with their intervals.
+    """
+    below = []
+    above = []
+    for value, critical in zip(values, criticals, strict=True):
+        if critical.low is None or critical.high is None:
+            return None, None
+        below.append(value - critical.low)
+        above.append((1.0 if critical.right_censored else critical.high) - value)
+    rises = weights > 0
+    slope = float(weights @ values)
+    to_low = float(np.linalg.norm(weights * np.where(rises, below, above)))
+    to_high = float(np.linalg.norm(weights * np.where(rises, above, below)))
+    return slope - to_low, slope + to_high
 
 
 def _check_sizes(sizes: np.ndarray, curve_count: int) -> None:
@@ -121,13 +123,3 @@ def _check_sizes(sizes: np.ndarray, curve_count: int) -> None:
             f"fit_size_trend: {curve_count} curves and the sizes {sizes.tolist()}; "
             "expected one positive size for each curve, and at least two different sizes"
         )
-
-
-def _resample_crossings(curves: Sequence[Curve], retain: float, resamples: int, seed: int) -> list[Crossings]:
-    """Return the crossings of each curve, in those resamples in which the retention of every curve is defined."""
-    retentions = [resample_retention(curve, resamples, seed, drop_undefined=False) for curve in curves]
-    is_defined = np.all([np.isfinite(retention).all(1) for retention in retentions], 0)
-    return [
-        find_crossings(curve.sparsity, retention[is_defined], retain)
-        for curve, retention in zip(curves, retentions, strict=True)
-    ]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparsedial.errors import ModelError
+from sparsedial.ffn.adapter_detection import leave_out_idle_adapters, separate_adapters
+from sparsedial.ffn.discovery_errors import failed_call_message, no_ffn_message
 from sparsedial.ffn.elementwise_trace import ProjectionCall, trace_projections
 from sparsedial.ffn.feed_forward import FFNs
 from sparsedial.ffn.ffn_building import build_ffns
 from sparsedial.ffn.layer_locator import LayerLocator
-from sparsedial.ffn.projections import is_projection
-from sparsedial.ffn.trace_matching import match_ffns
+from sparsedial.ffn.trace_matching import match_ffns, separate_enclosed_ffns
 from sparsedial.ffn.untraced_experts import find_idle_experts, find_stacked_experts, record_active_experts
-from sparsedial.ffn.user_named_modules import NAMED_MODULES_HINT, match_by_patterns
+from sparsedial.ffn.user_named_modules import match_by_patterns
 
 
 def find_ffns(
@@ -33,6 +35,9 @@ def find_ffns(
     inside a multimodal wrapper. In a mixture of experts, each expert is one FFN. The experts can be modules in a list,
     or their weights can be stacked in one parameter as in transformers.
 
+    Bottleneck adapters beside the FFN of a layer are left out. They are listed in ``adapters``, and ``modules`` selects
+    them.
+
     Args:
         model: The model with its weights.
         inputs: Keyword arguments of the model's forward (default: ``input_ids`` with six small token ids).
@@ -40,8 +45,8 @@ def find_ffns(
             projections are found by tracing). ``*`` matches any text. Any other role raises `SpecError`.
 
     Returns:
-        The FFNs, ordered by layer and expert. Modules that seem to contain experts but cannot be sparsified are in
-        ``unsupported``, with the reason.
+        The FFNs, ordered by layer and expert. FFNs and modules that seem to contain experts but cannot be sparsified
+        are in ``unsupported``, with the reason.
 
     Raises:
         ModelError: No FFN was found, or the model could not be called. The message describes the projections that
@@ -65,40 +70,65 @@ def find_ffns(
     if modules is not None:
         matches = match_by_patterns(model, modules)
         return FFNs(build_ffns(LayerLocator(model), matches))
+    return _find_by_tracing(model, _example_inputs(model) if inputs is None else dict(inputs))
+
+
+def _find_by_tracing(model: nn.Module, inputs: dict[str, Any]) -> FFNs:
     paths = {module: name for name, module in model.named_modules()}
     with record_active_experts(model) as active_counts:
-        calls = _trace(model, _example_inputs(model) if inputs is None else dict(inputs))
+        calls = _trace(model, inputs)
     tree = LayerLocator(model)
-    matches = match_ffns(calls, paths)
-    idle_matches, unsupported_lists = find_idle_experts(model, tree, matches)
+    matches, enclosed = separate_enclosed_ffns(match_ffns(calls, paths), calls)
+    idle_matches, unsupported_lists = find_idle_experts(model, tree, matches, calls)
     matches += idle_matches
     stacks, unsupported_stacks = find_stacked_experts(model, matches, active_counts)
-    ffns = build_ffns(tree, matches, stacks, calls)
-    unsupported = unsupported_lists | unsupported_stacks
+    matches, adapters = separate_adapters(model, tree, matches, stacks, calls)
+    unsupported = enclosed | leave_out_idle_adapters(unsupported_lists, tree, adapters) | unsupported_stacks
+    ffns = build_ffns(tree, matches, stacks, calls, _token_shape(inputs))
     if not ffns and not unsupported:
-        raise ModelError(_no_ffn_message(model, calls, paths))
-    return FFNs(ffns, unsupported)
+        raise ModelError(no_ffn_message(model, calls, paths))
+    return FFNs(ffns, unsupported, adapters)
 
 
 def _trace(model: nn.Module, inputs: dict[str, Any]) -> list[ProjectionCall]:
     try:
-        return trace_projections(model, inputs)
+        calls = trace_projections(model, inputs)
     except Exception as error:  # The forward is the model's own code, which can raise any exception.
-        raise ModelError(
-            f"{type(model).__name__} could not be called with {', '.join(inputs)} to find its FFNs: "
-            f"{type(error).__name__}: {error}. Pass the model's arguments with find_ffns(model, inputs=...). "
-            f"{NAMED_MODULES_HINT}"
-        ) from error
+        raise ModelError(failed_call_message(model, inputs, error)) from error
+    for call in calls:
+        if call.device.type == "meta":
+            raise ModelError(
+                f"{type(model).__name__} has no weights: its activations are on the device 'meta', so they have no "
+                "values. Load the weights before you search for FFNs."
+            )
+    return calls
 
 
 def _example_inputs(model: nn.Module) -> dict[str, Any]:
-    """Return six token ids that are in the model's vocabulary, on the model's device."""
+    """Return six token ids that are in the model's vocabulary, on the model's device, also for a decoder."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config(decoder=True)
     vocabulary_size = int(getattr(config, "vocab_size", None) or 8)
-    input_ids = torch.arange(3, 9) % vocabulary_size
-    return {"input_ids": input_ids[None].to(_input_device(model))}
+    input_ids = (torch.arange(3, 9) % vocabulary_size)[None].to(_input_device(model))
+    inputs = {"input_ids": input_ids}
+    if "decoder_input_ids" in _parameter_names(model):
+        inputs["decoder_input_ids"] = input_ids  # An encoder-decoder model.
+    return inputs
+
+
+def _parameter_names(model: nn.Module) -> Collection[str]:
+    """Return the names of the parameters of a model's forward. There are none if PyTorch does not know them."""
+    try:
+        return signature(model.forward).parameters
+    except ValueError:  # The model was compiled by torch.jit.
+        return ()
+
+
+def _token_shape(inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of the token IDs, or an empty tuple if there are none."""
+    input_ids = inputs.get("input_ids")
+    return tuple(input_ids.shape) if isinstance(input_ids, torch.Tensor) else ()
 
 
 def _input_device(model: nn.Module) -> torch.device:
@@ -107,18 +137,3 @@ def _input_device(model: nn.Module) -> torch.device:
             return parameter.device
     # All weights are offloaded. The hooks that load them also move the inputs.
     return torch.device("cpu")
-
-
-def _no_ffn_message(model: nn.Module, calls: list[ProjectionCall], paths: Mapping[nn.Module, str]) -> str:
-    """Return an error message that lists projections that read a nonlinear function of other projections' outputs."""
-    classes = sorted({type(module).__name__ for module in model.modules() if is_projection(module)})
-    candidates = []
-    for call in calls:
-        if call.expression is not None and call.expression.is_nonlinear:
-            parts = len(call.expression.parts)
-            candidates.append(f" {paths[call.module]} reads an activation of the outputs of {parts} projections.")
-    return (
-        f"{type(model).__name__}: no FFN found. "
-        f"Seen: {len(calls)} projections called ({', '.join(classes) or 'none'}); "
-        f"expected one that reads act(up(x)) or up(x) * act(gate(x)).{''.join(candidates[:3])} {NAMED_MODULES_HINT}"
-    )

@@ -9,37 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from sparsedial.ffn.expression import Expression, OutputSlice, expressions_in, mutates_argument, operator_name
-from sparsedial.ffn.projections import is_projection
+from sparsedial.ffn.expression import Expression, OutputSlice, expressions_in
+from sparsedial.ffn.projections import named_projections
+from sparsedial.ffn.traced_operation import (
+    COPY_OPERATIONS,
+    GATHER_OPERATIONS,
+    JOIN_OPERATIONS,
+    Operation,
+    compute_glu,
+    is_in_vmap,
+    remove_vmap,
+    storage_address,
+    tensors_in,
+)
 from sparsedial.hook_arguments import first_argument
 from sparsedial.tracing_state import tracing
-
-# Only an expression that contains one of these operations can be an FFN's activation.
-# fmt: off
-NONLINEAR_OPERATIONS = frozenset({
-    "_prelu_kernel", "celu", "clamp_min", "elu", "erf", "exp", "expm1", "ge", "gelu", "gt", "hardsigmoid", "hardswish",
-    "hardtanh", "le", "leaky_relu", "log_sigmoid_forward", "lt", "maximum", "mish", "relu", "relu6", "selu", "sigmoid",
-    "silu", "softplus", "tanh", "threshold",
-})
-# These operations are elementwise, although PyTorch does not tag them as pointwise.
-COPY_OPERATIONS = frozenset({"_to_copy", "alias", "clone", "contiguous", "detach", "lift_fresh"})
-# A mixture-of-experts layer gathers the token rows of an expert with one of these operations.
-GATHER_OPERATIONS = frozenset({"gather", "index", "index_select"})
-JOIN_OPERATIONS = frozenset({"cat", "stack"})
-# These operations reduce a vector to one number per token, such as Gemma 3n's activation threshold. The number can
-# be an operand of an expression, but it is not an activation vector.
-REDUCTION_OPERATIONS = frozenset({
-    "amax", "amin", "linalg_vector_norm", "max", "mean", "min", "std", "std_mean", "sum", "var", "var_mean",
-})
-# fmt: on
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +44,29 @@ class ProjectionCall:
             a function.
         rows_gathered: True if the rows of the input tensor were gathered from another tensor, as a router does to
             select the tokens of an expert.
+        dtype: Dtype of the input tensor.
+        device: Device of the input tensor.
         activated: True if a nonlinear operation reads the projection's own output.
+        enclosing_operator: Name of the higher-order operator, such as ``cond`` or ``vmap``, whose function made the
+            call. None for a call in plain code.
+        shape: Shape of the tensor without its last dimension. Empty if it is unknown.
     """
 
     module: nn.Module
     input_id: int
     expression: Expression | None
     rows_gathered: bool
+    dtype: torch.dtype
+    device: torch.device
     activated: bool = False
+    enclosing_operator: str | None = None
+    shape: torch.Size = torch.Size()  # noqa: RUF009  # immutable
 
 
 def trace_projections(model: nn.Module, inputs: dict[str, Any], *args: Any) -> list[ProjectionCall]:
     """Run ``model(*args, **inputs)`` once and return the calls of its projections.
 
-    The forward pass runs in evaluation mode and without gradients. After the forward pass, even if it fails, the hooks
-    are removed and the training mode of every module is restored. Parameters are not modified.
+    The forward pass runs as in `run_forward`. After it, even if it fails, the hooks are removed.
 
     Args:
         model: The module to run.
@@ -78,59 +77,39 @@ def trace_projections(model: nn.Module, inputs: dict[str, Any], *args: Any) -> l
         One entry per call of a projection, in the order of the calls.
     """
     tracker = _ExpressionTracker([*model.parameters(), *model.buffers()])
-    training_modules = [module for module in model.modules() if module.training]
     handles = []
     try:
-        for module in model.modules():
-            if is_projection(module):
-                handles.append(module.register_forward_pre_hook(tracker.record_call, with_kwargs=True))
-                handles.append(module.register_forward_hook(tracker.record_output))
-        model.eval()
+        for _, module in named_projections(model):
+            handles.append(module.register_forward_pre_hook(tracker.record_call, with_kwargs=True))
+            handles.append(module.register_forward_hook(tracker.record_output))
         # Compiled code bypasses dispatch modes, so it has to run eagerly.
-        with tracing(), torch.no_grad(), torch.compiler.set_stance("force_eager"), tracker:
-            model(*args, **inputs)
+        with torch.compiler.set_stance("force_eager"), tracker:
+            run_forward(model, inputs, *args)
     finally:
         for handle in handles:
             handle.remove()
-        for module in training_modules:
-            module.training = True
     return [replace(call, activated=call.module in tracker.activated_modules) for call in tracker.calls]
 
 
-@dataclass(frozen=True, eq=False)
-class _Operation:
-    """One dispatched call of a PyTorch operator."""
+def run_forward(model: nn.Module, inputs: dict[str, Any], *args: Any) -> None:
+    """Run ``model(*args, **inputs)`` in evaluation mode, without gradients and without the rules of sparsifiers.
 
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    After the forward pass, even if it fails, the training mode of every module is restored. Parameters are not
+    modified.
 
-    @cached_property
-    def name(self) -> str:
-        return operator_name(self.func)
-
-    @cached_property
-    def tensors(self) -> list[torch.Tensor]:
-        return _tensors_in((self.args, self.kwargs))
-
-    @property
-    def is_mutating(self) -> bool:
-        return mutates_argument(self.func)
-
-    @property
-    def is_nonlinear(self) -> bool:
-        return self.name.removesuffix("_") in NONLINEAR_OPERATIONS
-
-    @property
-    def is_elementwise(self) -> bool:
-        return torch.Tag.pointwise in self.func.tags or self.name in COPY_OPERATIONS | REDUCTION_OPERATIONS
-
-    def is_view(self, results: list[torch.Tensor]) -> bool:
-        """Return True if all results are views of the first argument."""
-        if not self.tensors or not results or self.is_mutating:
-            return False
-        address = _storage_address(self.tensors[0])
-        return all(_storage_address(result) == address for result in results)
+    Args:
+        model: The module to run.
+        inputs: Keyword arguments of its forward.
+        *args: Positional arguments of its forward.
+    """
+    training_modules = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with tracing(), torch.no_grad():
+            model(*args, **inputs)
+    finally:
+        for module in training_modules:
+            module.training = True
 
 
 @dataclass(eq=False)
@@ -154,6 +133,8 @@ class _ExpressionTracker(TorchDispatchMode):
         activated_modules: Projections whose output a nonlinear operation has read.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, constants: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.calls: list[ProjectionCall] = []
@@ -161,31 +142,62 @@ class _ExpressionTracker(TorchDispatchMode):
         self._properties: dict[int, _TensorProperties] = {}  # The keys are tensor ids.
         # Storage address -> (output, projection). A tensor in this storage is a view of the output.
         self._outputs: dict[int, tuple[torch.Tensor, nn.Module]] = {}
+        self._higher_order_operator: str | None = None  # The one that is being run.
         for tensor in constants:
             self._get_or_create_properties(tensor).is_constant = True
 
     def record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the tensor that a projection reads. This method is a forward pre-hook."""
         x = first_argument(args, kwargs)
-        if isinstance(x, torch.Tensor):
-            properties = self._get_or_create_properties(x)
-            self.calls.append(ProjectionCall(module, id(x), properties.expression, properties.rows_gathered))
+        if not isinstance(x, torch.Tensor):
+            return
+        enclosing_operator = "vmap" if is_in_vmap() else self._higher_order_operator
+        x = remove_vmap(x)
+        properties = self._get_or_create_properties(x)
+        self.calls.append(
+            ProjectionCall(
+                module,
+                id(x),
+                properties.expression,
+                properties.rows_gathered,
+                x.dtype,
+                x.device,
+                enclosing_operator=enclosing_operator,
+                shape=x.shape[:-1],
+            )
+        )
 
     def record_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Record the output of a projection as a leaf expression. This method is a forward hook."""
         if isinstance(output, torch.Tensor):
-            self._outputs[_storage_address(output)] = (output, module)
+            output = remove_vmap(output)
+            self._outputs[storage_address(output)] = (output, module)
             self._record_leaf(output, OutputSlice(module, 0, 1, output.shape[-1]))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        operation = _Operation(func, args, kwargs or {})
-        output = func(*operation.args, **operation.kwargs)
-        results = _tensors_in(output)
+        if func is torch.ops.aten.glu.default:  # Its two halves are not elementwise, but the equivalent below is.
+            with self:
+                return compute_glu(*args, **(kwargs or {}))
+        operation = Operation(func, args, kwargs or {})
+        if operation.is_higher_order:
+            output = self._run_higher_order(operation)
+        else:
+            output = func(*operation.args, **operation.kwargs)
+        results = tensors_in(output)
         self._record_gathered_rows(operation, results)
         self._record_results(operation, results)
         return output
+
+    def _run_higher_order(self, operation: Operation) -> Any:
+        """Run an operator that calls functions, such as the branches of `torch.cond`, and trace these functions."""
+        outer_operator = self._higher_order_operator
+        self._higher_order_operator = operation.name
+        try:
+            return operation.run_functions_in(self)
+        finally:
+            self._higher_order_operator = outer_operator
 
     def _get_or_create_properties(self, tensor: torch.Tensor) -> _TensorProperties:
         """Return the recorded properties of a tensor, for reading and changing them. Create them if there are none."""
@@ -209,7 +221,7 @@ class _ExpressionTracker(TorchDispatchMode):
             return True
         return tensor.numel() == 1 or tensor.shape[-1] == 1
 
-    def _record_gathered_rows(self, operation: _Operation, results: list[torch.Tensor]) -> None:
+    def _record_gathered_rows(self, operation: Operation, results: list[torch.Tensor]) -> None:
         gathers = operation.name in GATHER_OPERATIONS
         if not gathers and operation.name in COPY_OPERATIONS | JOIN_OPERATIONS:
             gathers = any(map(self._has_gathered_rows, operation.tensors))
@@ -217,7 +229,7 @@ class _ExpressionTracker(TorchDispatchMode):
             for result in results:
                 self._get_or_create_properties(result).rows_gathered = True
 
-    def _record_results(self, operation: _Operation, results: list[torch.Tensor]) -> None:
+    def _record_results(self, operation: Operation, results: list[torch.Tensor]) -> None:
         """Record the expressions of an operation's results, depending on the kind of the operation."""
         if operation.is_view(results):
             for result in results:
@@ -232,13 +244,13 @@ class _ExpressionTracker(TorchDispatchMode):
         elif operation.is_mutating:
             self._get_or_create_properties(operation.tensors[0]).expression = None
 
-    def _record_constants(self, operation: _Operation, results: list[torch.Tensor]) -> None:
+    def _record_constants(self, operation: Operation, results: list[torch.Tensor]) -> None:
         """Record results that are computed from parameters and buffers alone."""
         if operation.tensors and all(map(self._is_constant, operation.tensors)):
             for result in results:
                 self._get_or_create_properties(result).is_constant = True
 
-    def _record_operation(self, operation: _Operation, result: torch.Tensor) -> None:
+    def _record_operation(self, operation: Operation, result: torch.Tensor) -> None:
         """Record the result of an elementwise operation over expressions and constants."""
 
         def lift(argument: Any) -> Any:
@@ -262,12 +274,15 @@ class _ExpressionTracker(TorchDispatchMode):
             kwargs=kwargs,
             parts=parts,
             is_nonlinear=is_nonlinear,
+            is_mutating=operation.is_mutating,
         )
 
     def _record_view(self, source: torch.Tensor, view: torch.Tensor) -> None:
         """Record a view of a tensor, if it keeps whole vectors or is a slice of a projection's output."""
         if self._has_gathered_rows(source):
             self._get_or_create_properties(view).rows_gathered = True
+        if self._is_constant(source):
+            self._get_or_create_properties(view).is_constant = True
         expression = self._get_expression(source)
         if expression is not None and _has_same_vectors(source, view):
             self._get_or_create_properties(view).expression = expression
@@ -276,7 +291,7 @@ class _ExpressionTracker(TorchDispatchMode):
 
     def _output_slice(self, view: torch.Tensor) -> OutputSlice | None:
         """Return the slice of a projection's output that a view covers, or None. The strides of the view show it."""
-        output, module = self._outputs.get(_storage_address(view), (None, None))
+        output, module = self._outputs.get(storage_address(view), (None, None))
         if output is None or module is None or view.dim() == 0 or not output.is_contiguous():
             return None
         output_width = output.shape[-1]
@@ -295,11 +310,3 @@ class _ExpressionTracker(TorchDispatchMode):
 
 def _has_same_vectors(source: torch.Tensor, view: torch.Tensor) -> bool:
     return view.dim() > 0 and view.shape[-1] == source.shape[-1] and view.numel() == source.numel()
-
-
-def _storage_address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _tensors_in(values: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]

@@ -60,6 +60,8 @@ class Expression:
         kwargs: Keyword arguments of ``func``.
         parts: All slices that the tensor depends on.
         is_nonlinear: True if the tree contains a nonlinear operation.
+        is_mutating: True if ``func`` writes into its first argument. It is stored, because the schema of an operator
+            cannot be read while `torch.compile` traces the evaluation.
     """
 
     tensor: torch.Tensor
@@ -69,6 +71,7 @@ class Expression:
     kwargs: dict[str, Any] = field(default_factory=dict)
     parts: frozenset[OutputSlice] = frozenset()
     is_nonlinear: bool = False
+    is_mutating: bool = False
 
     @classmethod
     def leaf(cls, tensor: torch.Tensor, part: OutputSlice) -> Expression:
@@ -123,7 +126,7 @@ class Expression:
 
         args = list(tree_map(evaluate, self.args))
         kwargs = tree_map(evaluate, self.kwargs)
-        if mutates_argument(self.func):
+        if self.is_mutating:
             args[0] = args[0].clone()
         return self.func(*args, **kwargs)
 

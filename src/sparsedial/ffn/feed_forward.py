@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from sparsedial.errors import ModelError, SpecError
+from sparsedial.ffn.adapters import Adapter
 from sparsedial.ffn.expression import Expression, OutputSlice
 from sparsedial.ffn.projections import out_features
+from sparsedial.suggestions import describe_unknown
 
 SITES = ("input", "up", "gate", "intermediate", "all_inputs")
 
@@ -84,6 +86,7 @@ class FFN:
         moe_path: Path of the module that contains all experts of the layer. None for an FFN that is not an expert.
         stacked_module: Module that stacks the weights of all experts of the layer in one parameter per projection.
             None for all other FFNs.
+        is_time_major: True if its vectors are in the order [tokens, batch].
     """
 
     layer: int
@@ -101,6 +104,7 @@ class FFN:
     active_fraction: float | None = 1.0
     moe_path: str | None = None
     stacked_module: nn.Module | None = None
+    is_time_major: bool = False
 
     @property
     def gated(self) -> bool:
@@ -198,18 +202,26 @@ class FFNs(Sequence[FFN]):
     """The FFNs of a model, in the order of its layers.
 
     Attributes:
-        unsupported: Reasons why modules that seem to contain experts cannot be sparsified, by module path.
+        unsupported: Reasons why FFNs, or modules that seem to contain experts, cannot be sparsified, by module path.
+        adapters: Bottleneck adapters, which are left out. They can be selected with the ``modules`` of `find_ffns`.
     """
 
-    def __init__(self, ffns: Sequence[FFN], unsupported: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        ffns: Sequence[FFN],
+        unsupported: Mapping[str, str] | None = None,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
         """Create the sequence.
 
         Args:
             ffns: The FFNs.
             unsupported: Reasons by module path (default: none).
+            adapters: Bottleneck adapters that are left out (default: none).
         """
         self._ffns = tuple(ffns)
         self.unsupported = dict(unsupported or {})
+        self.adapters = tuple(adapters)
 
     @overload
     def __getitem__(self, index: int) -> FFN: ...
@@ -226,7 +238,8 @@ class FFNs(Sequence[FFN]):
 
     def __repr__(self) -> str:
         layers = {ffn.layer for ffn in self}
-        return f"FFNs({len(self)} in {len(layers)} layers)"
+        adapters = f", {len(self.adapters)} adapters left out" if self.adapters else ""
+        return f"FFNs({len(self)} in {len(layers)} layers{adapters})"
 
 
 def check_site(ffns: Sequence[FFN], site: str) -> None:
@@ -241,7 +254,7 @@ def check_site(ffns: Sequence[FFN], site: str) -> None:
         ModelError: An FFN does not have the site. The message names the FFN and the reason.
     """
     if site not in SITES:
-        raise SpecError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+        raise SpecError(describe_unknown("site", site, SITES))
     for ffn in ffns:
         reason = ffn.unsupported_reason(site)
         if reason is not None:
@@ -276,7 +289,7 @@ def skippable_mac_share(ffn: FFN, site: str) -> dict[str, float]:
     input_share = macs.reads_input / total
     intermediate_share = macs.reads_intermediate / total
     if site not in SITES:
-        raise SpecError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+        raise SpecError(describe_unknown("site", site, SITES))
     if site == "input":
         return {"input": input_share}
     if site == "intermediate":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import nn
@@ -32,6 +33,7 @@ def build_ffns(
     matches: Sequence[Match],
     stacks: Sequence[StackedExperts] = (),
     calls: Sequence[ProjectionCall] = (),
+    token_shape: Sequence[int] = (),
 ) -> list[FFN]:
     """Return the FFNs of a model with their layers, experts and names.
 
@@ -40,6 +42,7 @@ def build_ffns(
         matches: FFNs whose projections are modules.
         stacks: Modules that stack experts.
         calls: The trace in which the matches were found (default: none, for modules named by the user).
+        token_shape: Shape of the token IDs of the trace, [batch, tokens] (default: unknown).
 
     Returns:
         The FFNs, ordered by layer and expert.
@@ -53,12 +56,14 @@ def build_ffns(
         all_matches.append(stack.expert)
     layers = assign_layers(tree, all_matches)
     positions = find_expert_positions(tree, matches, calls)
+    time_major_modules = _find_time_major_modules(calls, token_shape)
 
     ffns = []
     for match in matches:
         is_unique = match.path != "" and path_counts[match.path] == 1
         name = match.path if is_unique else match.names["down"]
-        ffns.append(_build_ffn(match, name, layers[match], positions.get(match)))
+        ffn = _build_ffn(match, name, layers[match], positions.get(match))
+        ffns.append(replace(ffn, is_time_major=match.up.module in time_major_modules))
     for stack in stacks:
         for index, path in enumerate(stack.expert_paths):
             name = path if path_counts[path] == 1 else stack.expert.names["down"]
@@ -113,6 +118,14 @@ def find_expert_positions(
             for path, match in members.items():
                 positions[match] = ExpertPosition(sibling_paths.index(path), list_path)
     return positions
+
+
+def _find_time_major_modules(calls: Sequence[ProjectionCall], token_shape: Sequence[int]) -> set[nn.Module]:
+    """Return the projections that read tokens in the order [tokens, batch]."""
+    time_major_shape = tuple(reversed(token_shape))
+    if len(token_shape) != 2 or time_major_shape == tuple(token_shape):
+        return set()
+    return {call.module for call in calls if tuple(call.shape) == time_major_shape}
 
 
 def _are_experts(members: Collection[Match], call_by_module: Mapping[nn.Module, ProjectionCall]) -> bool:

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from torch import nn
 
-from sparsedial.ffn.projections import is_projection
+from sparsedial.ffn.projections import named_projections
 
 
 class LayerLocator:
@@ -26,9 +26,8 @@ class LayerLocator:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._projection_counts: Counter[str] = Counter()  # Number of projections in the module at each path.
-        for name, module in model.named_modules():
-            if is_projection(module):
-                self._projection_counts.update(_path_and_ancestors(name))
+        for name, _ in named_projections(model):
+            self._projection_counts.update(_path_and_ancestors(name))
 
     def layer_path(self, projections: Collection[str]) -> str:
         """Return the path of the layer that contains the projections of one FFN.

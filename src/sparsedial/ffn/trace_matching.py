@@ -43,6 +43,13 @@ class Match:
         return common_path(self.names.values())
 
     @property
+    def projections(self) -> list[nn.Module]:
+        """The projections, each once: the ones that read x, and down."""
+        if self.gate is None or self.gate.module is self.up.module:
+            return [self.up.module, self.down]
+        return [self.up.module, self.gate.module, self.down]
+
+    @property
     def hidden(self) -> int:
         """Width of the input vector."""
         return in_features(self.up.module)
@@ -72,6 +79,38 @@ def match_ffns(calls: Sequence[ProjectionCall], paths: Mapping[nn.Module, str]) 
         if match is not None:
             matches[call.module] = match
     return list(matches.values())
+
+
+def separate_enclosed_ffns(
+    matches: Sequence[Match], calls: Sequence[ProjectionCall]
+) -> tuple[list[Match], dict[str, str]]:
+    """Return the FFNs that hooks can change, and the reasons for the others by module path.
+
+    PyTorch captures the functions that it runs in `torch.cond`, `torch.vmap` and similar operators, and does not allow
+    hooks in them to keep counts.
+
+    Args:
+        matches: The FFNs.
+        calls: The trace in which they were found.
+
+    Returns:
+        The FFNs outside such operators, and the reasons for those inside.
+    """
+    operators: dict[nn.Module, str] = {}
+    for call in calls:
+        if call.enclosing_operator is not None:
+            operators[call.module] = call.enclosing_operator
+
+    reachable = []
+    enclosed = {}
+    for match in matches:
+        enclosing_operators = set(map(operators.get, match.projections)) - {None}
+        if not enclosing_operators:
+            reachable.append(match)
+            continue
+        operator = enclosing_operators.pop()
+        enclosed[match.path or match.names["down"]] = f"it runs in a function that torch's {operator!r} captures"
+    return reachable, enclosed
 
 
 def match_module(module: nn.Module, x: torch.Tensor, path: str = "") -> Match | None:

@@ -7,14 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
+from sparsedial.ffn.elementwise_trace import ProjectionCall
 from sparsedial.ffn.layer_locator import LayerLocator, parent_path
 from sparsedial.ffn.projections import is_projection
 from sparsedial.ffn.trace_matching import Match, match_module
 
 if TYPE_CHECKING:
     from sparsedial.moe.stacked_experts import ExpertShape
+
+FLOAT64_EXPERTS_HINT = (
+    "The model's experts have float64 weights, for which transformers' default implementation of experts has no matrix "
+    "product. Load the model in another dtype (--dtype), or call model.set_experts_implementation('eager')."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +76,24 @@ def record_active_experts(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
             handle.remove()
 
 
+def uses_float64_grouped_experts(model: nn.Module) -> bool:
+    """Return True if stacked experts have float64 weights and an implementation that does not support this dtype.
+
+    Args:
+        model: The model.
+    """
+    for module in model.modules():
+        if not _has_interface_method(module):
+            continue
+        implementation = getattr(module.config, "_experts_implementation", None)
+        weight = next(module.parameters())
+        if weight.dtype == torch.float64 and implementation not in ("batched_mm", "eager", None):
+            return True
+    return False
+
+
 def find_idle_experts(
-    model: nn.Module, tree: LayerLocator, matches: Sequence[Match]
+    model: nn.Module, tree: LayerLocator, matches: Sequence[Match], calls: Sequence[ProjectionCall]
 ) -> tuple[list[Match], dict[str, str]]:
     """Return the experts in lists that no token of the trace was routed to.
 
@@ -80,10 +103,12 @@ def find_idle_experts(
         model: The model.
         tree: The model's module tree.
         matches: The FFNs that were found by tracing the model.
+        calls: The trace in which they were found.
 
     Returns:
         The matches of idle experts, and the reasons for unsupported ones by module path.
     """
+    call_by_module = {call.module: call for call in calls}
     active_experts: dict[str, Match] = {}
     example_by_list: dict[str, str] = {}  # One active expert in each list.
     for match in matches:
@@ -96,8 +121,8 @@ def find_idle_experts(
     unsupported = {}
     for example_path in example_by_list.values():
         example = active_experts[example_path]
-        weight = example.up.module.weight
-        x = weight.new_zeros(1, example.hidden)  # type: ignore[operator]  # the weight of a projection is a tensor
+        call = call_by_module[example.up.module]
+        x = torch.zeros(1, example.hidden, dtype=call.dtype, device=call.device)
         for path in tree.sibling_paths(example_path):
             sibling = model.get_submodule(path)
             if path in active_experts or type(sibling) is not type(model.get_submodule(example_path)):

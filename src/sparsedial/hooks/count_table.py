@@ -35,6 +35,7 @@ class CounterKey:
         expert: Index of the expert in its mixture-of-experts layer, or None.
         width: Number of entries of one vector.
         moe_path: Path of the module that contains all experts of the layer, or None.
+        is_time_major: True if the module reads tokens in the order [tokens, batch].
     """
 
     layer: int
@@ -43,6 +44,7 @@ class CounterKey:
     expert: int | None
     width: int
     moe_path: str | None = None
+    is_time_major: bool = False
 
 
 @dataclass(frozen=True)

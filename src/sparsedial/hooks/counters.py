@@ -1,23 +1,25 @@
 """Counters of dropped entries, kept on the device until a table is requested.
 
-Each call of the rule records one small tensor. At the end of a forward pass, its calls are assigned to a phase and
-step. The calls of several forwards are added up together on their device. Only `SparsityCounters.table` copies counts
-to the host.
+Each call of the rule records one small tensor. At the end of a forward pass, its calls are assigned to a phase, a step
+and the real tokens. The calls of several forwards are added up together on their device. Only `SparsityCounters.table`
+copies counts to the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
 
+from sparsedial.errors import AttachError
 from sparsedial.hooks.count_buffer_pool import CountBufferPool
 from sparsedial.hooks.count_table import CounterKey, make_count_table
-from sparsedial.hooks.forward_context import ForwardContext
-from sparsedial.hooks.pending_counts import PendingCalls, RuleCall
+from sparsedial.hooks.forward_context import GENERATION, PHASES, PREFILL, ForwardContext
+from sparsedial.hooks.pending_counts import AssignedCall, CallGroup, PendingCalls, RuleCall
+from sparsedial.hooks.token_alignment import assign_real_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,26 +58,41 @@ class SparsityCounters:
         keys: Description of each counter.
         buffers: Pool of memory for the counts of a call.
         pending: Calls that have not been added up.
+        reached: Counters that were called.
     """
 
     def __init__(self, keys: Sequence[CounterKey]) -> None:
         self.keys = list(keys)
         self.buffers = CountBufferPool()
         self.pending = PendingCalls()
+        self.reached: set[int] = set()
         # One row per counter: dropped entries, all entries, non-finite vectors, routing weight. int64.
         self._sums: dict[_ContextKey, torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], _CounterConstants] = {}
 
-    def record(self, counter: int, kept: torch.Tensor, token_indices: torch.Tensor | None = None) -> None:
+    def prepare(self, devices: Iterable[torch.device]) -> None:
+        """Allocate the sums of forward passes, because compiled code cannot allocate memory that is kept.
+
+        Args:
+            devices: Devices on which the rule is applied.
+        """
+        for device in devices:
+            for phase in PHASES:
+                self._get_sums((device, phase, None))
+
+    def record(
+        self, counter: int, kept: torch.Tensor, shape: torch.Size, token_indices: torch.Tensor | None = None
+    ) -> None:
         """Record one call of the rule in the current forward.
 
         Args:
             counter: Index of the counter.
             kept: Number of entries kept in each vector, int32. It is -1 for a vector with a NaN or Inf.
+            shape: Shape of the vectors without their last dimension.
             token_indices: Index of each vector's token, int64. Defaults to None: the vectors are the
                 tokens, in order.
         """
-        self.pending.current.append(RuleCall((counter,), kept, token_indices))
+        self.pending.current.append(RuleCall((counter,), kept, shape, token_indices))
 
     def record_routed(self, counters: tuple[int, ...], kept: torch.Tensor, routing: Routing) -> None:
         """Record one call of the rule for all stacked experts of a layer.
@@ -85,20 +102,63 @@ class SparsityCounters:
             kept: Number of entries kept in the vector of each (token, expert) pair, int32.
             routing: Expert, token and weight of each pair.
         """
-        self.pending.current.append(RuleCall(counters, kept, routing=routing))
+        self.pending.current.append(RuleCall(counters, kept, torch.Size([routing.tokens]), routing=routing))
 
     def discard_pending(self) -> None:
-        """Discard the calls recorded since the last forward ended, because the current forward failed."""
+        """Discard the calls of the current forward, because it failed."""
         self.pending.discard_current()
 
-    def end_forward(self, context: ForwardContext) -> None:
-        """Assign the calls recorded since the last forward to this context, without waiting for the device.
+    def add_calls(self, groups: Sequence[CallGroup]) -> None:
+        """Assign the calls of a forward pass to phases and real tokens, without waiting for the device.
 
         Args:
-            context: Context of the forward that ended.
+            groups: Calls of the rule, grouped by context.
+
+        Raises:
+            AttachError: There is padding, and the vectors cannot be assigned to the tokens.
+            SpecError: The number of real-token flags that the user stated differs from the number of vectors.
         """
-        if self.pending.end_forward(context):
+        assigned: list[AssignedCall] = []
+        for context, calls in groups:
+            assigned += self._assign(context, calls)
+        if self.pending.queue(assigned):
             self.reduce()
+
+    def record_outside(self, context: ForwardContext, call: RuleCall) -> None:
+        """Record one call of the rule outside of a forward pass.
+
+        Args:
+            context: Context that the user stated.
+            call: The call.
+
+        Raises:
+            SpecError: The number of real-token flags that the user stated differs from the number of vectors.
+        """
+        if self.pending.queue(self._assign(context, [call])):
+            self.reduce()
+
+    def _assign(self, context: ForwardContext, calls: Sequence[RuleCall]) -> list[AssignedCall]:
+        """Assign calls to the phase, step and real tokens of their context. A call may belong to two phases."""
+        assigned = []
+        for call, real in zip(calls, assign_real_tokens(context, calls, self.keys), strict=True):
+            self.reached.update(call.counters)
+            if context.generation_tokens is None:
+                assigned.append(AssignedCall(context.phase, context.step, real, call))
+                continue
+            generating = context.generation_tokens
+            if real is None:
+                real = torch.ones(call.shape.numel(), dtype=torch.bool, device=call.kept.device)
+            real = real.reshape(-1).to(call.kept.device)
+            generating = generating.reshape(-1).to(call.kept.device)
+            if generating.numel() not in (1, real.numel()):
+                raise AttachError(
+                    f"{self.keys[call.counters[0]].module}: its {real.numel()} vectors cannot be assigned to the "
+                    f'phases of {generating.numel()} tokens. State the phase: sparsifier.observe(phase="prefill") or '
+                    '(phase="generation").'
+                )
+            assigned.append(AssignedCall(PREFILL, context.step, real & ~generating, call))
+            assigned.append(AssignedCall(GENERATION, context.step, real & generating, call))
+        return assigned
 
     def add_totals(self, phase: str, step: int | None, totals: np.ndarray) -> None:
         """Add counts that the decode fast path has added up.
@@ -113,8 +173,8 @@ class SparsityCounters:
     def reduce(self) -> None:
         """Add up the calls of all forwards that ended, on their devices."""
         calls = self.pending.pop_all()
-        self._reduce_unrouted_calls([(context, call) for context, call in calls if call.routing is None])
-        self._reduce_routed_calls([(context, call) for context, call in calls if call.routing is not None])
+        self._reduce_unrouted_calls([assigned for assigned in calls if assigned.call.routing is None])
+        self._reduce_routed_calls([assigned for assigned in calls if assigned.call.routing is not None])
 
     def table(self) -> pd.DataFrame:
         """Return the table of all counts so far. Only this method makes the host wait for the device.
@@ -128,11 +188,12 @@ class SparsityCounters:
             sums_on_host[phase, step] = sums_on_host.get((phase, step), 0) + sums.cpu()
         return make_count_table(self.keys, sums_on_host)
 
-    def _reduce_unrouted_calls(self, calls: Sequence[tuple[ForwardContext, RuleCall]]) -> None:
+    def _reduce_unrouted_calls(self, calls: Sequence[AssignedCall]) -> None:
         groups: dict[tuple[torch.device, str, int | None, torch.Size, bool], _EqualCalls] = {}
-        for context, call in calls:
-            real = _real_vectors(context, call)
-            key = (call.kept.device, context.phase, context.step, call.kept.shape, real is None)
+        for assigned in calls:
+            call = assigned.call
+            real = _real_vectors(assigned)
+            key = (call.kept.device, assigned.phase, assigned.step, call.kept.shape, real is None)
             if key not in groups:
                 groups[key] = _EqualCalls()
             groups[key].counters.append(call.counters[0])
@@ -153,18 +214,18 @@ class SparsityCounters:
             columns = torch.stack([dropped, total, nonfinite.sum(1)], 1)
             self._get_sums((device, phase, step))[:, :3].index_add_(0, constants.indices, columns)
 
-    def _reduce_routed_calls(self, calls: Sequence[tuple[ForwardContext, RuleCall]]) -> None:
+    def _reduce_routed_calls(self, calls: Sequence[AssignedCall]) -> None:
         """Add up the calls of stacked experts without a loop over experts and without copying to the host."""
         groups: dict[_ContextKey, dict[tuple[int, ...], list[Sequence[torch.Tensor]]]] = {}
-        for context, call in calls:
-            if call.routing is None:
-                continue
+        for assigned in calls:
+            call = assigned.call
             routing = call.routing
+            if routing is None:
+                continue
             is_counted = routing.weight != 0  # a pair without weight reached no expert (ZAYA's skipped tokens)
-            real = context.real_tokens
-            if real is not None and real.numel() == routing.tokens:
-                is_counted &= real.reshape(-1).to(call.kept.device, non_blocking=True)[routing.token]
-            layers = groups.setdefault((call.kept.device, context.phase, context.step), {})
+            if assigned.real is not None:
+                is_counted &= assigned.real.reshape(-1).to(call.kept.device, non_blocking=True)[routing.token]
+            layers = groups.setdefault((call.kept.device, assigned.phase, assigned.step), {})
             pairs = (routing.expert, call.kept, is_counted, routing.weight.float())
             layers.setdefault(call.counters, []).append(pairs)
         for key, layers in groups.items():
@@ -188,26 +249,26 @@ class SparsityCounters:
         return self._sums[key]
 
     def _get_constants(self, device: torch.device, counters: tuple[int, ...]) -> _CounterConstants:
+        if torch.compiler.is_compiling():  # memory of compiled code is reused, so it must not be kept
+            return self._make_constants(device, counters)
         if (device, counters) not in self._constants:
-            widths = [self.keys[counter].width for counter in counters]
             with torch.inference_mode(False):
-                self._constants[device, counters] = _CounterConstants(
-                    torch.tensor(counters, dtype=torch.int64).to(device, non_blocking=True),
-                    torch.tensor(widths, dtype=torch.int64).to(device, non_blocking=True),
-                )
+                self._constants[device, counters] = self._make_constants(device, counters)
         return self._constants[device, counters]
 
+    def _make_constants(self, device: torch.device, counters: tuple[int, ...]) -> _CounterConstants:
+        widths = [self.keys[counter].width for counter in counters]
+        return _CounterConstants(
+            torch.tensor(counters, dtype=torch.int64).to(device, non_blocking=True),
+            torch.tensor(widths, dtype=torch.int64).to(device, non_blocking=True),
+        )
 
-def _real_vectors(context: ForwardContext, call: RuleCall) -> torch.Tensor | None:
+
+def _real_vectors(assigned: AssignedCall) -> torch.Tensor | None:
     """Return a boolean tensor that is True for the vectors of real tokens, or None if all of them are counted."""
-    real = context.real_tokens
-    if real is None:
-        return None
-    if call.token_indices is not None:
-        return real.reshape(-1).to(call.kept.device, non_blocking=True)[call.token_indices]
-    if real.numel() != call.kept.numel():
-        return None
-    return real
+    if assigned.real is None or assigned.call.token_indices is None:
+        return assigned.real
+    return assigned.real.reshape(-1).to(assigned.call.kept.device, non_blocking=True)[assigned.call.token_indices]
 
 
 def _stack_masks(masks: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:

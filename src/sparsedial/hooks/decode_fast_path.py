@@ -33,7 +33,7 @@ from torch import Tensor, empty_like
 from torch.compiler import is_dynamo_compiling
 
 from sparsedial.hooks.forward_context import ForwardContext
-from sparsedial.hooks.input_patch import Apply
+from sparsedial.hooks.module_patch import Apply
 from sparsedial.hooks.rule_applier import RuleApplier, SharedResults, WrappableRule
 
 if TYPE_CHECKING:
@@ -78,29 +78,42 @@ class DecodeFastPath:
             one flag, because each further object that is read in a decode step costs a cache miss.
         rule: The rule with its wrappers.
         widths: Number of entries of a vector, per counter.
+        was_opened: True if the fast path has been open since the last `commit` or `rollback`.
     """
 
     def __init__(self, rule: WrappableRule, widths: Sequence[int]) -> None:
         self.is_open = False
+        self.was_opened = False
         self.rule = rule
         self.widths = list(widths)
         self._slots: DecodeSlots | None = None
         # The phase and step of the committed counts that the slots hold.
         self._phase = ForwardContext.phase
         self._step = ForwardContext.step
+        # Those of the provisional counts.
+        self._next_phase = ForwardContext.phase
+        self._next_step = ForwardContext.step
 
     @property
     def has_slots(self) -> bool:
         """True once a token was decoded with a backend that has decode slots."""
         return self._slots is not None
 
-    def begin_forward(self, context: ForwardContext) -> None:
-        """Open the fast path if the forward that starts may take it.
+    def start_context(self, context: ForwardContext) -> None:
+        """Open the fast path if the vectors that follow may take it. All of a forward belong to one phase and step.
 
         Args:
-            context: Context of the forward.
+            context: Context of the vectors.
         """
         self.is_open = context.is_single_cpu_token and self.rule.wrapped is None
+        if not self.is_open:
+            return
+        if not self.was_opened:
+            self.was_opened = True
+            self._next_phase = context.phase
+            self._next_step = context.step
+        elif context.phase != self._next_phase or context.step != self._next_step:
+            self.is_open = False
 
     def kernel_for(self, counter: int, dtype: torch.dtype) -> KernelCall | None:
         """Return the kernel of one counter for vectors of this dtype.
@@ -118,29 +131,29 @@ class DecodeFastPath:
             return None
         return self._slots.slot_function(counter, dtype)
 
-    def commit(self, context: ForwardContext) -> CommittedCounts | None:
+    def commit(self) -> CommittedCounts | None:
         """Keep the counts of the forward that ended.
-
-        Args:
-            context: Context of the forward.
 
         Returns:
             Counts of earlier forwards if they belong to another phase or step. Otherwise None.
         """
         self.is_open = False
-        if self._slots is None:
+        was_opened = self.was_opened
+        self.was_opened = False
+        if self._slots is None or not was_opened:
             return None
         previous = None
-        if context.phase != self._phase or context.step != self._step:
+        if self._next_phase != self._phase or self._next_step != self._step:
             previous = self.drain()
-            self._phase = context.phase
-            self._step = context.step
+            self._phase = self._next_phase
+            self._step = self._next_step
         self._slots.commit()
         return previous
 
     def rollback(self) -> None:
         """Discard the counts of the forward that failed."""
         self.is_open = False
+        self.was_opened = False
         if self._slots is not None:
             self._slots.rollback()
 

@@ -6,16 +6,32 @@ from dataclasses import dataclass
 
 import torch
 
+from sparsedial.hooks.forward_arguments import TokenShape
+
 PREFILL = "prefill"
 GENERATION = "generation"
 PHASES = (PREFILL, GENERATION)
 
 
 @dataclass(frozen=True, eq=False)
+class UnknownPadding:
+    """Reason why it is unknown which tokens of a forward pass are real.
+
+    Attributes:
+        reason: What is not known, as a sentence without the final full stop.
+        mask: Attention mask that could not be assigned to the tokens. If it contains no padding, all tokens are real.
+            None if there may be padding in any case.
+    """
+
+    reason: str
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ForwardContext:
     """Description of the forward pass that is currently running.
 
-    The defaults describe a call outside of a model's forward pass, such as a call of a single layer.
+    The defaults describe a forward pass in which all tokens are real.
 
     Attributes:
         phase: "prefill" or "generation".
@@ -28,6 +44,11 @@ class ForwardContext:
             if the dispatcher can be bypassed, and is False otherwise.
         can_bypass_dispatcher: True if no compiler, dispatch mode, profiler or CUDA graph capture observes the
             operators of this forward.
+        token_shape: Number of rows and of tokens per row, or None if they are unknown.
+        generation_tokens: Boolean tensor that is True for tokens in the phase "generation", if ``phase`` does not hold
+            for all tokens or is known only on the device. Its shape is that of ``real_tokens``, or empty.
+        states_real_tokens: True if the user stated the real tokens with `Sparsifier.observe`.
+        unknown_padding: Reason why the real tokens are unknown, or None if they are known.
     """
 
     phase: str = PREFILL
@@ -36,3 +57,7 @@ class ForwardContext:
     masked_tokens: torch.Tensor | None = None
     is_single_cpu_token: bool = False
     can_bypass_dispatcher: bool = False
+    token_shape: TokenShape | None = None
+    generation_tokens: torch.Tensor | None = None
+    states_real_tokens: bool = False
+    unknown_padding: UnknownPadding | None = None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from inspect import signature
 from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.counters import SparsityCounters
@@ -19,9 +18,11 @@ from sparsedial.hooks.decode_fast_path import (
     is_fast_decode_enabled,
     make_decode_function,
 )
+from sparsedial.hooks.forward_arguments import TEXT_MODEL, ModelTraits
 from sparsedial.hooks.forward_context import ForwardContext
-from sparsedial.hooks.forward_tracker import ForwardTracker
-from sparsedial.hooks.input_patch import Apply
+from sparsedial.hooks.forward_tracker import HOW_TO_STATE_THEM, ForwardTracker
+from sparsedial.hooks.module_patch import Apply
+from sparsedial.hooks.pending_counts import CallGroup
 from sparsedial.hooks.rule_applier import (
     RuleApplier,
     RuleWrapper,
@@ -32,13 +33,12 @@ from sparsedial.hooks.rule_applier import (
 )
 from sparsedial.moe.listed_expert_tokens import ExpertTokenTracker
 from sparsedial.rules import Rule
-from sparsedial.tracing_state import is_tracing
 
 
 class ForwardCoordinator:
     """Coordinator of the parts of a sparsifier that run during a forward pass.
 
-    The parts are independent of each other. `begin_forward` and `end_forward` call them in the required order.
+    The parts are independent of each other. `enter_model` and `leave_model` call them in the required order.
 
     Args:
         rule: Rule to apply.
@@ -50,6 +50,9 @@ class ForwardCoordinator:
         counters: Counters of dropped entries.
         fast_path: Fast path for decoding one token on the CPU.
         expert_tokens: Tracker of the tokens that the experts in module lists read.
+        innermost_models: Index of the innermost hooked model that contains the vector of each counter. Empty if only
+            one model is hooked.
+        has_run: True if a forward pass of the model has ended.
     """
 
     def __init__(self, rule: Rule, keys: Sequence[CounterKey]) -> None:
@@ -58,7 +61,10 @@ class ForwardCoordinator:
         self.counters = SparsityCounters(keys)
         self.fast_path = DecodeFastPath(self.rule, [key.width for key in keys])
         self.expert_tokens = ExpertTokenTracker()
+        self.innermost_models: Sequence[int] = ()
+        self.has_run = False
         self._shared_results: SharedResults = {}
+        self._entered: set[int] = set()  # hooked models whose forward has started in the current forward pass
 
     def wrap(self, wrapper: RuleWrapper) -> None:
         """Put a function around the rule: see `Sparsifier.wrap`.
@@ -100,23 +106,7 @@ class ForwardCoordinator:
         Returns:
             Function of the vectors and the routing.
         """
-        return StackedRuleApplier(expert_counters, self.rule, self.counters, reads_tokens)
-
-    def attach_to_model(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        """Register hooks on the model and on the models inside it, which may be called directly.
-
-        Args:
-            model: The model.
-
-        Yields:
-            RemovableHandle: Handle that removes a hook.
-        """
-        models = [module for module in model.modules() if module is model or _is_language_model(module)]
-        for index, module in enumerate(models):
-            parameters = tuple(signature(module.forward).parameters)
-            before = partial(self._before_forward, index, parameters)
-            yield module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
-            yield module.register_forward_hook(self._after_forward, always_call=True)
+        return StackedRuleApplier(expert_counters, self.rule, self.tracker, self.counters, reads_tokens)
 
     def attach_to_expert(self, ffn: FFN, model: nn.Module) -> Iterator[RemovableHandle]:
         """Track the tokens that an expert in a module list reads.
@@ -132,69 +122,115 @@ class ForwardCoordinator:
             layer = model.get_submodule(ffn.moe_path.rpartition(".")[0])
             yield from self.expert_tokens.attach(layer, ffn.up.module, ffn.name)
 
-    def detach(self) -> None:
-        """Clear the state after the hooks were removed. A forward that has not ended was interrupted and failed."""
-        if self.tracker.is_inside_forward:
-            self.end_forward(failed=True)
-        self.tracker.forget_caches()
-        self.flush()
-        self.expert_tokens.detach()
+    def __deepcopy__(self, memo: dict[int, Any]) -> ForwardCoordinator:
+        """Return the same object. The hooks of a copied model recognise that they belong to another model."""
+        return self
 
-    def begin_forward(self, arguments: Mapping[str, Any]) -> None:
-        """Start a forward pass.
+    def enter_model(self, index: int, arguments: Mapping[str, Any], traits: ModelTraits = TEXT_MODEL) -> None:
+        """Start the forward of a hooked model.
 
         Args:
-            arguments: Arguments of the model's forward, by name.
-        """
-        context = self.tracker.begin(arguments)
-        self.fast_path.begin_forward(context)
-        self.expert_tokens.begin_forward(context.real_tokens)
+            index: Index of the hooked model.
+            arguments: Arguments of its forward, by name.
+            traits: Properties of the model. Defaults to those of a text model.
 
-    def end_forward(self, failed: bool) -> None:
-        """End a forward pass: keep its counts, or discard them if it failed.
+        Raises:
+            SpecError: The cache does not say whether it holds tokens.
+        """
+        self.tracker.acquire()
+        if self.tracker.is_running(index):
+            self._abort_forward()
+        if not self.tracker.is_inside_forward:
+            self._entered.clear()
+        self._entered.add(index)
+        self._switch_context(self.tracker.enter(index, arguments, traits))
+
+    def leave_model(self, index: int, failed: bool) -> bool:
+        """End the forward of a hooked model. At the end of the outermost one, keep or discard the counts.
 
         Args:
-            failed: True if the forward raised an exception or was interrupted.
+            index: Index of the hooked model.
+            failed: True if the forward raised an exception.
+
+        Returns:
+            False if a forward pass ended that reached no vector. Otherwise True.
+
+        Raises:
+            AttachError: There is padding, and the vectors cannot be assigned to the tokens.
+            SpecError: The number of real-token flags that the user stated differs from the number of vectors.
         """
-        context = self.tracker.end()
-        if failed:
-            self.counters.discard_pending()
-            self.fast_path.rollback()
-        else:
-            self._add_totals(self.fast_path.commit(context))
-        self._shared_results.clear()
-        self.expert_tokens.end_forward()
-        self.counters.end_forward(context)
+        context = self.tracker.leave(index)
+        if context is not None:
+            self._switch_context(context)
+            return True
+        try:
+            if not failed:
+                return self._count_forward()
+            self._discard_forward()
+            return True
+        finally:
+            self._shared_results.clear()
+            self.expert_tokens.end_forward()
+            self.tracker.release_all()
 
     def flush(self) -> None:
-        """Count the calls made outside of a forward pass and the tokens decoded so far."""
+        """Count the tokens decoded so far."""
+        self.tracker.acquire()
+        try:
+            self._shared_results.clear()
+            self._add_totals(self.fast_path.drain())
+        finally:
+            self.tracker.release()
+
+    def detach(self) -> None:
+        """Clear the state after the hooks were removed. A forward that has not ended was interrupted and failed."""
+        self.tracker.acquire()
+        if self.tracker.is_inside_forward:
+            self._abort_forward()
+        self.tracker.forget_generation()
+        self.flush()
+        self.tracker.release_all()
+
+    def _switch_context(self, context: ForwardContext) -> None:
+        self.counters.pending.start_context(context)
+        self.fast_path.start_context(context)
+        self.expert_tokens.begin_forward(context.real_tokens)
+
+    def _count_forward(self) -> bool:
+        """Keep the counts of the forward pass that ended, and return False if it reached no vector."""
+        used_fast_path = self.fast_path.was_opened
+        self._add_totals(self.fast_path.commit())
+        groups = self.counters.pending.take_forward()
+        self._check_models_were_called(groups)
+        self.counters.add_calls(groups)
+        self.has_run = True
+        return used_fast_path or len(groups) > 0
+
+    def _check_models_were_called(self, groups: Sequence[CallGroup]) -> None:
+        """Raise an error if a wrapper, whose tokens are unknown, called the forward method of a model inside it."""
+        if not self.innermost_models or self.tracker.overrides.current is not None:
+            return
+        for context, calls in groups:
+            if context.token_shape is not None:
+                continue
+            for call in calls:
+                if self.innermost_models[call.counters[0]] not in self._entered:
+                    raise AttachError(
+                        f"{self.counters.keys[call.counters[0]].module} was reached, but the model that contains it "
+                        f"was not called, so the phase and the padding are unknown. {HOW_TO_STATE_THEM}"
+                    )
+
+    def _discard_forward(self) -> None:
+        self.counters.discard_pending()
+        self.fast_path.rollback()
+
+    def _abort_forward(self) -> None:
+        """End a forward pass that was interrupted by Ctrl-C, where torch called no hook at its end."""
+        self.tracker.clear()
+        self._discard_forward()
         self._shared_results.clear()
-        self.counters.end_forward(self.tracker.context or ForwardContext())
-        self._add_totals(self.fast_path.drain())
+        self.expert_tokens.end_forward()
 
     def _add_totals(self, decoded: CommittedCounts | None) -> None:
         if decoded is not None:
             self.counters.add_totals(decoded.phase, decoded.step, decoded.totals)
-
-    def _before_forward(
-        self, index: int, parameters: tuple[str, ...], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if is_tracing():
-            return
-        if self.tracker.is_running(index):
-            # The forward before this one was interrupted by Ctrl-C, and torch called no hook at its end.
-            self.end_forward(failed=True)
-        if self.tracker.enter(index):
-            arguments = {**dict(zip(parameters, args, strict=False)), **kwargs} if args else kwargs
-            self.begin_forward(arguments)
-
-    def _after_forward(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if is_tracing():
-            return
-        if self.tracker.leave():
-            self.end_forward(failed=output is None)
-
-
-def _is_language_model(module: nn.Module) -> bool:
-    """Return True for a Hugging Face model, which takes the attention mask and the cache."""
-    return hasattr(module, "config") and hasattr(module, "get_input_embeddings")

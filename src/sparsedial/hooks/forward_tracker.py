@@ -1,48 +1,55 @@
-"""Tracking of a model's outermost forward pass."""
+"""Tracking of the forward passes of a model and of the models inside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sparsedial.hooks.forward_context import GENERATION, PREFILL, ForwardContext
-from sparsedial.hooks.padding import check_token_count, read_real_tokens
-from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.errors import AttachError
+from sparsedial.hooks.context_reader import Scope, open_scope
+from sparsedial.hooks.forward_arguments import TEXT_MODEL, ModelTraits, read_arguments
+from sparsedial.hooks.forward_context import PREFILL, ForwardContext
+from sparsedial.hooks.forward_override import ForwardOverride, OverrideStack
 
-
-@dataclass(frozen=True)
-class _Override:
-    """Values that replace those read from the arguments of the forward pass. A value of None is not replaced."""
-
-    phase: str | None
-    step: int | None
-    real_tokens: torch.Tensor | None
-    masked_tokens: torch.Tensor | None
+HOW_TO_STATE_THEM = (
+    "Call the model itself, model(...), or state them: sparsifier.observe(phase='prefill', real=...), where real=None "
+    "means that all tokens are real."
+)
 
 
 class ForwardTracker:
-    """Tracker of the outermost forward pass of a model.
+    """Tracker of the models whose forward is running.
 
-    A language model contains an inner model that may also be called directly. Both are hooked, and the forward pass
-    begins and ends with the outermost one of them. `ForwardCoordinator` registers the hooks, which call `enter`,
-    `begin`, `leave` and `end`.
+    A language model contains an inner model that may also be called directly. All of them are hooked. The forward pass
+    begins and ends with the outermost one, and the context of a vector is that of the innermost one, which knows the
+    tokens and the mask that it really processes. `ForwardCoordinator` registers the hooks, which call `enter` and
+    `leave`.
+
+    A forward pass holds a lock, so that a forward pass in another thread waits until it has ended.
 
     Attributes:
-        context: Context of the forward pass that is running, or None between forward passes.
+        context: Context of the vectors that are computed at present, or None between forward passes.
+        overrides: Values that the user stated.
+        models: The hooked models.
+        finished_rows: Boolean tensor of shape [batch] that is True for the rows whose generation has ended. None
+            if no generation with several rows is running.
     """
 
     def __init__(self) -> None:
         self.context: ForwardContext | None = None
-        self._override: _Override | None = None
-        self._running: list[int] = []  # indices of the hooked models that are running, outermost first
-        self._known_caches: WeakSet[Any] = WeakSet()
+        self.overrides = OverrideStack()
+        self.models: Sequence[nn.Module] = ()
+        self.finished_rows: torch.Tensor | None = None
+        self._scopes: list[Scope] = []  # outermost first
+        self._lock = threading.RLock()
+        self._lock_depth = 0
 
     def is_running(self, model_index: int) -> bool:
         """Return True if the forward of this hooked model has started and not ended.
@@ -50,126 +57,116 @@ class ForwardTracker:
         Args:
             model_index: Index of the hooked model.
         """
-        return model_index in self._running
-
-    def enter(self, model_index: int) -> bool:
-        """Record that the forward of a hooked model starts.
-
-        Args:
-            model_index: Index of the hooked model.
-
-        Returns:
-            True if it is the outermost model.
-        """
-        self._running.append(model_index)
-        return len(self._running) == 1
-
-    def leave(self) -> bool:
-        """Record that the forward of the innermost hooked model ended.
-
-        Returns:
-            True if no hooked model is running any more.
-        """
-        if self._running:
-            self._running.pop()
-        return not self._running
-
-    def begin(self, arguments: Mapping[str, Any]) -> ForwardContext:
-        """Set the context of the forward pass that starts.
-
-        `SpecError` is raised if the number of real-token flags passed to `override` is not the number of tokens.
-
-        Args:
-            arguments: Arguments of the outermost model's forward, by name.
-
-        Returns:
-            The new context.
-        """
-        can_bypass_dispatcher = dispatcher_is_unobserved() and not _is_capturing_graph()
-        override = self._override or _Override(None, None, None, None)
-        phase = override.phase or self._read_phase(arguments)
-        real_tokens = override.real_tokens
-        if real_tokens is None:
-            real_tokens = read_real_tokens(arguments, phase)
-        else:
-            check_token_count(real_tokens, arguments)
-        self.context = ForwardContext(
-            phase=phase,
-            step=override.step,
-            real_tokens=real_tokens,
-            masked_tokens=override.masked_tokens,
-            is_single_cpu_token=can_bypass_dispatcher and _is_single_cpu_token(arguments, real_tokens),
-            can_bypass_dispatcher=can_bypass_dispatcher,
-        )
-        return self.context
-
-    def end(self) -> ForwardContext:
-        """Clear the context at the end of the forward pass.
-
-        Returns:
-            The context of the forward pass that ended. A default context if none was running, or if it failed
-            before its context was known.
-        """
-        context = self.context
-        self.context = None
-        self._running.clear()
-        if context is None:
-            return ForwardContext()
-        return context
-
-    def forget_caches(self) -> None:
-        """Forget which key-value caches were used before."""
-        self._known_caches.clear()
+        return any(scope.model_index == model_index for scope in self._scopes)
 
     @property
     def is_inside_forward(self) -> bool:
         """True if a forward pass has started and not ended. If no model code is running, the pass was interrupted."""
-        return bool(self._running)
+        return len(self._scopes) > 0
 
-    @contextmanager
-    def override(
-        self,
-        phase: str | None = None,
-        step: int | None = None,
-        real_tokens: torch.Tensor | None = None,
-        masked_tokens: torch.Tensor | None = None,
-    ) -> Iterator[None]:
-        """Describe the forward passes inside the `with` block: see `Sparsifier.observe`.
+    def acquire(self) -> None:
+        """Wait until no other thread is inside a forward pass. Compiled code does not wait."""
+        if not torch.compiler.is_compiling():
+            self._lock.acquire()
+            self._lock_depth += 1
+
+    def release(self) -> None:
+        """Undo one call of `acquire`."""
+        if not torch.compiler.is_compiling() and self._lock_depth > 0:
+            self._lock_depth -= 1
+            self._lock.release()
+
+    def release_all(self) -> None:
+        """Let the forward passes of other threads continue. The present thread must have called `acquire`."""
+        while not torch.compiler.is_compiling() and self._lock_depth > 0:
+            self._lock_depth -= 1
+            self._lock.release()
+
+    def enter(self, model_index: int, arguments: Mapping[str, Any], traits: ModelTraits = TEXT_MODEL) -> ForwardContext:
+        """Start the forward of a hooked model.
 
         Args:
-            phase: "prefill" or "generation". Defaults to None: read from the cache.
-            step: Denoising step. Defaults to None.
-            real_tokens: Boolean tensor, one entry per token. Defaults to None: read from the attention mask.
-            masked_tokens: Boolean tensor, one entry per token. Defaults to None.
+            model_index: Index of the hooked model.
+            arguments: Arguments of its forward, by name.
+            traits: Properties of the model. Defaults to those of a text model.
 
-        Yields:
-            None: Nothing.
+        Returns:
+            The context of the vectors that this model computes.
+
+        Raises:
+            SpecError: The cache does not say whether it holds tokens.
         """
-        outer = self._override
-        self._override = _Override(phase, step, real_tokens, masked_tokens)
-        try:
-            yield
-        finally:
-            self._override = outer
+        outer = self._scopes[-1] if self._scopes else None
+        scope = open_scope(
+            model_index,
+            read_arguments(arguments, traits),
+            outer,
+            self.overrides.current or ForwardOverride(),
+            self.finished_rows,
+        )
+        self._scopes.append(scope)
+        self.context = scope.context
+        return scope.context
 
-    def _read_phase(self, arguments: Mapping[str, Any]) -> str:
-        cache = arguments.get("past_key_values")
-        if cache is None:
-            return PREFILL
-        if isinstance(cache, (tuple, list)):  # some models pass plain keys and values
-            is_filled = any(layer is not None for layer in cache)
-            return GENERATION if is_filled else PREFILL
-        try:
-            length = cache.get_seq_length()
-        except (AttributeError, ValueError):  # another kind of cache, or one without an attention layer
-            length = None
-        if isinstance(length, int) and length > 0:
-            return GENERATION
-        # The length of a filled static cache is on the device. To avoid waiting for the device, a cache that was used
-        # in an earlier forward is assumed to contain tokens.
-        is_filled = not isinstance(length, int) and cache in self._known_caches
-        self._known_caches.add(cache)
-        return GENERATION if is_filled else PREFILL
+    def leave(self, model_index: int) -> ForwardContext | None:
+        """End the forward of a hooked model, and of the models inside it that were interrupted.
+
+        Args:
+            model_index: Index of the hooked model. Nothing happens if its forward did not start.
+
+        Returns:
+            The context of the model that called it, or None if it was the outermost one.
+        """
+        if self.is_running(model_index):
+            while self._scopes.pop().model_index != model_index:
+                pass
+        self.context = self._scopes[-1].context if self._scopes else None
+        return self.context
+
+    def clear(self) -> None:
+        """End the forward of all hooked models."""
+        self._scopes.clear()
+        self.context = None
+
+    def forget_generation(self) -> None:
+        """Forget which rows have ended."""
+        self.finished_rows = None
+
+    def describe_call_outside(self, module: str) -> ForwardContext | None:
+        """Return the context of a call of a single layer, outside of a forward pass.
+
+        Nobody passed a mask or a cache to such a layer, so all its tokens are real, unless the user states otherwise.
+
+        Args:
+            module: Name of the FFN that was called.
+
+        Returns:
+            The context. None if the call must not be counted, because it repeats a part of a forward pass during the
+            backward pass (gradient checkpointing).
+
+        Raises:
+            AttachError: The forward method of a model was called directly, so its arguments are unknown.
+        """
+        override = self.overrides.current
+        if torch.compiler.is_compiling():
+            return ForwardContext()
+        if _is_in_backward():
+            return None
+        if override is None:
+            model = _find_direct_call(self.models)
+            if model is not None:
+                raise AttachError(
+                    f"{module} was reached through {type(model).__name__}.forward(...), which bypasses the hooks, so "
+                    f"the phase and the padding are unknown. {HOW_TO_STATE_THEM}"
+                )
+            return ForwardContext()
+        return ForwardContext(
+            phase=override.phase or PREFILL,
+            step=override.step,
+            real_tokens=override.real_tokens,
+            masked_tokens=override.masked_tokens,
+            states_real_tokens=override.real_tokens is not None,
+        )
 
 
 class PerForwardContext:
@@ -207,12 +204,19 @@ class PerForwardContext:
             self._current = None
 
 
-def _is_capturing_graph() -> bool:
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+def _is_in_backward() -> bool:
+    """Return True while autograd runs a backward pass in this thread."""
+    return torch._C._current_graph_task_id() != -1
 
 
-def _is_single_cpu_token(arguments: Mapping[str, Any], real_tokens: torch.Tensor | None) -> bool:
-    tokens = arguments.get("input_ids")
-    if not (isinstance(tokens, torch.Tensor) and tokens.numel() == 1 and tokens.is_cpu):
-        return False
-    return real_tokens is None or (real_tokens.is_cpu and real_tokens.numel() == 1 and bool(real_tokens))
+def _find_direct_call(models: Sequence[nn.Module]) -> nn.Module | None:
+    """Return the model whose forward method is on the call stack, although no hook saw its forward start, or None."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_argcount > 0:
+            called = frame.f_locals.get(code.co_varnames[0])
+            if any(called is model for model in models):
+                return called
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return None

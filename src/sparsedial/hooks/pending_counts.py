@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,65 +23,120 @@ class RuleCall(NamedTuple):
     Attributes:
         counters: Index of the counter. If the vectors were routed to stacked experts, the counters of all experts.
         kept: Number of entries kept in each vector, int32. It is -1 for a vector with a NaN or Inf.
+        shape: Shape of the tokens that the vectors belong to. It may be that of ``kept`` or have more dimensions.
         token_indices: Index of each vector's token, int64. None means that the vectors are the tokens, in order.
         routing: Routing of the vectors to stacked experts, or None.
     """
 
     counters: tuple[int, ...]
     kept: torch.Tensor
+    shape: torch.Size
     token_indices: torch.Tensor | None = None
     routing: Routing | None = None
 
 
-class PendingCalls:
-    """Queue of the calls of the current forward, and of earlier forwards until they are added up.
+class AssignedCall(NamedTuple):
+    """A call of the rule, assigned to a phase and to the real tokens of its forward pass.
 
     Attributes:
-        current: Calls since the end of the last forward.
-        pending_pairs: Number of (token, expert) pairs in the forwards that ended.
+        phase: "prefill" or "generation".
+        step: Denoising step, or None.
+        real: Boolean tensor with one entry per token that the call was made for. None if all of them are counted.
+        call: The call.
+    """
+
+    phase: str
+    step: int | None
+    real: torch.Tensor | None
+    call: RuleCall
+
+
+class CallGroup(NamedTuple):
+    """Calls that were made in the same context, in order."""
+
+    context: ForwardContext
+    calls: list[RuleCall]
+
+
+class PendingCalls:
+    """Calls of the current forward, and queue of the calls of earlier forwards until they are added up.
+
+    Attributes:
+        current: Calls in the present context of the current forward.
+        pending_pairs: Number of (token, expert) pairs in the queue.
     """
 
     def __init__(self) -> None:
         self.current: list[RuleCall] = []
         self.pending_pairs = 0
-        self._forwards: list[tuple[ForwardContext, list[RuleCall]]] = []
+        self._context: ForwardContext | None = None
+        self._groups: list[CallGroup] = []  # of the current forward
+        self._queue: list[AssignedCall] = []
+        self._queued_forwards = 0
+
+    def start_context(self, context: ForwardContext | None) -> None:
+        """Set the context of the calls that follow.
+
+        Args:
+            context: The context, or None between forward passes.
+        """
+        if context is self._context:
+            return
+        if self.current and self._context is not None:
+            self._groups.append(CallGroup(self._context, self.current))
+            self.current = []
+        self._context = context
+
+    def take_forward(self) -> list[CallGroup]:
+        """Return the calls of the current forward and start a new one. Calls in the same context are one group."""
+        self.start_context(None)
+        groups = self._groups
+        self._groups = []
+        if len(groups) < 2:
+            return groups
+        merged: dict[int, CallGroup] = {}
+        for group in groups:
+            if id(group.context) in merged:
+                merged[id(group.context)].calls.extend(group.calls)
+            else:
+                merged[id(group.context)] = group
+        return list(merged.values())
 
     def discard_current(self) -> None:
         """Discard the calls of the current forward."""
+        self._context = None
+        self._groups.clear()
         self.current.clear()
 
-    def end_forward(self, context: ForwardContext) -> bool:
-        """Queue the calls of the current forward.
+    def queue(self, calls: Sequence[AssignedCall]) -> bool:
+        """Queue the calls of a forward that ended.
 
         A decode step makes few and small calls, so small forwards wait to be added up together. A compiled forward
         does not wait, because the compiled code would depend on the length of the queue.
 
         Args:
-            context: Context of the forward that ended.
+            calls: The calls.
 
         Returns:
             True if the queued calls should be added up now.
         """
-        if not self.current:
+        if not calls:
             return False
-        calls = self.current
-        self.current = []
-        self._forwards.append((context, calls))
+        self._queue += calls
+        self._queued_forwards += 1
         is_small = True
-        for call in calls:
-            if call.routing is not None:
-                self.pending_pairs += call.kept.numel()
-            elif call.kept.numel() > SMALL_FORWARD_VECTORS:
+        for assigned in calls:
+            if assigned.call.routing is not None:
+                self.pending_pairs += assigned.call.kept.numel()
+            elif assigned.call.kept.numel() > SMALL_FORWARD_VECTORS:
                 is_small = False
-        is_full = len(self._forwards) >= MAX_PENDING_FORWARDS or self.pending_pairs > MAX_PENDING_PAIRS
+        is_full = self._queued_forwards >= MAX_PENDING_FORWARDS or self.pending_pairs > MAX_PENDING_PAIRS
         return torch.compiler.is_compiling() or is_full or not is_small
 
-    def pop_all(self) -> list[tuple[ForwardContext, RuleCall]]:
-        """Return the calls of all forwards that ended, with their contexts, and empty the queue."""
-        calls = []
-        for context, forward_calls in self._forwards:
-            for call in forward_calls:
-                calls.append((context, call))
-        self._forwards.clear()
+    def pop_all(self) -> list[AssignedCall]:
+        """Return the queued calls and empty the queue."""
+        calls = self._queue
+        self._queue = []
+        self._queued_forwards = 0
         self.pending_pairs = 0
         return calls

@@ -13,7 +13,8 @@ import torch
 from sparsedial.hooks.counters import SparsityCounters
 from sparsedial.hooks.forward_context import ForwardContext
 from sparsedial.hooks.forward_tracker import ForwardTracker
-from sparsedial.hooks.input_patch import Apply
+from sparsedial.hooks.module_patch import Apply
+from sparsedial.hooks.pending_counts import RuleCall
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.moe.listed_expert_tokens import ExpertTokenTracker
 from sparsedial.rules import Rule
@@ -97,14 +98,21 @@ class RuleApplier:
         if is_tracing():
             return x
         context = self._tracker.context
+        is_outside = context is None
+        if context is None:
+            context = self._tracker.describe_call_outside(self._module)
         if self._rule.wrapped is not None:
             y, kept = self._rule.wrapped(self.counter, x, context or ForwardContext())
         elif not torch.compiler.is_dynamo_compiling() and context is not None and context.can_bypass_dispatcher:
             y, kept = self._rule.bound.call_backend(x, self._counters.buffers.take(x))
         else:
             y, kept = self._rule.bound(x)
+        if is_outside:
+            if context is not None:
+                self._counters.record_outside(context, RuleCall((self.counter,), kept, x.shape[:-1]))
+            return y
         tokens = None if self._expert_tokens is None else self._expert_tokens.tokens.get(self._module)
-        self._counters.record(self.counter, kept, tokens)
+        self._counters.record(self.counter, kept, x.shape[:-1], tokens)
         return y
 
 
@@ -114,15 +122,22 @@ class StackedRuleApplier:
     Args:
         expert_counters: Index of each expert's counter.
         rule: The rule. Its wrappers are not called for experts.
+        tracker: Tracker of the forward pass.
         counters: Counters to record to.
         reads_tokens: True if the vectors are the tokens, False if there is one for each (token, expert) pair.
     """
 
     def __init__(
-        self, expert_counters: tuple[int, ...], rule: WrappableRule, counters: SparsityCounters, reads_tokens: bool
+        self,
+        expert_counters: tuple[int, ...],
+        rule: WrappableRule,
+        tracker: ForwardTracker,
+        counters: SparsityCounters,
+        reads_tokens: bool,
     ) -> None:
         self._expert_counters = expert_counters
         self._rule = rule
+        self._tracker = tracker
         self._counters = counters
         self._reads_tokens = reads_tokens
 
@@ -139,7 +154,15 @@ class StackedRuleApplier:
         y, kept = self._rule.bound(x)
         if self._reads_tokens:
             kept = kept[routing.token]
-        self._counters.record_routed(self._expert_counters, kept, routing)
+        if self._tracker.context is not None:
+            self._counters.record_routed(self._expert_counters, kept, routing)
+            return y
+        module = self._counters.keys[self._expert_counters[0]].module
+        context = self._tracker.describe_call_outside(module)
+        if context is not None:
+            self._counters.record_outside(
+                context, RuleCall(self._expert_counters, kept, torch.Size([routing.tokens]), routing=routing)
+            )
         return y
 
 

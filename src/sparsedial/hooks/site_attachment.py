@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,8 +13,9 @@ from torch import nn
 from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.hooks.count_table import CounterKey
+from sparsedial.hooks.encoder_fast_path import turn_off_fast_path
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
-from sparsedial.hooks.input_patch import Apply, InputPatch, register_input_pre_hook
+from sparsedial.hooks.module_patch import Apply, InputPatch, OutputPatch, register_input_pre_hook
 from sparsedial.tracing_state import is_tracing
 
 
@@ -43,7 +44,7 @@ class SparsifiedVector:
         """Return the description of its counter."""
         ffn = self.ffn
         width = ffn.hidden if self.name == "input" else ffn.width
-        return CounterKey(ffn.layer, ffn.name, self.name, ffn.expert, width, ffn.moe_path)
+        return CounterKey(ffn.layer, ffn.name, self.name, ffn.expert, width, ffn.moe_path, ffn.is_time_major)
 
 
 def vector_names(site: str) -> tuple[str, ...]:
@@ -97,6 +98,7 @@ def attach_vectors(
         if ffn.name not in tracked:
             tracked.add(ffn.name)
             yield from coordinator.attach_to_expert(ffn, model)
+            yield from turn_off_fast_path(ffn, model)
         yield from _attach_vector(vector, coordinator)
     for (experts_module, _), members in stacks.items():
         yield _attach_stacked_vector(experts_module, members, coordinator)
@@ -127,7 +129,7 @@ def _attach_by_zeroing_output(vector: SparsifiedVector, apply: Apply) -> Removab
         is_kept = (apply(activation) != 0) | (activation == 0)
         return torch.where(is_kept, raw, 0)
 
-    def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    def replace_output(output: torch.Tensor) -> torch.Tensor:
         if is_tracing():
             return output
         sparse = zero_dropped(part.select(output))
@@ -137,7 +139,7 @@ def _attach_by_zeroing_output(vector: SparsifiedVector, apply: Apply) -> Removab
         part.select(output).copy_(sparse)
         return output
 
-    return part.module.register_forward_hook(hook)
+    return OutputPatch(part.module, replace_output)
 
 
 def _attach_by_masking_product(vector: SparsifiedVector, apply: Apply) -> Iterator[Removable]:
@@ -146,15 +148,16 @@ def _attach_by_masking_product(vector: SparsifiedVector, apply: Apply) -> Iterat
     ffn = vector.ffn
     masks: list[torch.Tensor] = []  # the mask of dropped entries, between the calls of the projection and of `down`
 
-    def compute_mask(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+    def compute_mask(output: torch.Tensor) -> torch.Tensor:
         if not is_tracing():
             activation = ffn.compute_vector(vector.name, output)
             masks[:] = [(apply(activation) == 0) & (activation != 0)]
+        return output
 
     def apply_mask(product: torch.Tensor) -> torch.Tensor:
         return product.masked_fill(masks.pop().view(product.shape), 0)
 
-    yield part.module.register_forward_hook(compute_mask)
+    yield OutputPatch(part.module, compute_mask)
     yield register_input_pre_hook(ffn.down, apply_mask)  # before an `InputPatch` of `down` sees the product
 
 

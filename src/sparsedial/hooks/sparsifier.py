@@ -16,11 +16,13 @@ from sparsedial.ffn.feed_forward import FFN, FFNs, check_site
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.forward_context import PHASES
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
+from sparsedial.hooks.forward_override import ForwardOverride
+from sparsedial.hooks.model_hooks import ModelHooks
+from sparsedial.hooks.reach_check import describe_unreached
 from sparsedial.hooks.rule_applier import RuleWrapper
 from sparsedial.hooks.site_attachment import Removable, attach_vectors, list_vectors, vector_names
 from sparsedial.rules import Rule
 
-MAX_LISTED_VECTORS = 6  # vectors that an error message names
 MAX_LISTED_EXPERTS = 3  # experts that an error message names
 
 # Names of the vectors that a sparsifier changes at present, by the FFN's down projection.
@@ -49,7 +51,7 @@ def sparsify(
         The context manager, which also counts the dropped entries.
 
     Raises:
-        SpecError: The site, the rule or a layer is unknown.
+        SpecError: The site, the rule or a layer is unknown, or an FFN belongs to another model.
         ModelError: The model has no FFN, or one of the chosen FFNs does not have the site.
 
     Example:
@@ -69,6 +71,7 @@ def sparsify(
     if ffns is None:
         ffns = find_ffns(model)
     selected = select_ffns(ffns, layers)
+    _check_model_contains(model, selected)
     check_site(selected, site)
     return Sparsifier(model, selected, site, rule)
 
@@ -128,22 +131,21 @@ class Sparsifier:
 
     def __enter__(self) -> Sparsifier:
         self._reserve_vectors()
+        self._coordinator.counters.prepare(_list_devices(self._ffns))
         try:
             for handle in attach_vectors(self._vectors, self._model, self._coordinator):
                 self._handles.append(handle)
-            for handle in self._coordinator.attach_to_model(self._model):
+            for handle in ModelHooks(self._model, self._vectors, self._coordinator).attach():
                 self._handles.append(handle)
         except BaseException:
-            self.__exit__()
+            self._detach()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._release_vectors()
-        self._coordinator.detach()
+    def __exit__(self, exception_type: type[BaseException] | None = None, *_: object) -> None:
+        self._detach()
+        if exception_type is None and self._coordinator.has_run:
+            self._check_reached()
 
     @property
     def counters(self) -> Sequence[CounterKey]:
@@ -192,7 +194,7 @@ class Sparsifier:
         """
         if phase is not None and phase not in PHASES:
             raise SpecError(f"Unknown phase {phase!r}: expected one of {', '.join(PHASES)}.")
-        with self._coordinator.tracker.override(phase, step, real, masked):
+        with self._coordinator.tracker.overrides.override(ForwardOverride(phase, step, real, masked)):
             yield
 
     def flush(self) -> None:
@@ -220,18 +222,35 @@ class Sparsifier:
         lost_experts = self._coordinator.expert_tokens.untracked
         if lost_experts:
             raise AttachError(_describe_lost_experts(lost_experts))
+        self._check_reached()
         table = self._coordinator.counters.table()
+        if table.empty:
+            raise AttachError(
+                "No real token was counted: run the model inside the `with` block, with tokens that are no padding."
+            )
         if (table["nonfinite"] > 0).any():
             raise NonFiniteError(_describe_nonfinite(table[table["nonfinite"] > 0]))
-        missing = _list_missing_vectors(table, self.counters)
-        if missing:
-            raise AttachError(_describe_missing(missing))
         return table.drop(columns="nonfinite")
 
     def sparsity(self) -> float:
         """Return the number of dropped entries divided by the number of all entries, over all rows of `stats`."""
         table = self.stats()
         return float(table["dropped"].sum() / table["total"].sum())
+
+    def _detach(self) -> None:
+        for handle in reversed(self._handles):
+            handle.remove()
+        self._handles.clear()
+        self._release_vectors()
+        self._coordinator.detach()
+
+    def _check_reached(self) -> None:
+        """Raise an error if the forward passes did not reach a vector that they should have reached."""
+        message = describe_unreached(
+            self.counters, self._coordinator.counters.reached, self._model, self._coordinator.has_run
+        )
+        if message is not None:
+            raise AttachError(message)
 
     def _reserve_vectors(self) -> None:
         if self._handles:
@@ -253,6 +272,26 @@ class Sparsifier:
             names.difference_update(vector_names(self.site))
             if not names:
                 _attached_vectors.pop(ffn.down, None)
+
+
+def _list_devices(ffns: Sequence[FFN]) -> set[torch.device]:
+    """Return the devices of the FFNs' weights, without those that are loaded only when they are needed."""
+    devices = set()
+    for ffn in ffns:
+        for parameter in (ffn.stacked_module or ffn.down).parameters():
+            devices.add(parameter.device)
+    return devices - {torch.device("meta")}
+
+
+def _check_model_contains(model: nn.Module, ffns: Sequence[FFN]) -> None:
+    """Raise an error if an FFN belongs to another model, which would leave this model dense."""
+    modules = set(model.modules())
+    for ffn in ffns:
+        if (ffn.stacked_module or ffn.down) not in modules:
+            raise SpecError(
+                f"ffns=: {ffn.name} is not a module of this model ({type(model).__name__}), but of another one or of a "
+                "copy of it. Pass the result of find_ffns(model), or leave out ffns=."
+            )
 
 
 def _select_layers(ffns: FFNs, layers: Iterable[int] | None) -> set[int]:
@@ -288,24 +327,4 @@ def _describe_nonfinite(rows: pd.DataFrame) -> str:
     return (
         f"NaN or Inf among the activations of layer(s) {sorted(set(rows['layer']))}: {vectors}. The vectors were not "
         "changed, and the scores of this run are invalid. Check the weights, or use a wider dtype."
-    )
-
-
-def _list_missing_vectors(table: pd.DataFrame, counters: Sequence[CounterKey]) -> list[str]:
-    """Return the vectors that are not in the table. Missing experts are listed by the path of their layer."""
-    reached = set(zip(table["module"], table["vector"], strict=True))
-    missing: dict[str, None] = {}  # an ordered set
-    for counter in counters:
-        if (counter.module, counter.vector) not in reached:
-            missing[f"{counter.moe_path or counter.module} ({counter.vector})"] = None
-    return list(missing)
-
-
-def _describe_missing(vectors: list[str]) -> str:
-    names = ", ".join(vectors[:MAX_LISTED_VECTORS])
-    if len(vectors) > MAX_LISTED_VECTORS:
-        names += f" and {len(vectors) - MAX_LISTED_VECTORS} more"
-    return (
-        f"These vectors were never reached: {names}. Run the model inside the `with` block, and leave out "
-        "unused layers with layers=."
     )

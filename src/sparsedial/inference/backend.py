@@ -52,10 +52,15 @@ class InferenceBackend(Protocol):
         """
         ...
 
-    def max_shared_length(self) -> int:
-        """Return the maximum length, in tokens, of windows that may share a prefix, or 0 if no prefixes are shared.
+    def max_shared_length(self, groups: Sequence[Sequence[Window]], *, max_length: int, batch_tokens: int) -> int:
+        """Return the maximum number of tokens of windows that may share prefixes, or 0 if no prefixes are shared.
 
-        This method has to be called while the model is dense, because it runs the model to find the length.
+        This method has to be called while the model is dense, because it runs the model to find the number.
+
+        Args:
+            groups: Windows that will be scored.
+            max_length: Maximum number of tokens that the model reads.
+            batch_tokens: Maximum number of tokens per forward pass.
         """
         ...
 
@@ -79,7 +84,8 @@ class InferenceBackend(Protocol):
             run: Settings of the evaluation.
 
         Returns:
-            The scores, in the order of `groups` and of the windows in each group.
+            The scores, in the order of `groups` and of the windows in each group. A log-likelihood is NaN if
+            the model's logits are not finite.
 
         Raises:
             TaskError: The model cannot compute log-likelihoods.
@@ -97,6 +103,7 @@ class InferenceBackend(Protocol):
             The texts, in the order of `prompts`.
 
         Raises:
-            TaskError: The model does not support a sampling option, or its logits are NaN.
+            TaskError: The model does not support a sampling option.
+            NonFiniteOutputError: A logit is NaN or infinite.
         """
         ...

@@ -13,10 +13,9 @@ from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.batching import regroup
 from sparsedial.inference.block_diffusion_generation import generate_blocks
 from sparsedial.inference.diffusion_options import DEFAULT_DIFFUSION_OPTIONS, DiffusionOptions
-from sparsedial.inference.generation import GeneratedTokens, Prompt, cut_at_end_token
+from sparsedial.inference.generation import GeneratedTokens, Prompt, cut_at_end_token, sample_seeds
 from sparsedial.inference.prefix_tree import Window
 from sparsedial.inference.run_context import RunContext
-from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.kind import BLOCK_DIFFUSION
 from sparsedial.models.loading import LanguageModel
 
@@ -52,8 +51,14 @@ class BlockDiffusionBackend:
                 "which cannot compute them: expected a task that generates text"
             )
 
-    def max_shared_length(self) -> int:
-        """Return 0, because block diffusion models do not score windows."""
+    def max_shared_length(self, groups: Sequence[Sequence[Window]], *, max_length: int, batch_tokens: int) -> int:
+        """Return 0, because block diffusion models do not score windows.
+
+        Args:
+            groups: Not used.
+            max_length: Not used.
+            batch_tokens: Not used.
+        """
         return 0
 
     def loglikelihoods(
@@ -101,18 +106,17 @@ class BlockDiffusionBackend:
             TaskError: A prompt has a sampling option that denoising does not support.
         """
         texts: list[GeneratedTokens] = []
-        for index, prompt in enumerate(prompts):
+        for prompt, seed in zip(prompts, sample_seeds(prompts, run.seed), strict=True):
             self.options.denoising_for(prompt)  # raises the error for unsupported options
-            texts.append(self._generate_text(index, prompt, run))
+            texts.append(self._generate_text(prompt, replace(run, seed=seed)))
             run.progress(len(texts), len(prompts))
         return texts
 
-    def _generate_text(self, index: int, prompt: Prompt, run: RunContext) -> GeneratedTokens:
+    def _generate_text(self, prompt: Prompt, run: RunContext) -> GeneratedTokens:
         generate_options = {"max_new_tokens": prompt.limit}
         if self.options.denoising.steps is not None:
             generate_options["max_denoising_steps"] = self.options.denoising.steps
-        prompt_run = replace(run, seed=derive_seed(run.seed, index, list(prompt.tokens)))
         input_ids = torch.tensor([list(prompt.tokens)]).to(self.lm.device)
-        output = generate_blocks(self.lm.model, input_ids, prompt_run, **generate_options)
+        output = generate_blocks(self.lm.model, input_ids, run, **generate_options)
         continuation = output[0, len(prompt.tokens) :][: prompt.limit].tolist()
         return cut_at_end_token(self.lm, continuation, prompt.until)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 
+from sparsedial.errors import NonFiniteOutputError
 from sparsedial.hooks.forward_tracker import PerForwardContext
+from sparsedial.inference.nonfinite_outputs import GenerationCheck, describe_nonfinite_logits
 from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
 from sparsedial.models.kind import BLOCK_DIFFUSION, detect_kind
 
@@ -32,8 +36,24 @@ def generate_blocks(model: Any, input_ids: torch.Tensor, run: RunContext = DEFAU
 
     Raises:
         ModelError: The model is not a block diffusion model.
+        NonFiniteOutputError: A logit is NaN or infinite.
     """
     detect_kind(model, BLOCK_DIFFUSION)
+    tokens, is_finite = _generate(model, input_ids, run, options)
+    if not is_finite:
+        repeat = partial(_generate, model, input_ids, run, options)
+        raise NonFiniteOutputError(describe_nonfinite_logits(model, repeat))
+    return tokens
+
+
+def _generate(
+    model: Any, input_ids: torch.Tensor, run: RunContext, options: Mapping[str, Any]
+) -> tuple[torch.Tensor, bool]:
+    """Return the token IDs of prompts and generated tokens, and whether all logits are finite."""
+    from transformers import LogitsProcessorList
+
+    check = GenerationCheck()
+    options = {**options, "logits_processor": LogitsProcessorList([check])}
     step_counter = _StepCounter()
 
     def describe_forward() -> AbstractContextManager[None]:
@@ -46,7 +66,8 @@ def generate_blocks(model: Any, input_ids: torch.Tensor, run: RunContext = DEFAU
     with torch.random.fork_rng(), per_forward:
         torch.manual_seed(run.seed)
         output = model.generate(input_ids, **options)
-    return output if isinstance(output, torch.Tensor) else output.sequences
+    tokens = output if isinstance(output, torch.Tensor) else output.sequences
+    return tokens, bool(check.is_finite().all())
 
 
 class _StepCounter:

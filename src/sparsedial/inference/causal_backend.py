@@ -37,9 +37,15 @@ class CausalBackend:
             generation_lengths: Maximum number of generated tokens of each request that asks for a text.
         """
 
-    def max_shared_length(self) -> int:
-        """Return the maximum length of windows that may share a prefix. See `find_max_shared_length`."""
-        return find_max_shared_length(self.lm.model)
+    def max_shared_length(self, groups: Sequence[Sequence[Window]], *, max_length: int, batch_tokens: int) -> int:
+        """Return the maximum size of prefix trees. See `find_max_shared_length`.
+
+        Args:
+            groups: Windows that will be scored.
+            max_length: Maximum number of tokens that the model reads.
+            batch_tokens: Maximum number of tokens per forward pass.
+        """
+        return find_max_shared_length(self.lm.model, groups, max_length=max_length, batch_tokens=batch_tokens)
 
     def loglikelihoods(
         self,
@@ -55,7 +61,7 @@ class CausalBackend:
         Args:
             groups: Windows that belong together.
             max_length: Maximum number of tokens that the model reads.
-            max_shared_length: Maximum number of tokens of windows that share a prefix.
+            max_shared_length: Maximum number of tokens of windows that share prefixes.
             need_greedy: Not used, because `is_greedy` is always computed at no additional cost.
             run: Settings of the evaluation.
 

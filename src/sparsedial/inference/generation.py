@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from sparsedial.errors import TaskError
+from sparsedial.errors import NonFiniteOutputError, TaskError
 from sparsedial.hooks.forward_tracker import PerForwardContext
 from sparsedial.inference.batching import values_in_key_order
+from sparsedial.inference.decoding_method import is_sampling, sampling_method
+from sparsedial.inference.model_limits import find_padding_token
+from sparsedial.inference.nonfinite_outputs import GenerationCheck, describe_nonfinite_logits
 from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
+from sparsedial.inference.sampling import SampleSeeds, TokenSampler
 from sparsedial.models.loading import LanguageModel
 
 MAX_BATCH_ROWS = 64
@@ -30,12 +35,14 @@ class Prompt:
         until: Stop strings. The first one that is generated ends the continuation.
         limit: Maximum number of generated tokens.
         options: Further arguments of the model's `generate`, such as ``do_sample`` and ``temperature``.
+        seed: Random seed of the text if it is sampled. None means that it is derived, see `sample_seeds`.
     """
 
     tokens: Sequence[int]
     until: tuple[str, ...]
     limit: int
     options: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     @property
     def is_sampled(self) -> bool:
@@ -61,6 +68,26 @@ class GeneratedTokens:
     stopped: bool
 
 
+def sample_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
+    """Return the random seed of each text.
+
+    Args:
+        prompts: Prompts to continue. Several texts may be sampled from equal prompts.
+        seed: Seed of the evaluation. It is used for prompts without a seed of their own.
+
+    Returns:
+        One seed per prompt, which depends on neither the other prompts nor the batches. See `SampleSeeds`.
+    """
+    source = SampleSeeds(seed)
+    seeds = []
+    for prompt in prompts:
+        if prompt.seed is None:
+            seeds.append(source.next_seed(prompt.tokens))
+        else:
+            seeds.append(prompt.seed)
+    return seeds
+
+
 @torch.inference_mode()
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], run: RunContext = DEFAULT_RUN
@@ -69,7 +96,7 @@ def generate(
 
     Prompts with the same stop strings, limit and options are batched by length and padded on the left. Once a row has
     reached a stop string or an end token, the sparsifier no longer counts the tokens that the batch computes for it.
-    If the options enable sampling, the random seed is set before every batch.
+    If the options enable sampling, every text has random numbers of its own, so the batches do not change the texts.
 
     Args:
         model: Causal language model.
@@ -81,12 +108,16 @@ def generate(
         The continuations, in the order of `prompts`.
 
     Raises:
-        TaskError: `generate` rejects the options, or the logits are NaN.
+        TaskError: The options ask for beam search or other decoding methods than greedy decoding and sampling, or
+            `generate` rejects them.
+        NonFiniteOutputError: A logit is NaN or infinite.
     """
+    seeds = sample_seeds(prompts, run.seed)
     texts: dict[int, GeneratedTokens] = {}
     for indices in _batch_prompts(prompts, run.batch_tokens):
         batch = [prompts[index] for index in indices]
-        texts.update(zip(indices, _generate_batch(model, tokenizer, batch, run), strict=True))
+        batch_seeds = [seeds[index] for index in indices]
+        texts.update(zip(indices, _generate_batch(model, tokenizer, batch, batch_seeds, run), strict=True))
         run.progress(len(texts), len(prompts))
     return values_in_key_order(texts)
 
@@ -138,46 +169,53 @@ def _batch_prompts(prompts: Sequence[Prompt], batch_tokens: int) -> list[list[in
     return batches
 
 
-def _generate_batch(model: Any, tokenizer: Any, batch: Sequence[Prompt], run: RunContext) -> list[GeneratedTokens]:
+def _generate_batch(
+    model: Any, tokenizer: Any, batch: Sequence[Prompt], seeds: Sequence[int], run: RunContext
+) -> list[GeneratedTokens]:
     """Continue prompts that have equal batch keys."""
+    texts, is_finite = _continue_batch(model, tokenizer, batch, seeds, run)
+    for prompt, seed, text, steps in zip(batch, seeds, texts, is_finite.unbind(1), strict=True):
+        if not steps[: len(text.tokens)].all():  # later steps are not part of the text
+            repeat = partial(_continue_batch, model, tokenizer, [prompt], [seed], run)
+            raise NonFiniteOutputError(describe_nonfinite_logits(model, repeat))
+    return texts
+
+
+def _continue_batch(
+    model: Any, tokenizer: Any, batch: Sequence[Prompt], seeds: Sequence[int], run: RunContext
+) -> tuple[list[GeneratedTokens], torch.Tensor]:
+    """Return the texts, and whether the logits are finite, boolean of shape [steps, batch]."""
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     first = batch[0]
-    padding_token = _padding_token(tokenizer)
+    decoding = {}
+    if is_sampling(model.generation_config, first.options):
+        decoding = {"custom_generate": sampling_method(TokenSampler(seeds))}
+    padding_token = find_padding_token(model, tokenizer.pad_token_id, tokenizer.eos_token_id)
     tokens, attention_mask = _pad_prompts(batch, padding_token)
     stopping_criterion = _RowStoppingCriterion(model, tokenizer, first.until, attention_mask)
-    nan_detector = _NanDetector()
+    check = GenerationCheck()
 
     def describe_forward() -> AbstractContextManager[None]:
         return run.observe(phase=stopping_criterion.phase, real=stopping_criterion.real_tokens())
 
     per_forward = nullcontext() if run.sparsifier is None else PerForwardContext(model, describe_forward)
-    with torch.random.fork_rng(enabled=first.is_sampled), per_forward:
-        if first.is_sampled:
-            torch.manual_seed(run.seed)
+    with per_forward:
         try:
             output = model.generate(
                 input_ids=tokens.to(model.device),
                 attention_mask=attention_mask.to(model.device),
-                logits_processor=LogitsProcessorList([nan_detector]),
+                logits_processor=LogitsProcessorList([check]),
                 stopping_criteria=StoppingCriteriaList([stopping_criterion]),
                 max_new_tokens=first.limit,
                 pad_token_id=padding_token,
                 use_cache=True,
+                **decoding,
                 **first.options,
             )
         except (TypeError, ValueError) as error:
             raise TaskError(f"the model's generate() rejects the options {first.options}: {error}") from error
-    if nan_detector.has_nan:
-        raise TaskError("the model's logits are NaN during generation: use a wider dtype, or check the model's weights")
-    return stopping_criterion.texts(output)
-
-
-def _padding_token(tokenizer: Any) -> int:
-    """Return the tokenizer's padding token, its end token if it has no padding token, or 0 if it has neither."""
-    if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
-    return int(tokenizer.eos_token_id or 0)
+    return stopping_criterion.texts(output), check.is_finite()
 
 
 def _pad_prompts(batch: Sequence[Prompt], padding_token: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,19 +228,6 @@ def _pad_prompts(batch: Sequence[Prompt], padding_token: int) -> tuple[torch.Ten
         tokens[row, start:] = torch.tensor(prompt.tokens)
         attention_mask[row, start:] = 1
     return tokens, attention_mask
-
-
-class _NanDetector:
-    """Logits processor that records NaN and replaces it with 0, so that sampling does not raise another error first."""
-
-    def __init__(self) -> None:
-        self.has_nan = torch.zeros((), dtype=torch.bool)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        is_nan = scores.isnan()
-        # The flag stays on the device, because reading it in every step would synchronize with the device.
-        self.has_nan = self.has_nan.to(scores.device) | is_nan.any()
-        return torch.where(is_nan, 0.0, scores)
 
 
 class _RowStoppingCriterion:

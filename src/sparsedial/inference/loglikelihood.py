@@ -13,7 +13,10 @@ import torch
 
 from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.batching import regroup, values_in_key_order
-from sparsedial.inference.prefix_tree import Batch, Window, WindowKey, batch_trees, build_prefix_trees
+from sparsedial.inference.logit_budget import LOGITS_PER_CHUNK, max_logit_positions
+from sparsedial.inference.model_limits import find_padding_token
+from sparsedial.inference.nonfinite_outputs import mark_nonfinite
+from sparsedial.inference.prefix_tree import Batch, BatchLimits, Window, WindowKey, batch_trees, build_prefix_trees
 from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
 
 
@@ -32,12 +35,13 @@ def compute_loglikelihoods(
         model: Causal language model.
         groups: Windows that belong together, such as the options of one question. Common prefixes are computed once.
         max_length: Maximum number of tokens that the model reads. Longer windows are cut on the left.
-        max_shared_length: Maximum number of tokens of windows that share a prefix, see `find_max_shared_length`.
+        max_shared_length: Maximum number of tokens of windows that share prefixes, see `find_max_shared_length`.
             0 shares identical inputs only.
         run: Settings of the evaluation. The progress counts windows.
 
     Returns:
-        The scores, in the order of `groups` and of the windows in each group.
+        The scores, in the order of `groups` and of the windows in each group. A log-likelihood is NaN if the model's
+        logits are not finite.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1,
@@ -48,9 +52,11 @@ def compute_loglikelihoods(
     [True, True]
     """
     total = sum(map(len, groups))
+    limits = BatchLimits(run.batch_tokens, max_logit_positions(model))
+    trees = build_prefix_trees(groups, max_length, min(max_shared_length, limits.tree_tokens))
     batch_scores: list[torch.Tensor] = []
     keys: list[WindowKey] = []
-    for batch in batch_trees(build_prefix_trees(groups, max_length, max_shared_length), run.batch_tokens):
+    for batch in batch_trees(trees, limits, find_padding_token(model)):
         batch_scores.append(score_batch(model, batch, run))
         keys += batch.keys
         run.progress(len(keys), total)
@@ -73,7 +79,22 @@ def score_batch(model: Any, batch: Batch, run: RunContext = DEFAULT_RUN) -> torc
 
     Returns:
         Tensor of shape [windows, 2] and dtype float64 on the model's device: the log-likelihood, and the number of
-        tokens that are not the model's most probable prediction.
+        tokens that are not the model's most probable prediction. The log-likelihood is NaN if a logit that it depends
+        on is NaN or plus infinity.
+    """
+    return _score_logits(compute_logits(model, batch, run), batch)
+
+
+def compute_logits(model: Any, batch: Batch, run: RunContext = DEFAULT_RUN) -> torch.Tensor:
+    """Compute the logits with which the windows of one batch are scored, in one forward pass.
+
+    Args:
+        model: Causal language model.
+        batch: Prefix trees.
+        run: Settings of the evaluation.
+
+    Returns:
+        Logits at `batch.logit_positions`, shape [N, vocabulary], in the data type and on the device of the model.
     """
     device = model.device
     # These tensors are transferred before the forward pass, because a later transfer would have to wait for it.
@@ -90,7 +111,7 @@ def score_batch(model: Any, batch: Batch, run: RunContext = DEFAULT_RUN) -> torc
     has_all_logits = logits.shape[0] * logits.shape[1] != positions  # True if the output layer could not be restricted.
     if has_all_logits:
         logits = logits.flatten(0, 1)[logit_positions.to(logits.device)]
-    return _score_logits(logits.reshape(positions, -1).float(), batch)
+    return logits.reshape(positions, -1)
 
 
 def _score_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -98,8 +119,15 @@ def _score_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     rows = batch.logit_rows.to(logits.device)
     targets = batch.targets.to(logits.device)
     windows = batch.windows.to(logits.device)
-    loglikelihoods = logits[rows, targets] - logits.logsumexp(-1)[rows]
-    misses = logits.argmax(-1)[rows] != targets
+    chunked_normalizers = []
+    predictions = []
+    for chunk in logits.split(max(1, LOGITS_PER_CHUNK // logits.shape[-1])):  # float32 needs up to twice the memory
+        precise = chunk.float()
+        chunked_normalizers.append(precise.logsumexp(-1))
+        predictions.append(precise.argmax(-1))
+    normalizers = mark_nonfinite(torch.cat(chunked_normalizers))
+    loglikelihoods = logits[rows, targets].float() - normalizers[rows]
+    misses = torch.cat(predictions)[rows] != targets
     sums = torch.zeros(len(batch.keys), 2, dtype=torch.float64, device=logits.device)
     return sums.index_add_(0, windows, torch.stack([loglikelihoods.double(), misses.double()], 1))
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from sparsedial.errors import TaskError
+from sparsedial.errors import NonFiniteOutputError
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
+from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits
 from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
 
 
@@ -59,8 +61,26 @@ def denoise(
 
     Raises:
         SpecError: The settings do not fit the length. See `DenoisingConfig.schedule`.
-        TaskError: A logit is NaN.
+        NonFiniteOutputError: A logit is NaN or infinite.
     """
+    state = _fill_in_masks(model, prompts, length, config, seeds, run)
+    row = state.broken_row()
+    if row is not None:
+        alone = slice(row, row + 1)
+        repeat = partial(_fill_in_masks, model, prompts[alone], length, config, seeds[alone], run.without_progress())
+        raise NonFiniteOutputError(describe_nonfinite_logits(model.model, repeat))
+    return state.result()
+
+
+def _fill_in_masks(
+    model: MaskedDiffusionModel,
+    prompts: torch.Tensor,
+    length: int,
+    config: DenoisingConfig,
+    seeds: Sequence[int],
+    run: RunContext,
+) -> _DenoisingState:
+    """Run all denoising steps, without checking the logits. The parameters are those of `denoise`."""
     schedule = config.schedule(length)
     state = _DenoisingState(model, prompts, length, config, seeds)
     steps = sum(map(len, schedule))
@@ -71,7 +91,7 @@ def denoise(
             state.fill_in(count, step, run)
             step += 1
             run.progress(step, steps)
-    return state.result()
+    return state
 
 
 class _DenoisingState:
@@ -104,7 +124,7 @@ class _DenoisingState:
         self._is_masked = ~self._is_prompt
         self._filled_at = torch.full_like(self._ids, -1)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._has_nan = torch.zeros((), dtype=torch.bool, device=device)
+        self._is_broken = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self._block = slice(0, 0)
         self._remaining_masks = 0
 
@@ -120,7 +140,7 @@ class _DenoisingState:
         logits = self._model.logits(tokens, phase="generation", step=step, guidance=self._config.guidance, run=run)
         candidates = self._candidates(count)
         predictions, confidence = self._predict(logits[:, self._block], candidates)
-        self._has_nan |= confidence.isnan().any()
+        self._is_broken |= confidence.isnan().any(1)
 
         most_confident = _largest(confidence, count)
         positions = candidates.gather(1, most_confident)
@@ -129,13 +149,13 @@ class _DenoisingState:
         self._is_masked = self._is_masked.scatter(1, self._block.start + positions, False)
         self._remaining_masks -= count
 
+    def broken_row(self) -> int | None:
+        """Return the index of the first row with logits that are NaN or infinite, or None if there is none."""
+        rows = self._is_broken.nonzero()
+        return int(rows[0]) if len(rows) else None
+
     def result(self) -> DenoisingResult:
-        """Return the sequences. Raise an error if a logit was NaN."""
-        if self._has_nan:
-            raise TaskError(
-                "the model's logits are NaN, so the generated tokens are not valid: use a wider dtype, or check "
-                "the model's weights"
-            )
+        """Return the sequences."""
         return DenoisingResult(self._ids, self._filled_at)
 
     def _candidates(self, count: int) -> torch.Tensor:
@@ -147,7 +167,10 @@ class _DenoisingState:
         return _largest(is_masked.byte(), self._remaining_masks)
 
     def _predict(self, logits: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a token for each position, and its log-probability at temperature 1 in float64."""
+        """Return a token for each position, and its log-probability at temperature 1 in float64.
+
+        The log-probability is NaN if a logit is NaN or plus infinity.
+        """
         logits = logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[-1])).double()
         logits[..., self._model.mask_token] = -torch.inf
         perturbed = logits

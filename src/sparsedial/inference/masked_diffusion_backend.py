@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import ClassVar
@@ -14,13 +14,12 @@ from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.batching import regroup, values_in_key_order
 from sparsedial.inference.denoising_config import DenoisingConfig
 from sparsedial.inference.diffusion_options import DEFAULT_DIFFUSION_OPTIONS, DiffusionOptions
-from sparsedial.inference.generation import GeneratedTokens, Prompt, cut_at_end_token
+from sparsedial.inference.generation import GeneratedTokens, Prompt, cut_at_end_token, sample_seeds
 from sparsedial.inference.masked_diffusion import denoise
 from sparsedial.inference.masked_diffusion_likelihood import check_greedy, estimate_loglikelihoods
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel
 from sparsedial.inference.prefix_tree import Window
 from sparsedial.inference.run_context import RunContext
-from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.kind import MASKED_DIFFUSION
 from sparsedial.models.loading import LanguageModel
 
@@ -75,8 +74,14 @@ class MaskedDiffusionBackend:
         for length in sorted(set(generation_lengths)):
             self.options.denoising.schedule(length)
 
-    def max_shared_length(self) -> int:
-        """Return 0: every token attends to all others, so no prefix can be shared."""
+    def max_shared_length(self, groups: Sequence[Sequence[Window]], *, max_length: int, batch_tokens: int) -> int:
+        """Return 0: every token attends to all others, so no prefix can be shared.
+
+        Args:
+            groups: Not used.
+            max_length: Not used.
+            batch_tokens: Not used.
+        """
         return 0
 
     def loglikelihoods(
@@ -126,30 +131,33 @@ class MaskedDiffusionBackend:
             The continuations, in the order of `prompts`.
 
         Raises:
-            TaskError: A prompt has a sampling option that denoising does not support, or a logit is NaN.
+            TaskError: A prompt has a sampling option that denoising does not support.
+            NonFiniteOutputError: A logit is NaN or infinite.
             SpecError: The denoising schedule does not fit a prompt's limit.
         """
+        seeds = sample_seeds(prompts, run.seed)
         texts: dict[int, GeneratedTokens] = {}
         for shape, indices in self._group_by_shape(prompts).items():
             rows = max(1, run.batch_tokens // shape.length // shape.config.rows_per_sequence)
             for start in range(0, len(indices), rows):
-                batch = {index: prompts[index] for index in indices[start : start + rows]}
-                texts.update(self._denoise_batch(batch, shape, run))
+                batch_indices = indices[start : start + rows]
+                batch = [prompts[index] for index in batch_indices]
+                batch_seeds = [seeds[index] for index in batch_indices]
+                batch_texts = self._denoise_batch(batch, batch_seeds, shape, run)
+                texts.update(zip(batch_indices, batch_texts, strict=True))
                 run.progress(len(texts), len(prompts))
         return values_in_key_order(texts)
 
     def _denoise_batch(
-        self, batch: Mapping[int, Prompt], shape: _GenerationShape, run: RunContext
-    ) -> dict[int, GeneratedTokens]:
-        """Return the continuations of prompts of one shape, by the prompts' indices."""
-        tokens = [list(prompt.tokens) for prompt in batch.values()]
-        seeds = [derive_seed(run.seed, index, row) for index, row in zip(batch, tokens, strict=True)]
-        prompts = torch.tensor(tokens)
+        self, batch: Sequence[Prompt], seeds: Sequence[int], shape: _GenerationShape, run: RunContext
+    ) -> list[GeneratedTokens]:
+        """Return the continuations of prompts of one shape."""
+        prompts = torch.tensor([list(prompt.tokens) for prompt in batch])
         result = denoise(self._model, prompts, shape.limit, shape.config, seeds, run.without_progress())
         continuations = result.tokens[:, shape.prompt_length :].tolist()
-        texts = {}
-        for (index, prompt), continuation in zip(batch.items(), continuations, strict=True):
-            texts[index] = cut_at_end_token(self.lm, continuation, prompt.until)
+        texts = []
+        for prompt, continuation in zip(batch, continuations, strict=True):
+            texts.append(cut_at_end_token(self.lm, continuation, prompt.until))
         return texts
 
     def _group_by_shape(self, prompts: Sequence[Prompt]) -> dict[_GenerationShape, list[int]]:

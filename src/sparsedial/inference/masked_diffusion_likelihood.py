@@ -18,6 +18,7 @@ from sparsedial.inference.batching import batch_equal_lengths, values_in_key_ord
 from sparsedial.inference.denoising_config import DenoisingConfig
 from sparsedial.inference.masked_diffusion import denoise
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
+from sparsedial.inference.nonfinite_outputs import mark_nonfinite
 from sparsedial.inference.prefix_tree import Window
 from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
 from sparsedial.inference.seeds import derive_seed
@@ -61,7 +62,7 @@ def estimate_loglikelihoods(
         run: Settings of the evaluation. The progress counts samples.
 
     Returns:
-        One log-likelihood per window.
+        One log-likelihood per window. It is NaN if the model's logits are not finite.
 
     Raises:
         SpecError: `samples` is below 1, or a continuation has no tokens.
@@ -121,7 +122,7 @@ def _score_samples(
         tokens.masked_fill(is_masked, model.mask_token), is_masked, is_context.to(model.device)
     )
     logits = model.logits(masked_tokens, phase="prefill", guidance=guidance, run=run)[is_masked].float()
-    loglikelihoods = logits.gather(1, tokens[is_masked][:, None])[:, 0] - logits.logsumexp(-1)
+    loglikelihoods = logits.gather(1, tokens[is_masked][:, None])[:, 0] - mark_nonfinite(logits.logsumexp(-1))
     sums = torch.zeros(len(tokens), dtype=torch.float64, device=model.device)
     return sums.index_add_(0, rows, loglikelihoods.double()) / masked_share
 

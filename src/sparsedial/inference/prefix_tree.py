@@ -18,6 +18,11 @@ import torch
 MAX_PADDING_SHARE = 0.125
 MIN_PADDING_TOKENS = 256
 
+# The attention mask of a tree has as many entries as the square of its size, so trees and masks are bounded.
+MIN_TREE_TOKENS = 512
+MAX_TREE_TOKENS = 4096
+MAX_MASK_ENTRIES = 1 << 25
+
 WindowKey = tuple[int, int]
 """Index of a window's group, and index of the window in its group."""
 
@@ -77,8 +82,7 @@ class PrefixTree:
     """Tokens of one or several windows, in which equal prefixes are stored once.
 
     Attributes:
-        may_use_mask: True if the tree may be run with an explicit attention mask. False for the trees of groups with
-            windows that are too long for it.
+        may_use_mask: True if the tree may be run with an explicit attention mask. False if it is too long for it.
         tokens: Token ID of each node.
         parents: Parent of each node, -1 for a root. A parent always comes before its children.
         paths: Scored part of each window.
@@ -97,6 +101,30 @@ class PrefixTree:
     def branches(self) -> bool:
         """True if the tree is not a single chain of nodes."""
         return any(parent != node - 1 for node, parent in enumerate(self.parents))
+
+    @property
+    def is_shared(self) -> bool:
+        """True if the tree holds windows that read different tokens."""
+        return len({path.nodes[-1] for path in self.paths}) > 1
+
+    @property
+    def scored_tokens(self) -> int:
+        """Number of tokens to predict, over all windows."""
+        return sum(len(path.nodes) for path in self.paths)
+
+    def count_new_nodes(self, inputs: Sequence[int]) -> int:
+        """Return the number of nodes that the tree would gain if a window were added.
+
+        Args:
+            inputs: Token IDs that the model reads.
+        """
+        node = -1
+        for depth, token in enumerate(inputs):
+            child = self._children.get((node, token))
+            if child is None:
+                return len(inputs) - depth
+            node = child
+        return 0
 
     def add(self, key: WindowKey, inputs: Sequence[int], targets: Sequence[int]) -> None:
         """Add one window.
@@ -173,75 +201,114 @@ class Batch:
     keys: list[WindowKey]
 
 
+@dataclass(frozen=True)
+class BatchLimits:
+    """Bounds of the size of one forward pass. A tree that exceeds them gets a batch of its own.
+
+    Attributes:
+        tokens: Maximum number of tokens, padding included.
+        scored_tokens: Maximum number of tokens to predict. Defaults to None, which means that it is not bounded.
+    """
+
+    tokens: int
+    scored_tokens: int | None = None
+
+    @property
+    def tree_tokens(self) -> int:
+        """Maximum number of tokens of a tree that holds several windows.
+
+        It is at least `MIN_TREE_TOKENS`, so that documents of usual length share prefixes with batches of any size.
+        """
+        return min(max(self.tokens, MIN_TREE_TOKENS), MAX_TREE_TOKENS)
+
+
 def build_prefix_trees(groups: Sequence[Sequence[Window]], max_length: int, max_shared_length: int) -> list[PrefixTree]:
     """Build the prefix trees of all windows.
 
-    The windows of a group share a tree if each of them reads at most `max_shared_length` tokens. Otherwise, only
-    windows that read exactly the same tokens share one.
+    Windows of a group that begin with the same token share a tree, as long as it has at most `max_shared_length`
+    tokens. Further windows begin a new tree. Windows that are longer share a tree only if they read exactly the same
+    tokens.
 
     Args:
         groups: Windows that belong together.
         max_length: Maximum number of tokens that the model reads. Longer windows are cut on the left.
-        max_shared_length: Maximum number of tokens of windows that share a prefix. 0 shares identical inputs only.
+        max_shared_length: Maximum number of tokens of a tree that holds different windows. 0 shares identical inputs
+            only.
 
     Returns:
         The trees, in the order of the groups.
     """
     trees: list[PrefixTree] = []
     for group_index, windows in enumerate(groups):
-        splits = [window.split_inputs(max_length) for window in windows]
-        is_shared = all(len(inputs) <= max_shared_length for inputs, _ in splits)
-        group_trees: dict[tuple[int, ...] | None, PrefixTree] = {}
-        for window_index, (inputs, targets) in enumerate(splits):
-            tree_key = None if is_shared else tuple(inputs)
-            tree = group_trees.setdefault(tree_key, PrefixTree(may_use_mask=is_shared))
+        shared_trees: dict[int, PrefixTree] = {}
+        long_trees: dict[tuple[int, ...], PrefixTree] = {}
+        for window_index, window in enumerate(windows):
+            inputs, targets = window.split_inputs(max_length)
+            if len(inputs) > max_shared_length:
+                tree = long_trees.get(tuple(inputs))
+                if tree is None:
+                    tree = long_trees[tuple(inputs)] = PrefixTree()
+                    trees.append(tree)
+            else:
+                tree = shared_trees.get(inputs[0])
+                if tree is None or len(tree) + tree.count_new_nodes(inputs) > max_shared_length:
+                    tree = shared_trees[inputs[0]] = PrefixTree(may_use_mask=True)
+                    trees.append(tree)
             tree.add((group_index, window_index), inputs, targets)
-        trees += group_trees.values()
     return trees
 
 
-def batch_trees(trees: Sequence[PrefixTree], max_tokens: int) -> Iterator[Batch]:
+def batch_trees(trees: Sequence[PrefixTree], limits: BatchLimits, padding_token: int = 0) -> Iterator[Batch]:
     """Yield batches of trees of similar length.
 
     Args:
         trees: The trees, in any order. The longest are yielded first, so that a lack of memory is detected early.
-        max_tokens: Maximum number of tokens of a batch, padding included. A larger tree gets a batch of its own.
+        limits: Maximum size of a batch.
+        padding_token: Token ID of the padding.
 
     Yields:
         Batch: The next batch.
     """
     batch: list[PrefixTree] = []
     for tree in sorted(trees, key=lambda tree: (not tree.may_use_mask, -len(tree))):
-        if batch and not _fits(tree, batch, max_tokens):
-            yield collate(batch)
+        if batch and not _fits(tree, batch, limits):
+            yield collate(batch, padding_token=padding_token)
             batch = []
         batch.append(tree)
     if batch:
-        yield collate(batch)
+        yield collate(batch, padding_token=padding_token)
 
 
-def _fits(tree: PrefixTree, batch: Sequence[PrefixTree], max_tokens: int) -> bool:
+def _fits(tree: PrefixTree, batch: Sequence[PrefixTree], limits: BatchLimits) -> bool:
     """Return True if a tree may join a batch of trees that are at least as long."""
     if tree.may_use_mask != batch[0].may_use_mask:
         return False
-    size = len(batch[0]) * (len(batch) + 1)
+    longest = len(batch[0])
+    size = longest * (len(batch) + 1)
+    if tree.may_use_mask and size * longest > MAX_MASK_ENTRIES:
+        return False
+    if limits.scored_tokens is not None:
+        scored_tokens = tree.scored_tokens + sum(member.scored_tokens for member in batch)
+        if scored_tokens > limits.scored_tokens:
+            return False
     padding = size - sum(map(len, batch)) - len(tree)
-    return size <= max_tokens and padding <= max(MIN_PADDING_TOKENS, MAX_PADDING_SHARE * size)
+    return size <= limits.tokens and padding <= max(MIN_PADDING_TOKENS, MAX_PADDING_SHARE * size)
 
 
-def collate(trees: Sequence[PrefixTree], min_size: int = 0, with_mask: bool = False) -> Batch:
+def collate(trees: Sequence[PrefixTree], min_size: int = 0, with_mask: bool = False, padding_token: int = 0) -> Batch:
     """Combine trees into one batch.
 
     Args:
         trees: One tree per row.
         min_size: Minimum number of tokens of each row.
         with_mask: True if the batch gets an attention mask and positions even if no tree branches.
+        padding_token: Token ID of the padding.
 
     Returns:
         The batch, padded on the right.
     """
     size = max(min_size, *map(len, trees))
-    tokens = np.zeros((len(trees), size), dtype=np.int64)
+    tokens = np.full((len(trees), size), padding_token, dtype=np.int64)
     real = np.zeros((len(trees), size), dtype=bool)
     positions: list[int] = []
     targets: list[int] = []

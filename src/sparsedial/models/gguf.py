@@ -11,6 +11,8 @@ import torch
 from sparsedial.errors import ModelError
 from sparsedial.files import file_sha256
 from sparsedial.models.cache_location import cache_folder
+from sparsedial.models.checkpoint_keys import check_checkpoint_keys
+from sparsedial.models.gguf_tensors import check_gguf_tensors
 from sparsedial.models.log_callback import Log, discard_message
 
 CONVERSION_VERSION = 1  # Part of the digest of every converted file: increase it when the conversion changes.
@@ -49,13 +51,13 @@ def convert_gguf(path: Path, digest: str, log: Log = discard_message) -> Path:
     Args:
         path: A GGUF file that transformers can read.
         digest: The result of `digest_gguf`. It names the folder in the cache.
-        log: Called with a message if the conversion has to run.
+        log: Called with messages about the steps of the conversion if it has to run.
 
     Returns:
         A folder with the weights, the configuration and the tokenizer.
 
     Raises:
-        ModelError: transformers does not support this GGUF file.
+        ModelError: transformers does not support this GGUF file, or would not load all of its tensors.
         StorageError: The cache folder cannot be created.
     """
     target = cache_folder("converted") / digest
@@ -65,7 +67,7 @@ def convert_gguf(path: Path, digest: str, log: Log = discard_message) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         folder = Path(temporary) / "model"
         try:
-            _save_as_safetensors(path, folder)
+            _save_as_safetensors(path, folder, log)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:
             raise ModelError(f"model {str(path)!r}: transformers cannot read this GGUF file: {error}") from error
         _move_unless_present(folder, target)
@@ -83,13 +85,13 @@ def _move_unless_present(folder: Path, target: Path) -> None:
 
 def _find_damage(path: Path) -> str | None:
     """Return why a file is not a complete GGUF file, or None if it is."""
-    from gguf import GGUFReader
+    from sparsedial.models.gguf_reader import TensorTableReader
 
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 return "it does not begin with 'GGUF'"
-        last = max(GGUFReader(path).tensors, key=lambda tensor: tensor.data_offset + tensor.n_bytes)
+        last = max(TensorTableReader(path).tensors, key=lambda tensor: tensor.data_offset + tensor.n_bytes)
         if last.data_offset + last.n_bytes > path.stat().st_size:
             return "it ends before its last tensor"
     except Exception as error:  # For a damaged file, the reader raises arbitrary errors of numpy and struct.
@@ -97,19 +99,36 @@ def _find_damage(path: Path) -> str | None:
     return None
 
 
-def _save_as_safetensors(path: Path, folder: Path) -> None:
+def _save_as_safetensors(path: Path, folder: Path, log: Log) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    kwargs: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
+    from sparsedial.models.gguf_reader import cache_lookups
+
+    kwargs: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32, "output_loading_info": True}
     if hasattr(transformers, "GgufConfig"):  # Newer versions of transformers keep the weights quantised by default.
         kwargs["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, **kwargs)
+    with cache_lookups(path) as reader:
+        result: Any = AutoModelForCausalLM.from_pretrained(path.parent, **kwargs)
+        loaded, info = result
+        description = f"model {str(path)!r}"
+        check_gguf_tensors([tensor.name for tensor in reader.tensors], loaded, description)
+        check_checkpoint_keys(loaded, info, description, log)
+        log(f"{path.name}: saving the dequantised weights")
+        _copy_dequantised(loaded).save_pretrained(folder)
+        log(f"{path.name}: converting the tokenizer, which takes up to a minute if the vocabulary is large")
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+
+
+def _copy_dequantised(loaded: Any) -> Any:
+    """Return a model with the same weights and without a quantisation configuration, saved like any dense model."""
+    from transformers import AutoModelForCausalLM
+
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    # The weights are copied to a model without a quantisation configuration, which is saved like any dense model.
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(loaded.state_dict())
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    with torch.device("meta"):  # a random initialisation would be overwritten
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    return model

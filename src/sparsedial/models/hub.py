@@ -61,5 +61,5 @@ def _convert_hub_errors(hub_id: str) -> Iterator[None]:
         lines = str(error).strip().splitlines() or ["no reason was stated"]
         raise ModelError(
             f"model {hub_id!r}: not a local file or directory, and it could not be downloaded from the model hub "
-            f"({type(error).__name__}: {lines[0]}). {describe_accepted_names()}"
+            f"({type(error).__name__}: {lines[0]}). {describe_accepted_names(hub_id)}"
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sparsedial.errors import ModelError, SpecError
+from sparsedial.suggestions import describe_unknown
 
 CAUSAL = "causal"
 MASKED_DIFFUSION = "masked-diffusion"
@@ -77,14 +78,15 @@ def check_kind_name(kind: str | None) -> None:
         SpecError: The kind is not one of `KINDS`.
     """
     if kind is not None and kind not in KINDS:
-        raise SpecError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
+        raise SpecError(describe_unknown("kind", kind, KINDS))
 
 
 @torch.inference_mode()
 def attends_to_later_tokens(model: Any) -> bool:
     """Return True if later tokens change earlier logits by more than rounding errors.
 
-    The model is called with two rows of ten tokens whose first two tokens are equal.
+    The model is called with two rows of ten tokens whose first two tokens are equal. If their logits are NaN, a model
+    is assumed to have bidirectional attention if its configuration has a mask token. Its evaluation reports the NaN.
 
     Args:
         model: A language model of transformers, or one with the same interface.
@@ -105,7 +107,10 @@ def attends_to_later_tokens(model: Any) -> bool:
             f"failed: {type(error).__name__}: {error}"
         ) from error
     rounding = max(1e-4, 8 * torch.finfo(model.dtype).eps) * first.abs().max()
-    return bool((first - second).abs().max() > rounding)
+    difference = (first - second).abs().max()
+    if difference.isnan():
+        return getattr(model.config, "mask_token_id", None) is not None
+    return bool(difference > rounding)
 
 
 def parameter_device(model: Any, default: torch.device | None = None) -> torch.device:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from sparsedial.errors import ModelError, SpecError
+from sparsedial.models.checkpoint_keys import check_checkpoint_keys
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.models.kind import (
     CAUSAL,
@@ -17,11 +19,12 @@ from sparsedial.models.kind import (
     find_mask_token,
     parameter_device,
 )
+from sparsedial.models.log_callback import Log, discard_message
+from sparsedial.models.parameter_count import QUANTISATION_TOLERANCE, count_parameters
 from sparsedial.models.sources import Source, resolve_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 SPREAD = "spread"  # Device name that distributes a model over all GPUs.
-MAX_LISTED_WEIGHTS = 4
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ class LanguageModel:
     kind: str = CAUSAL
     mask_token: int | None = None
 
-    @property
+    @cached_property
     def parameters(self) -> int:
-        """Number of parameters. Shared parameters count once."""
-        return sum(p.numel() for p in self.model.parameters())
+        """Number of parameters. Parameters that are stored more than once count once."""
+        return count_parameters(self.model, QUANTISATION_TOLERANCE if self.source.is_dequantised else 0.0)
 
     def identity(self) -> ModelIdentity:
         """Return the properties of the model that change a measured value."""
@@ -87,6 +90,7 @@ def load_language_model(
     dtype: str = "auto",
     kind: str | None = None,
     mask_token: int | None = None,
+    log: Log = discard_message,
 ) -> LanguageModel:
     """Load a model and its tokenizer.
 
@@ -98,21 +102,24 @@ def load_language_model(
         kind: Expected kind, one of `sparsedial.models.kind.KINDS`. Defaults to None, which accepts any kind.
         mask_token: Token ID of the mask of a diffusion model, which overrides its configuration and its tokenizer.
             Defaults to None.
+        log: Called with a message about weights of the checkpoint that the model does not have. By default, messages
+            are discarded.
 
     Returns:
         The loaded model. Its tokenizer is None if the source has none that transformers can read.
 
     Raises:
         SpecError: The device, the dtype or the kind is unknown, or the mask token is outside the vocabulary.
-        ModelError: transformers cannot load the model, weights are missing, or the model is of another kind.
+        ModelError: transformers cannot load the model, weights are missing or left over, or the model is of another
+            kind.
     """
     check_kind_name(kind)
     torch_device = pick_device(device)
     dtype_name = pick_dtype(dtype, torch_device)
     if device == SPREAD:
-        model = _load_model(source, dtype_name, device_map="auto")
+        model = _load_model(source, dtype_name, log, device_map="auto")
     else:
-        model = _load_model(source, dtype_name).to(torch_device)
+        model = _load_model(source, dtype_name, log).to(torch_device)
     model.eval()
     tokenizer = _load_tokenizer(source)
     detected_kind = detect_kind(model, kind)
@@ -205,7 +212,7 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
     return "bfloat16" if has_fast_bfloat16 else "float32"
 
 
-def _load_model(source: Source, dtype: str, **placement: Any) -> Any:
+def _load_model(source: Source, dtype: str, log: Log, **placement: Any) -> Any:
     import transformers
     from transformers import AutoConfig
 
@@ -221,13 +228,7 @@ def _load_model(source: Source, dtype: str, **placement: Any) -> Any:
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {source.name!r} ({source.origin}) could not be loaded: {error}") from error
-    unusable = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    if unusable:
-        raise ModelError(
-            f"model {source.name!r} ({source.origin}): {len(unusable)} weights are missing or have mismatched shapes "
-            f"({', '.join(unusable[:MAX_LISTED_WEIGHTS])}); they would be randomly initialised. "
-            "Expected a complete checkpoint of a language model."
-        )
+    check_checkpoint_keys(model, info, f"model {source.name!r} ({source.origin})", log)
     return model
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sparsedial.models import zoo_package
 from sparsedial.models.package_index import GgufWheel
+from sparsedial.suggestions import list_known
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,17 @@ MODEL_ALIASES = {
 }
 
 
-def describe_accepted_names() -> str:
-    """Return a sentence for error messages that lists the accepted forms of a model name and all aliases.
+def describe_accepted_names(name: str | None = None) -> str:
+    """Return a text for error messages that lists the accepted forms of a model name and all aliases.
+
+    Args:
+        name: A name that is not known. A similar alias is suggested. Defaults to None.
 
     >>> describe_accepted_names()
     'Expected a hub ID, a directory with safetensors, a .gguf file, or one of: smollm2-135m, zoo:dense-0.4m, ...'
+    >>> describe_accepted_names("SmolLM2-135").rpartition("; ")[2]
+    "did you mean 'smollm2-135m'?"
     """
     names = [*MODEL_ALIASES, *(zoo_package.PREFIX + name for name in zoo_package.model_names())]
-    return f"Expected a hub ID, a directory with safetensors, a .gguf file, or one of: {', '.join(names)}."
+    listed = ", ".join(names) if name is None else list_known(name, names)
+    return f"Expected a hub ID, a directory with safetensors, a .gguf file, or one of: {listed}"

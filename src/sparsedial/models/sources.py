@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sparsedial.errors import ModelError
 from sparsedial.models import zoo_package
+from sparsedial.models.checkpoint_keys import check_no_adapter_files
 from sparsedial.models.digest import digest_folders
 from sparsedial.models.gguf import check_gguf_complete, convert_gguf, digest_gguf
 from sparsedial.models.hub import download_config, download_model
@@ -35,6 +36,8 @@ class Source:
         digest: SHA-256 of the weights, the configuration and the tokenizer, in hexadecimal.
         trust_remote_code: True if modeling code that comes with the model may run. Defaults to False.
         tokenizer_path: Directory of the tokenizer, or None if the tokenizer is in ``path``. Defaults to None.
+        is_dequantised: True if the weights were converted from a GGUF file, whose number formats are usually
+            quantised. Defaults to False.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Source:
     digest: str
     trust_remote_code: bool = False
     tokenizer_path: Path | None = None
+    is_dequantised: bool = False
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -57,7 +61,7 @@ def check_model_exists(name: str) -> None:
         name: Any name that `resolve_source` accepts.
 
     Raises:
-        ModelError: There is no such model, or its files are damaged or hold only pickled weights.
+        ModelError: There is no such model, or its files are damaged, hold only pickled weights or contain an adapter.
     """
     path = Path(name).expanduser()
     if name in MODEL_ALIASES:
@@ -69,7 +73,9 @@ def check_model_exists(name: str) -> None:
     elif path.is_file() or name.endswith(".gguf"):
         _check_gguf_path(path)
     elif not HUB_ID.fullmatch(name):
-        raise ModelError(f"model {name!r}: no such directory or file, and not a hub ID. {describe_accepted_names()}")
+        raise ModelError(
+            f"model {name!r}: no such directory or file, and not a hub ID. {describe_accepted_names(name)}"
+        )
     else:
         download_config(name)
 
@@ -88,7 +94,7 @@ def resolve_source(name: str, *, trust_remote_code: bool = False, log: Log = dis
         The files, their origin and their digest.
 
     Raises:
-        ModelError: The model cannot be found, is damaged, or holds only pickled weights.
+        ModelError: The model cannot be found, is damaged, holds only pickled weights or contains an adapter.
         StorageError: The model cache cannot be created.
     """
     if name in MODEL_ALIASES:
@@ -130,18 +136,19 @@ def _folder_source(name: str, folder: Path, origin: str, trust_remote_code: bool
 
 def _gguf_source(name: str, gguf: Path, origin: str, log: Log) -> Source:
     digest = digest_gguf(gguf)
-    return Source(name, convert_gguf(gguf, digest, log), origin, digest)
+    return Source(name, convert_gguf(gguf, digest, log), origin, digest, is_dequantised=True)
 
 
 def _check_gguf_path(path: Path) -> None:
     if not path.is_file():
-        raise ModelError(f"model {str(path)!r}: no such file. {describe_accepted_names()}")
+        raise ModelError(f"model {str(path)!r}: no such file. {describe_accepted_names(path.name)}")
     if not path.name.endswith(".gguf"):
         raise ModelError(f"model {str(path)!r}: the file's name does not end in .gguf. {describe_accepted_names()}")
     check_gguf_complete(path)
 
 
 def _check_folder(path: Path) -> None:
+    check_no_adapter_files(path)
     if not (path / "config.json").is_file():
         raise ModelError(f"model {str(path)!r}: the directory has no config.json. {describe_accepted_names()}")
     weight_files = list(path.glob("*.safetensors"))

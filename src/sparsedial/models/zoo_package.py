@@ -18,6 +18,7 @@ from typing import Any
 
 from sparsedial.errors import ModelError
 from sparsedial.files import file_sha256
+from sparsedial.suggestions import list_known
 
 PREFIX = "zoo:"
 INSTALL_HINT = "Install the zoo: pip install sparsedial-zoo (in a checkout of sparsedial: pip install ./packages/zoo)."
@@ -121,8 +122,8 @@ def find_model_folder(name: str) -> Path:
     models = read_manifest().models
     model_name = name.removeprefix(PREFIX)
     if model_name not in models:
-        listed = ", ".join(PREFIX + known for known in sorted(models))
-        raise ModelError(f"model {name!r}: not in the zoo. Expected one of: {listed}.")
+        names = [PREFIX + known for known in sorted(models)]
+        raise ModelError(f"model {name!r}: not in the zoo. Expected one of: {list_known(name, names)}")
     folder = zoo_folder() / "models" / model_name
     _check_files(f"model {name!r}", folder, models[model_name])
     return folder

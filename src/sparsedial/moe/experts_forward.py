@@ -1,8 +1,9 @@
 """Forward pass of stacked experts that can transform their input (x), up (u), gate (g) and intermediate (i) vectors.
 
-The forward pass performs the same operations in the same order as transformers' ``grouped_mm`` (or ``batched_mm``, if
-the model is configured to use it) and calls the same matrix products. If no entry is dropped, its outputs are therefore
-bit-identical to those of transformers. The module's own ``_apply_gate`` computes i from the output of the up projection
+The forward pass performs the same operations in the same order as the experts implementation that the model is
+configured to use (``batched_mm``, ``eager`` or, for any other, ``grouped_mm``) and calls the same matrix products. If
+no entry is dropped, its outputs are therefore bit-identical to those of transformers. Only ``eager`` and ``batched_mm``
+support every dtype, such as float64. The module's own ``_apply_gate`` computes i from the output of the up projection
 and does not accept modified vectors u and g. Since i = u * g, an entry that is dropped from u or g is set to zero in i.
 """
 
@@ -66,16 +67,17 @@ class _BatchedPairs:
         bias = _gather_bias(self._module, name, expert)
         return _batched_linear(x, matrices, bias=bias, is_transposed=self._module.is_transposed)
 
-    def sort_by_token(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the vectors of the pairs in the order of their tokens.
+    def sum_by_token(self, output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the sum of the vectors of each token's pairs.
 
         Args:
             output: One vector per pair, shape [pairs, width].
+            dtype: Dtype of the result.
 
         Returns:
-            The vectors, shape [pairs, width].
+            One vector per token, shape [tokens, width].
         """
-        return output
+        return output.view(self.routing.tokens, -1, output.shape[-1]).sum(dim=1).to(dtype)
 
 
 class _GroupedPairs:
@@ -101,9 +103,46 @@ class _GroupedPairs:
         bias = _gather_bias(self._module, name, self.routing.expert)
         return _grouped_linear(x, matrices, self._group_ends, bias=bias, is_transposed=self._module.is_transposed)
 
-    def sort_by_token(self, output: torch.Tensor) -> torch.Tensor:
+    def sum_by_token(self, output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         positions = torch.arange(len(self._order), device=self._order.device)
-        return output[torch.empty_like(self._order).scatter_(0, self._order, positions)]
+        output = output[torch.zeros_like(self._order).scatter_(0, self._order, positions)]
+        return output.view(self.routing.tokens, -1, output.shape[-1]).sum(dim=1).to(dtype)
+
+
+class _LoopedPairs:
+    """Token-expert pairs sorted by expert, whose products are computed for one expert at a time (``eager``).
+
+    The arguments, attributes and methods are the same as those of `_BatchedPairs`.
+    """
+
+    def __init__(self, module: Any, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> None:
+        self._module = module
+        tokens = len(top_k_index)
+        # The pairs of an expert are in the order of their routing rank, then of their tokens.
+        expert, order = torch.sort(top_k_index.T.reshape(-1), stable=True)
+        self._group_sizes: list[int] = torch.bincount(expert, minlength=module.num_experts).tolist()
+        weight = top_k_weights.T.reshape(-1)[order]
+        self.routing = Routing(expert, order % tokens, weight, tokens)
+
+    def project(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        matrices = getattr(self._module, name)
+        products = []
+        for expert, rows in enumerate(x.split(self._group_sizes)):
+            if len(rows) == 0 and len(x) > 0:
+                continue
+            matrix = matrices[expert]
+            if not self._module.is_transposed:
+                matrix = matrix.T
+            product = rows @ matrix
+            if self._module.has_bias:
+                product = product + getattr(self._module, f"{name}_bias")[expert]
+            products.append(product)
+        return torch.cat(products)
+
+    def sum_by_token(self, output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        output = output.to(dtype)
+        total = output.new_zeros(self.routing.tokens, output.shape[-1])
+        return total.index_add_(0, self.routing.token, output)
 
 
 def experts_forward(
@@ -125,12 +164,7 @@ def experts_forward(
     Returns:
         Output of the layer, shape [tokens, hidden].
     """
-    is_batched = module.config.config._experts_implementation == "batched_mm"
-    pairs: _BatchedPairs | _GroupedPairs
-    if is_batched:
-        pairs = _BatchedPairs(module, top_k_index, top_k_weights)
-    else:
-        pairs = _GroupedPairs(module, top_k_index, top_k_weights)
+    pairs = _make_pairs(module, top_k_index, top_k_weights)
     routing = pairs.routing
 
     if "input" in transforms:
@@ -142,8 +176,7 @@ def experts_forward(
     output = pairs.project(intermediate, "down_proj")
     if getattr(module, "has_post_expert_norm", False):
         output = module.post_expert_norm(output)
-    output = pairs.sort_by_token(output * routing.weight.unsqueeze(-1))
-    return output.view(*top_k_index.shape, -1).sum(dim=1).to(hidden_states.dtype)
+    return pairs.sum_by_token(output * routing.weight.unsqueeze(-1), hidden_states.dtype)
 
 
 def up_parameter_name(module: Any) -> str:
@@ -156,6 +189,18 @@ def up_parameter_name(module: Any) -> str:
         "gate_up_proj" or "up_proj".
     """
     return "gate_up_proj" if module.has_gate else "up_proj"
+
+
+def _make_pairs(
+    module: Any, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> _BatchedPairs | _GroupedPairs | _LoopedPairs:
+    """Return the token-expert pairs in the layout of the experts implementation that the model uses."""
+    implementation = module.config.config._experts_implementation
+    if implementation == "batched_mm":
+        return _BatchedPairs(module, top_k_index, top_k_weights)
+    if implementation in ("eager", None):
+        return _LoopedPairs(module, top_k_index, top_k_weights)
+    return _GroupedPairs(module, top_k_index, top_k_weights)
 
 
 def _compute_intermediate(

@@ -8,6 +8,7 @@ name of this package's function. Other layers and the model's ``config`` are not
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -40,6 +41,10 @@ class ConfigProxy:
     def __init__(self, config: Any) -> None:
         self.config = config
         self.transforms: dict[str, TransformFunctions] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return a copy of the original configuration: a copy of the model is not changed."""
+        return deepcopy(self.config, memo)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "config":  # `copy` reads these before `config` is set.

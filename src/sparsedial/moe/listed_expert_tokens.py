@@ -37,6 +37,8 @@ class RowTracker(TorchDispatchMode):
         True
     """
 
+    supports_higher_order_operators = True  # Such as flex attention. They gather no rows.
+
     def __init__(self, x: torch.Tensor) -> None:
         super().__init__()
         self._width = x.shape[-1]
@@ -113,7 +115,10 @@ class ExpertTokenTracker:
             yield moe_layer.register_forward_hook(self._end_layer, always_call=True)
 
         def record_tokens(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._real_tokens is None or is_tracing():
+                return
             if not self._row_trackers or self._row_trackers[-1] is None:
+                self.untracked.add(name)
                 return
             indices = self._row_trackers[-1].token_indices(first_argument(args, kwargs))
             self.tokens[name] = indices

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedial.analysis.critical_findings import SiteFinding
+from sparsedial.analysis.estimates import AT_CHANCE
 from sparsedial.report.formatting import format_estimate, format_number, format_parameters, sanitize_text
 from sparsedial.report.row_interpretation import interpret_row
 
@@ -15,6 +16,9 @@ RULE_PARAMETER = "p"
 SKIPPABLE_MACS = "Skippable MACs"
 INTERPRETATION = "Interpretation"
 COLUMNS = (SITE, SPARSITY, RULE_PARAMETER, SKIPPABLE_MACS, INTERPRETATION)
+
+NOTHING_TO_RETAIN = "nothing to retain"
+"""Text in place of the critical sparsity if the dense score is at chance."""
 
 MODEL = "Model"
 RULE = "Rule"
@@ -115,7 +119,7 @@ def _conditions(finding: SiteFinding) -> dict[str, str]:
 def _cells(finding: SiteFinding, retain: float) -> dict[str, str]:
     return {
         SITE: sanitize_text(finding.site),
-        SPARSITY: format_estimate(finding.sparsity),
+        SPARSITY: NOTHING_TO_RETAIN if finding.status == AT_CHANCE else format_estimate(finding.sparsity),
         RULE_PARAMETER: format_number(finding.p),
         SKIPPABLE_MACS: format_estimate(finding.skippable_macs),
         INTERPRETATION: interpret_row(finding, retain),

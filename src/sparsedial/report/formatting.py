@@ -5,11 +5,10 @@ from __future__ import annotations
 import unicodedata
 
 from sparsedial.analysis.estimates import Estimate, finite_number
+from sparsedial.models.parameter_count import format_parameter_count
 
 MISSING = "–"
 """Text for a number that is not known."""
-
-PARAMETER_UNITS = {"B": 1e9, "M": 1e6, "K": 1e3}
 
 WHITE_SPACE = "\t\n\r\x0b\x0c\x85\u2028\u2029"
 
@@ -98,7 +97,8 @@ def format_estimate(estimate: Estimate) -> str:
         estimate: A fraction with its interval.
 
     Returns:
-        The percentage and, if it is known, the interval in parentheses. A dash if the value is not known.
+        The percentage and, if it is known, the interval in parentheses. Only the interval if the value is not known,
+        and a dash if neither is known.
 
     Example:
         >>> format_estimate(Estimate(0.39, 0.37, 0.41)), format_estimate(Estimate(0.4, is_lower_bound=True))
@@ -106,8 +106,10 @@ def format_estimate(estimate: Estimate) -> str:
     """
     text = format_sparsity(estimate.value, estimate.is_lower_bound)
     interval = format_interval(estimate.low, estimate.high, estimate.is_high_censored)
-    if text == MISSING or not interval:
+    if not interval:
         return text
+    if text == MISSING:
+        return interval
     return f"{text} ({interval})"
 
 
@@ -159,15 +161,12 @@ def format_parameters(parameters: object) -> str:
 
     Example:
         >>> format_parameters(134_515_008), format_parameters(7_240_000_000), format_parameters(None)
-        ('134.5M', '7.2B', '')
+        ('134.5 M', '7.24 B', '')
     """
     number = finite_number(parameters)
     if not number:
         return ""
-    for unit, factor in PARAMETER_UNITS.items():
-        if number >= factor:
-            return f"{number / factor:.1f}{unit}"
-    return f"{number:.0f}"
+    return format_parameter_count(number)
 
 
 def format_signed(value: float) -> str:

@@ -24,12 +24,15 @@ from sparsedial.report.html_elements import (
     render_list,
 )
 from sparsedial.report.html_provenance import render_model_line, render_provenance
+from sparsedial.report.output_folder import RESULTS_NAME, check_report_folder
 from sparsedial.report.stylesheet import CSS
-from sparsedial.report.summary_text import summarize
+from sparsedial.report.summary_text import describe_missing, summarize
 from sparsedial.report.supplementary_tables import make_detail_tables
 
 SCHEMA = 2
 """Version of ``results.json``."""
+
+PAGE_NAME = "report.html"
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
@@ -47,10 +50,15 @@ TERMS = {
     "top-p": "The rule that keeps the fewest entries of a vector, in descending order of magnitude, whose magnitudes "
     "sum to at least p times the L1 norm of the vector. Sparsity is the share of entries that are dropped. "
     "p = 1 is the dense model.",
-    "retention": "The score of the sparse model divided by the score of the dense model, on the same examples.",
+    "retention": "The score of the sparse model divided by the score of the dense model, on the same examples. If "
+    "lower scores are better, the dense score divided by the sparse score.",
+    "average": "The mean score over the tasks at each p, as in the paper, if all scores lie between 0 and 1 and higher "
+    "is better. Otherwise it is an average of retentions. Tasks whose dense score cannot be told from chance are left "
+    "out.",
     "critical sparsity": "The highest sparsity with a retention of at least {retain}. It is computed by linear "
-    "interpolation between the dense model and the measured points. Its 95% confidence interval (CI) comes from "
-    "resampling the examples. A value or bound marked with ≥ is a lower bound.",
+    "interpolation between the dense model and the measured points. The ends of its 95% confidence interval (CI) are "
+    "measured points: the last one that is shown to keep this share, and the first one from which on every point is "
+    "shown to lose it. A value or bound marked with ≥ is a lower bound.",
     "skippable MACs": "The share of the FFN's multiply-accumulates (MACs) that a runtime can skip at the critical "
     "sparsity, because one of their factors is zero.",
 }
@@ -60,7 +68,8 @@ def write_report(results: Results, folder: Path | str) -> Path:
     """Write the page, its figures and its numbers.
 
     The directory also gets ``figures/*.svg`` and ``figures/*.png``, a CSV file for each table (``critical.csv``,
-    ``points.csv``, ``layers.csv``, ...) and ``results.json``. Every file is written atomically, the page last.
+    ``points.csv``, ``layers.csv``, ...) and ``results.json``. Every file is written atomically, the page last. Files of
+    an earlier report are replaced.
 
     Args:
         results: The results of one or several studies.
@@ -70,17 +79,29 @@ def write_report(results: Results, folder: Path | str) -> Path:
         Path of ``report.html``.
 
     Raises:
-        StorageError: A file cannot be written.
+        StorageError: A file cannot be written, or would replace a file that is not of a report.
     """
     target = Path(folder)
+    comparison_figures = list(make_comparison_figures(results))
+    detail_figures = list(make_detail_figures(results))
+    check_report_folder(target, _file_names(results, [*comparison_figures, *detail_figures]))
+    write_file(target / RESULTS_NAME, to_json({"schema": SCHEMA, **vars(results)}))
     for name in _table_names(results):
         write_file(target / f"{name}.csv", to_csv(getattr(results, name)))
-    write_file(target / "results.json", to_json({"schema": SCHEMA, **vars(results)}))
-    comparisons = _render_figures(make_comparison_figures(results), target / "figures")
-    details = _render_figures(make_detail_figures(results), target / "figures")
-    page = target / "report.html"
+    comparisons = _render_figures(comparison_figures, target / "figures")
+    details = _render_figures(detail_figures, target / "figures")
+    page = target / PAGE_NAME
     write_file(page, _render_page(results, comparisons, details).encode())
     return page
+
+
+def _file_names(results: Results, figures: Iterable[Figure]) -> list[str]:
+    """Return the relative paths of all files of the report."""
+    names = [PAGE_NAME, RESULTS_NAME]
+    names += [f"{name}.csv" for name in _table_names(results)]
+    for figure in figures:
+        names += [f"figures/{figure.name}.svg", f"figures/{figure.name}.png"]
+    return names
 
 
 def _table_names(results: Results) -> list[str]:
@@ -164,20 +185,30 @@ def _render_note(note: str) -> str:
 
 
 def _render_critical(results: Results) -> str:
-    """Return the tables of critical sparsities, with links to all files."""
+    """Return the tables of critical sparsities, with the names of all files."""
     findings = read_critical_findings(results.critical)
-    content = "<p>No critical sparsity could be computed, because no trial has valid results.</p>"
+    content = f"<p>{describe_missing(results)}</p>"
     if findings.headline:
         content = render_critical_table(make_critical_table(findings.headline, results.retain))
     if findings.others:
         content += fold("Task by task", render_critical_table(make_critical_table(findings.others, results.retain)))
     files = [f"{name}.csv" for name in _table_names(results)]
-    links = " ".join(map(_render_link, [*files, "results.json"]))
-    return f'{content}<p class="files">Data files: {links}</p>'
+    return content + render_file_names([*files, "results.json"])
 
 
-def _render_link(name: str) -> str:
-    return f'<a href="{name}">{name}</a>'
+def render_file_names(names: Iterable[str]) -> str:
+    """Return the names of the files that were written with the page.
+
+    They are no links, because a page that is copied or sent without its directory would have dead ones.
+
+    Args:
+        names: Names of the files.
+
+    Returns:
+        HTML.
+    """
+    listed = ", ".join(map(escape, names))
+    return f'<p class="files">Data files, written to the directory of this page: {listed}</p>'
 
 
 def _render_terms(retain: float) -> str:

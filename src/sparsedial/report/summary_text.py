@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import Estimate
+from sparsedial.analysis.estimates import AT_CHANCE, Estimate
 from sparsedial.analysis.findings import (
     BestSiteCount,
     BestSiteTally,
@@ -16,19 +16,18 @@ from sparsedial.analysis.findings import (
 )
 from sparsedial.analysis.labels import AVERAGE, is_average
 from sparsedial.analysis.results import Results
-from sparsedial.curves.size_trend import LESS, MORE, UNCLEAR
+from sparsedial.curves.difference import LESS, MORE, UNCLEAR
+from sparsedial.report.droppable_share import describe_droppable_share
 from sparsedial.report.formatting import (
     format_estimate,
+    format_interval,
     format_list,
-    format_number,
     format_parameters,
-    format_percent,
     format_points,
     format_retain,
     format_sparsity,
     sanitize_text,
 )
-from sparsedial.report.row_interpretation import describe_precision
 
 VERDICTS = {
     MORE: "larger models tolerate more sparsity at",
@@ -49,7 +48,7 @@ def summarize(results: Results) -> list[str]:
     """
     findings = compute_findings(results)
     if not findings.models:
-        return ["No critical sparsity could be computed, because no trial has valid results."]
+        return [describe_missing(results)]
     condition = f" while at least {format_retain(results.retain)} of the dense score is kept"
     if len(findings.models) == 1:
         return [_describe_model(findings.models[0], condition)]
@@ -61,6 +60,20 @@ def summarize(results: Results) -> list[str]:
     ]
 
 
+def describe_missing(results: Results) -> str:
+    """Explain why there is no critical sparsity at all.
+
+    Args:
+        results: Results without a critical sparsity.
+
+    Returns:
+        One sentence.
+    """
+    if not results.critical.empty and (results.critical["status"] == AT_CHANCE).all():
+        return "There is no critical sparsity, because no dense score can be told from chance: nothing can be retained."
+    return "No critical sparsity could be computed, because no curve has valid trials."
+
+
 def _describe_range(findings: Findings, condition: str) -> str:
     lowest = _describe_end(findings.lowest)
     highest = _describe_end(findings.highest)
@@ -68,37 +81,23 @@ def _describe_range(findings: Findings, condition: str) -> str:
 
 
 def _describe_end(finding: SiteComparison) -> str:
-    share = _format_value(finding.best.sparsity)
+    sparsity = finding.best.sparsity
+    share = _format_value(sparsity)
+    if sparsity.value is None:
+        share = format_interval(sparsity.low, sparsity.high, sparsity.is_high_censored)
     return f"{share} ({sanitize_text(finding.model)} {_describe_scope(finding.scope)})"
 
 
 def _describe_model(finding: SiteComparison, condition: str = "") -> str:
     best = finding.best
-    sentences = [_describe_best(best, finding.site_count, condition)]
+    comparison = f", the most of the {finding.site_count} sites" if finding.site_count > 1 else ""
+    sentences = [describe_droppable_share(best, condition, comparison)]
     if finding.rivals:
         rivals = format_list(list(map(sanitize_text, finding.rivals)))
         sentences.append(f"Within the 95% intervals, the critical sparsity of {rivals} could be as high.")
-    if best.is_wide:
-        sentences.append(describe_precision(best))
     if finding.most_skippable is not None:
         sentences.append(_describe_saving(finding.most_skippable, finding.site_count))
     return f"{sanitize_text(finding.model)} {_describe_scope(finding.scope)}: {' '.join(sentences)}"
-
-
-def _describe_best(best: SiteFinding, site_count: int, condition: str) -> str:
-    activations = f"of the {sanitize_text(best.site)} activations"
-    comparison = ""
-    if site_count > 1:
-        comparison = f", the most of the {site_count} sites"
-    if not best.is_undecided:
-        return f"{_format_in_sentence(best.sparsity)} {activations} can be dropped{condition}{comparison}."
-    low = format_percent(best.sparsity.low)
-    high = _format_value(Estimate(best.sparsity.high, is_lower_bound=best.sparsity.is_high_censored))
-    return (
-        f"the result is not conclusive. With {format_number(best.examples)} examples, the 95% interval reaches from "
-        f"{low} to {high} {activations} that can be dropped{condition}. "
-        f"The estimate is {_format_value(best.sparsity)}{comparison}."
-    )
 
 
 def _describe_saving(finding: SiteFinding, site_count: int) -> str:

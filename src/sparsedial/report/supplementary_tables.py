@@ -68,8 +68,8 @@ def _make_size_trends(trends: pd.DataFrame) -> DetailTable:
         heading="Model size",
         description=(
             "Change of critical sparsity for ten times the parameters, from a linear fit over log10(parameters). The "
-            "95% interval comes from resampling the examples. It does not include the scatter of the models about the "
-            "line. A rising step is one from a model size to the next larger one at which critical sparsity rises."
+            "95% interval combines those of the models. It does not include the scatter of the models about the line. "
+            "A rising step is one from a model size to the next larger one at which critical sparsity rises."
         ),
         columns=("Site", "Models", "Slope (95% CI)", "Rising steps", "Interpretation"),
         rows=list(map(_size_trend_row, trends.to_dict("records"))),

@@ -1,9 +1,11 @@
-"""The table of critical sparsities for the terminal. It fits into 80 columns."""
+"""The table of critical sparsities for the terminal. It fits into 60 columns, and is wrapped in fewer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +24,13 @@ from sparsedial.report.critical_table import (
 )
 from sparsedial.report.formatting import format_retain
 from sparsedial.report.row_interpretation import WARNING, describe_wide_intervals
+from sparsedial.report.summary_text import describe_missing
 
 COLUMNS = (SITE, SPARSITY, RULE_PARAMETER, SKIPPABLE_MACS)
+BREAKABLE_COLUMNS = (SPARSITY, SKIPPABLE_MACS)
+"""Columns whose text is wrapped in a narrow terminal. The others keep their width."""
+PADDING = 2
+"""Spaces between two columns."""
 
 
 def render_terminal_table(results: Results) -> RenderableType:
@@ -39,19 +46,40 @@ def render_terminal_table(results: Results) -> RenderableType:
     """
     findings = read_critical_findings(results.critical)
     table = make_critical_table(findings.headline, results.retain)
-    widths = _column_widths(table)
     definition = f"the highest sparsity that keeps {format_retain(results.retain)} of the dense score"
-    parts: list[RenderableType] = [
-        Text(f"Critical sparsity: {definition}\n"),
-        _render_header(widths),
-    ]
-    for group in table.groups:
-        if group.conditions:
-            parts.append(Text(_describe_conditions(group.conditions), style="italic"))
-        parts.append(_render_rows(group.rows, widths))
+    parts: list[RenderableType] = [Text(f"Critical sparsity: {definition}\n")]
+    parts.append(_TableBody(table) if table.groups else Text(describe_missing(results)))
     parts.append(Text())
     parts.extend(map(Text, _notes(results, findings, table)))
     return Group(*parts)
+
+
+@dataclass(frozen=True)
+class _TableBody:
+    """The header and the rows, with columns that fit into the terminal.
+
+    Attributes:
+        table: A table with at least one group.
+    """
+
+    table: CriticalTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = _fit_widths(_column_widths(self.table), options.max_width)
+        yield _render_header(widths)
+        for group in self.table.groups:
+            if group.conditions:
+                yield Text(_describe_conditions(group.conditions), style="italic")
+            yield _render_rows(group.rows, widths)
+
+
+def _fit_widths(widths: dict[str, int], room: int) -> dict[str, int]:
+    """Make the widest of `BREAKABLE_COLUMNS` narrower until the columns fit, so that their text is wrapped."""
+    fitted = dict(widths)
+    for _ in range(sum(widths.values()) + PADDING * (len(widths) - 1) - room):
+        widest = max(BREAKABLE_COLUMNS, key=lambda column: fitted[column])
+        fitted[widest] = max(1, fitted[widest] - 1)
+    return fitted
 
 
 def _column_widths(table: CriticalTable) -> dict[str, int]:
@@ -72,7 +100,7 @@ def _cell_text(row: CriticalRow, column: str) -> str:
 
 def _make_grid(widths: dict[str, int]) -> Table:
     """Make an empty table. All groups use the same widths, so that their columns are aligned."""
-    grid = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, PADDING))
     for column, width in widths.items():
         grid.add_column(column, width=width, overflow="fold", style="bold" if column == SITE else "")
     return grid

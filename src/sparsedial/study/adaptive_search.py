@@ -1,7 +1,7 @@
 """Adaptive search for critical sparsity: choose the next value of a rule from the points measured so far.
 
-The search first measures three fixed points, then moves outward or inward until the score crosses the threshold, and
-then narrows the bracket around the crossing. The next point depends only on the points measured so far.
+The search first measures three fixed points, then moves outward until a point loses the score, and then places points
+where they narrow the 95% interval. The next point depends only on the points measured so far.
 
 Values are expressed as their distance from the value at which the rule keeps every entry, so that a larger distance
 means higher sparsity for every rule.
@@ -9,9 +9,11 @@ means higher sparsity for every rule.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from sparsedial.curves.critical import critical_sparsity
+from sparsedial.curves.critical import LEFT_CENSORED, RIGHT_CENSORED, CriticalSparsity, critical_sparsity
 from sparsedial.curves.curve import Curve
 from sparsedial.rules import RULES, Rule, make_rule
 
@@ -25,7 +27,10 @@ INWARD_DISTANCES = (0.01, 0.003)
 """Distances that are measured in this order until the score reaches the threshold."""
 
 MAX_POINTS = 8
-"""Number of points after which a search ends. The grid of the paper has 26 points."""
+"""Number of points after which a search without a requested precision ends. The grid of the paper has 26 points."""
+
+MAX_POINTS_FOR_PRECISION = 12
+"""Number of points after which a search with a requested precision ends."""
 
 VALUE_DIGITS = 4
 """Decimal digits of a value. Values are rounded, so that the key of a trial is the same on every machine."""
@@ -40,7 +45,29 @@ It ensures that the bracket shrinks.
 """
 
 OVERSHOOT = 0.9
-"""Distance of a new point from the estimated crossing, in units of the tolerance."""
+"""Distance of a new point from the estimated crossing, in units of the precision."""
+
+MIN_BRACKET_SHARE = 0.05
+"""A bracket at an end of the interval is bisected while it is wider than this share of the interval."""
+
+PRECISION_REACHED = "the interval is as narrow as requested"
+POINTS_USED = "the largest number of points has been measured"
+MORE_EXAMPLES_NEEDED = "more examples are needed, because further points would not narrow the interval"
+SPARSEST_VALUE_REACHED = "the sparsest value of the rule does not lose the score"
+VALUES_TOO_CLOSE = "the values of the rule are as close to each other as they can be"
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """The next step of a search. Exactly one of the attributes is not None.
+
+    Attributes:
+        rule: The rule to measure next.
+        end: The reason for which the search has ended, such as `MORE_EXAMPLES_NEEDED`.
+    """
+
+    rule: Rule | None = None
+    end: str | None = None
 
 
 def rule_at_distance(rule_name: str, distance: float) -> Rule:
@@ -74,11 +101,48 @@ def first_rules(rule_name: str) -> tuple[Rule, ...]:
     return tuple(rule_at_distance(rule_name, distance) for distance in FIRST_DISTANCES)
 
 
-def next_rule(rule_name: str, measured: Curve | None, retain: float, tolerance: float) -> Rule | None:
-    """Return the rule to measure next, or None if the search has ended.
+def next_step(
+    rule_name: str, measured: Curve | None, retain: float, precision: float, max_points: int = MAX_POINTS_FOR_PRECISION
+) -> SearchStep:
+    """Return the rule to measure next, or the reason for which the search has ended.
 
-    The search ends if the bracket around the highest crossing is no wider than twice the tolerance or no wider than the
-    95% interval, if the sparsest value of the rule keeps the score, or after `MAX_POINTS` points.
+    The search measures `FIRST_DISTANCES`, then sparser values until a point loses the score according to its test. Then
+    it bisects the wider one of the two brackets that hold the ends of the 95% interval, because no other points can
+    narrow it. If the two are the same bracket, or if the scores of the examples are not known, it narrows the bracket
+    of the highest crossing instead.
+
+    Args:
+        rule_name: A name from `RULES`.
+        measured: The curve measured so far, whose ``p`` holds values of the rule. None at the start.
+        retain: Share of the dense score to keep, between 0 and 1.
+        precision: Half of the desired width of the 95% interval, as a fraction of sparsity.
+        max_points: Number of points after which the search ends.
+
+    Returns:
+        A rule that has not been measured yet, or the reason for the end.
+
+    Example:
+        >>> next_step("top_p", None, 0.99, 0.01)
+        SearchStep(rule=TopP(p=0.9), end=None)
+    """
+    if measured is None:
+        return SearchStep(rule_at_distance(rule_name, FIRST_DISTANCES[0]))
+    distances = _distances(rule_name, measured)
+    for distance in FIRST_DISTANCES:
+        if not np.isclose(distances, distance).any():
+            return SearchStep(rule_at_distance(rule_name, distance))
+    critical = critical_sparsity(measured, retain)
+    if _is_precise(critical, precision):
+        return SearchStep(end=PRECISION_REACHED)
+    if len(distances) >= max_points:
+        return SearchStep(end=POINTS_USED)
+    if critical.verdicts:
+        return _step_to_interval_ends(rule_name, measured, critical, precision)
+    return _step_to_crossing(rule_name, measured, critical, precision)
+
+
+def next_rule(rule_name: str, measured: Curve | None, retain: float, tolerance: float) -> Rule | None:
+    """Return the rule of `next_step`, or None if the search has ended. It ends after `MAX_POINTS` points.
 
     Args:
         rule_name: A name from `RULES`.
@@ -93,66 +157,114 @@ def next_rule(rule_name: str, measured: Curve | None, retain: float, tolerance: 
         >>> next_rule("top_p", None, 0.99, 0.01)
         TopP(p=0.9)
     """
-    if measured is None:
-        return rule_at_distance(rule_name, FIRST_DISTANCES[0])
-    distances = _distances(rule_name, measured)
-    for distance in FIRST_DISTANCES:
-        if not np.isclose(distances, distance).any():
-            return rule_at_distance(rule_name, distance)
-    if len(distances) >= MAX_POINTS:
-        return None
-    keeps = measured.retention >= retain
-    if keeps[-1]:
-        outward = [d for d in OUTWARD_DISTANCES if d > distances[-1] + DISTANCE_TOLERANCE]
-        return rule_at_distance(rule_name, outward[0]) if outward else None
-    if not keeps.any():
-        inward = [d for d in INWARD_DISTANCES if d < distances[0] - DISTANCE_TOLERANCE]
-        if inward:
-            return rule_at_distance(rule_name, inward[0])
-    return _rule_inside_bracket(rule_name, measured, retain, tolerance)
+    return next_step(rule_name, measured, retain, tolerance, MAX_POINTS).rule
 
 
 def _distances(rule_name: str, measured: Curve) -> np.ndarray:
     return np.abs(measured.p - RULES[rule_name].dense_value)
 
 
-def _rule_inside_bracket(rule_name: str, measured: Curve, retain: float, tolerance: float) -> Rule | None:
-    """Return a rule between the last point that keeps the score and the next point.
+def _is_precise(critical: CriticalSparsity, precision: float) -> bool:
+    """Return True if the interval or, without per-example scores, the bracket of the crossing is narrow enough."""
+    if critical.low is None or critical.high is None:
+        low, high = critical.bracket
+        return critical.status != RIGHT_CENSORED and high - low <= 2 * precision
+    return not critical.right_censored and critical.high - critical.low <= 2 * precision
 
-    Returns None if the bracket of these two points is narrow enough.
-    """
+
+def _step_to_interval_ends(rule_name: str, measured: Curve, critical: CriticalSparsity, precision: float) -> SearchStep:
+    """Return a step that narrows the 95% interval."""
+    if critical.right_censored:
+        outward = _sparser_rule(rule_name, measured)
+        if outward is not None:
+            return SearchStep(outward)
+    brackets = _end_brackets(measured, critical)
+    if len(set(brackets)) == 1 and critical.undecided_width == 0.0 and brackets[0] == critical.bracket:
+        return _step_inside_bracket(rule_name, measured, brackets[0], critical.retain, precision)
+    smallest = max(precision, MIN_BRACKET_SHARE * ((critical.high or 0.0) - (critical.low or 0.0)))
+    for low, high in (*sorted(brackets, key=_width, reverse=True), critical.bracket):
+        rule = _rule_at_sparsity(rule_name, measured, (low + high) / 2)
+        if high - low > smallest and rule is not None:
+            return SearchStep(rule)
+    if critical.right_censored:
+        return SearchStep(end=SPARSEST_VALUE_REACHED)
+    return SearchStep(end=MORE_EXAMPLES_NEEDED)
+
+
+def _end_brackets(measured: Curve, critical: CriticalSparsity) -> list[tuple[float, float]]:
+    """Return the brackets in which a new point can move an end of the interval."""
+    brackets = []
+    examples = sum(map(len, measured.examples))
+    if critical.low_bracket is not None and (critical.low or examples >= critical.fewest_examples):
+        brackets.append(critical.low_bracket)
+    if critical.high_bracket is not None:
+        brackets.append(critical.high_bracket)
+    return brackets
+
+
+def _width(bracket: tuple[float, float]) -> float:
+    return bracket[1] - bracket[0]
+
+
+def _sparser_rule(rule_name: str, measured: Curve) -> Rule | None:
+    """Return the first of `OUTWARD_DISTANCES` beyond the last point, or None."""
+    last = _distances(rule_name, measured)[-1]
+    for distance in OUTWARD_DISTANCES:
+        if distance > last + DISTANCE_TOLERANCE:
+            return rule_at_distance(rule_name, distance)
+    return None
+
+
+def _step_to_crossing(rule_name: str, measured: Curve, critical: CriticalSparsity, precision: float) -> SearchStep:
+    """Return a step that narrows the bracket of the highest crossing."""
+    if critical.status == RIGHT_CENSORED:
+        outward = _sparser_rule(rule_name, measured)
+        if outward is None:
+            return SearchStep(end=SPARSEST_VALUE_REACHED)
+        return SearchStep(outward)
+    if critical.status == LEFT_CENSORED:
+        first = _distances(rule_name, measured)[0]
+        for distance in INWARD_DISTANCES:
+            if distance < first - DISTANCE_TOLERANCE:
+                return SearchStep(rule_at_distance(rule_name, distance))
+    return _step_inside_bracket(rule_name, measured, critical.bracket, critical.retain, precision)
+
+
+def _step_inside_bracket(
+    rule_name: str, measured: Curve, bracket: tuple[float, float], retain: float, precision: float
+) -> SearchStep:
+    """Return a step between two neighboring points, of which only the first one keeps the score."""
+    low, high = bracket
+    # The target lies just beyond the estimated crossing, as seen from the nearer end of the bracket, so that two steps
+    # shrink the bracket to about twice the precision if the estimate is good.
     sparsity = np.concatenate([[0.0], measured.sparsity])
     retention = np.concatenate([[1.0], measured.retention])
-    distances = np.concatenate([[0.0], _distances(rule_name, measured)])
-    last_kept = int(np.flatnonzero(retention >= retain)[-1])
-    low = sparsity[last_kept]
-    high = sparsity[last_kept + 1]
-    width = high - low
-    if width <= max(2 * tolerance, _interval_width(measured, retain)):
-        return None
-
-    # The target lies just beyond the estimated crossing, as seen from the nearer end of the bracket, so that two steps
-    # shrink the bracket to about twice the tolerance if the estimate is good.
-    bracket = slice(last_kept, last_kept + 2)
-    estimate = interpolate_crossing(sparsity[bracket], retention[bracket], retain)
+    first = int(np.flatnonzero(sparsity == low)[-1])
+    estimate = interpolate_crossing(sparsity[first : first + 2], retention[first : first + 2], retain)
     direction = 1.0 if estimate - low < high - estimate else -1.0
-    target = estimate + direction * tolerance * OVERSHOOT
-    target = min(max(target, low + BRACKET_MARGIN * width), high - BRACKET_MARGIN * width)
+    target = estimate + direction * precision * OVERSHOOT
+    margin = BRACKET_MARGIN * (high - low)
+    rule = _rule_at_sparsity(rule_name, measured, min(max(target, low + margin), high - margin))
+    if rule is None:
+        return SearchStep(end=VALUES_TOO_CLOSE)
+    return SearchStep(rule)
 
-    share = (target - low) / width
-    distance = distances[last_kept] + share * (distances[last_kept + 1] - distances[last_kept])
+
+def _rule_at_sparsity(rule_name: str, measured: Curve, sparsity: float) -> Rule | None:
+    """Return the rule at which a sparsity is expected, or None if it has been measured already.
+
+    The distance of the rule is interpolated between the points. Before the first point, sparsity is assumed to grow
+    with the square root of the distance.
+    """
+    distances = _distances(rule_name, measured)
+    if sparsity < measured.sparsity[0]:
+        distance = distances[0] * (sparsity / measured.sparsity[0]) ** 2
+    else:
+        distance = np.interp(sparsity, measured.sparsity, distances)
     rule = rule_at_distance(rule_name, float(distance))
-    if np.isclose(rule.value, measured.p).any():
+    if np.isclose(rule.value, measured.p).any() or rule.value == RULES[rule_name].dense_value:
         return None
     return rule
-
-
-def _interval_width(measured: Curve, retain: float) -> float:
-    """Return the width of the 95% interval of critical sparsity. 0 if there is none."""
-    critical = critical_sparsity(measured, retain)
-    if critical.low is None or critical.high is None:
-        return 0.0
-    return critical.high - critical.low
 
 
 def interpolate_crossing(sparsity: np.ndarray, retention: np.ndarray, retain: float) -> float:

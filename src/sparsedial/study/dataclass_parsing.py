@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparsedial.errors import SpecError
+from sparsedial.suggestions import closest_names
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ def _describe_error(details: ErrorDetails, known_keys: Sequence[str]) -> str:
 
 def _describe_unknown_key(key: str, known_keys: Sequence[str]) -> str:
     hint = ""
-    matches = difflib.get_close_matches(key, known_keys, n=1)
+    matches = closest_names(key, known_keys)
     if matches:
         hint = f", perhaps {matches[0]!r}"
     return f"unknown key {key!r}{hint}; known keys: {', '.join(known_keys)}"

@@ -2,55 +2,76 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from sparsedial.errors import SparsedialError, StorageError
-from sparsedial.files import is_temporary
+from sparsedial.files import LOCK_NAME, is_temporary
+from sparsedial.study.folder_layout import (
+    RECORD_PATHS,
+    REPORT_FOLDER,
+    ROOT_FILES,
+    SPEC_NAME,
+    SYSTEM_NAMES,
+    check_output_folder,
+    files_below,
+    record_files,
+    temporary_files,
+)
 from sparsedial.study.job import Job, OutcomeKind
 from sparsedial.study.planner import Planner
-from sparsedial.study.records import TrialRecord
+from sparsedial.study.records import SCHEMA_VERSION, TrialRecord
 from sparsedial.study.spec import StudySpec
-from sparsedial.study.store import Store
-from sparsedial.study.verified_records import decode_record
+from sparsedial.study.store import Store, decode_trial, is_consistent
+from sparsedial.study.verified_records import decode_record, read_file
 
-STUDY_FILES = {"study.json", "resolved.json"}
-STUDY_FOLDERS = {"trials", "samples", "prepared", "specs", "failed", "quarantine", "conflicts", "figures"}
 REPORT_SUFFIXES = {".html", ".csv", ".json", ".svg", ".png", ".log", ".txt", ".md", ".yaml", ".yml"}
+"""Suffixes of files beside the records that are expected: the report, notes and logs."""
 
 
 class ProblemKind(StrEnum):
     """Kinds of problems, in the order in which they are listed."""
 
+    UNUSABLE = "unusable"
     CORRUPT = "corrupt"
     CONFLICTING = "conflicting"
     INVALID = "invalid"
     FAILED = "failed"
     MISSING = "missing"
     STRAY = "stray"
+    UNKNOWN = "unknown"
 
     @property
     def advice(self) -> str:
         """Advice for the user, as one clause."""
         return _ADVICE[self]
 
+    @property
+    def is_harmless(self) -> bool:
+        """True if the files have no effect on the results."""
+        return self in (ProblemKind.STRAY, ProblemKind.UNKNOWN)
+
 
 _ADVICE = {
+    ProblemKind.UNUSABLE: "a file that the study needs cannot be used; its line says what to do",
     ProblemKind.CORRUPT: (
-        "run the study again: damaged files are moved to quarantine/, and only their trials are run again"
+        "run the study again: damaged files are moved to quarantine/, and what the study still needs is computed again"
     ),
     ProblemKind.CONFLICTING: (
         "two runs gave different numbers, and the first one counts. Compare them, then delete the file in conflicts/"
     ),
-    ProblemKind.INVALID: "the numbers cannot be used: change the task, its limit or the dtype, or leave it out",
+    ProblemKind.INVALID: (
+        "the numbers cannot be used: change the model, the task, its limit or the dtype, or leave the trial out"
+    ),
     ProblemKind.FAILED: "run the study with --retry-failed, or leave the trial out",
     ProblemKind.MISSING: "run the study again: it resumes where it stopped",
     ProblemKind.STRAY: (
-        "files left by a run that was killed, or not part of the study: they are harmless and can be deleted"
+        "left by a run that was killed or by a repaired trial: nothing reads these files, and they can be deleted"
     ),
+    ProblemKind.UNKNOWN: "not written by this version of sparsedial, which neither reads nor changes these files",
 }
 
 
@@ -81,15 +102,16 @@ def find_problems(store: Store) -> list[Problem]:
         The problems, sorted by kind.
     """
     reader = Store(store.folder, repair=False)
-    problems = [*_check_trials(reader), *_check_other_records(reader), *_find_strays(reader)]
-    try:
-        planner = read_planner(reader)
-    except SparsedialError as error:
-        problems.append(Problem(ProblemKind.CORRUPT, "study.json", str(error)))
-    else:
-        problems += _check_plan(planner)
+    problems: list[Problem] = []
+    for check in (_check_spec_and_plan, _check_trials, _check_other_records, _find_strays, _find_unknown):
+        try:
+            problems += check(reader)
+        except StorageError as error:
+            problems.append(Problem(ProblemKind.UNUSABLE, store.folder.name, str(error)))
+        if check is _check_spec_and_plan and _has_version_mismatch(reader):
+            break  # the records cannot be judged
     order = list(ProblemKind)
-    return sorted(problems, key=lambda problem: (order.index(problem.kind), problem.text))
+    return sorted(dict.fromkeys(problems), key=lambda problem: (order.index(problem.kind), problem.text))
 
 
 def read_planner(store: Store) -> Planner:
@@ -101,22 +123,23 @@ def read_planner(store: Store) -> Planner:
     Returns:
         The planner, with the tasks and models that ``resolved.json`` lists.
     """
-    spec = StudySpec.from_json(store.read_spec(), str(store.folder / "study.json"))
+    spec = StudySpec.from_json(store.read_spec(), str(store.folder / SPEC_NAME))
     resolved = store.read_resolved() or {}
     tasks = {str(task.get("task")): task for task in resolved.get("tasks", [])}
     return Planner(spec, tasks, store, store.resolved_models(spec.models))
 
 
 def check_study_readable(folder: Path) -> None:
-    """Check that a directory can be used for a study: it holds no study, or one that this version can read.
+    """Check that a directory can be used for a study: it is new, empty, or holds a study that this version can read.
 
     Args:
         folder: The directory. Nothing in it is changed.
 
     Raises:
-        StorageError: The ``study.json`` is damaged, or of another schema version.
+        StorageError: The directory holds other files, or its ``study.json`` is damaged or of another schema version.
     """
-    path = folder / "study.json"
+    check_output_folder(folder)
+    path = folder / SPEC_NAME
     if not path.exists():
         return
     try:
@@ -138,10 +161,11 @@ def describe_trial(record: TrialRecord) -> str:
 
 
 def _check_trials(store: Store) -> Iterator[Problem]:
-    for path in sorted((store.folder / "trials").glob("*/*.json")):
-        if is_temporary(path):
-            continue
-        problem = _check_trial(store, path)
+    for path in record_files(store.folder, "trials"):
+        try:
+            problem = _check_trial(store, path)
+        except StorageError as error:
+            problem = Problem(ProblemKind.UNUSABLE, path.stem, str(error))
         if problem is not None:
             yield problem
 
@@ -150,41 +174,43 @@ def _check_trial(store: Store, path: Path) -> Problem | None:
     """Return the problem of one finished trial and its scores. None if there is no problem."""
     key = path.stem
     name = _relative_name(store, path)
-    try:
-        data = decode_record(path.read_bytes(), key)
-    except OSError as error:
-        return Problem(ProblemKind.CORRUPT, key, f"{name}: {error.strerror}")
-    if data is None:
-        return Problem(ProblemKind.CORRUPT, key, f"{name}: damaged")
-    record = TrialRecord.from_json(data)
+    data = read_file(path) or b""
+    record = decode_trial(data, key)
+    if record is None:
+        return Problem(ProblemKind.CORRUPT, key, f"{name}: {_describe_damage(data)}")
     trial = describe_trial(record)
-    if record.key != key:
-        return Problem(ProblemKind.INVALID, key, f"{trial}: {name} was written for another trial")
-    try:
-        scores = store.samples(record)
-    except SparsedialError as error:
-        return Problem(ProblemKind.CORRUPT, key, f"{trial}: {error}")
-    is_consistent = len(scores) == record.result.examples and 0.0 <= record.result.sparsity <= 1.0
-    if not is_consistent or not all(map(math.isfinite, scores)):
-        return Problem(
-            ProblemKind.INVALID,
-            key,
-            f"{trial}: its number of examples, sparsity or scores are inconsistent or not finite",
-        )
+    scores = store.find_samples(record)
+    if scores is None:
+        return Problem(ProblemKind.CORRUPT, key, f"{trial}: {name}: its scores in samples/ are lost or damaged")
+    if not is_consistent(record, scores):
+        text = f"{trial}: {name}: its number of examples, sparsity or scores are inconsistent or not finite"
+        return Problem(ProblemKind.CORRUPT, key, text)
     return None
 
 
+def _describe_damage(data: bytes) -> str:
+    """Return why the record in a file cannot be used, as one clause."""
+    try:
+        schema = json.loads(data)["schema"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "damaged"
+    if schema != SCHEMA_VERSION:
+        return f"written with schema version {schema}, but this version of sparsedial reads version {SCHEMA_VERSION}"
+    return "damaged, or written for another trial"
+
+
 def _check_other_records(store: Store) -> Iterator[Problem]:
-    for path in sorted((store.folder / "prepared").glob("*.json")):
-        if not is_temporary(path) and decode_record(path.read_bytes(), path.stem) is None:
-            text = f"{_relative_name(store, path)}: damaged file with the examples of a task"
+    for path in record_files(store.folder, "prepared"):
+        name = _relative_name(store, path)
+        try:
+            data = read_file(path) or b""
+        except StorageError as error:
+            yield Problem(ProblemKind.UNUSABLE, path.stem, str(error))
+            continue
+        if decode_record(data, path.stem) is None:
+            text = f"{name}: {_describe_damage(data)}: the examples of a task"
             yield Problem(ProblemKind.CORRUPT, path.stem, text)
-    for path in sorted((store.folder / "quarantine").glob("*")):
-        key = path.name.partition(".")[0]
-        if store.trial(key) is None and store.prepared(key) is None:
-            text = f"{_relative_name(store, path)}: set aside because it was damaged, and not written again since"
-            yield Problem(ProblemKind.CORRUPT, key, text)
-    for path in sorted((store.folder / "conflicts").glob("*")):
+    for path in record_files(store.folder, "conflicts"):
         key = path.name.partition(".")[0]
         first = store.trial(key)
         trial = key[:12] if first is None else describe_trial(first)
@@ -193,30 +219,51 @@ def _check_other_records(store: Store) -> Iterator[Problem]:
 
 
 def _find_strays(store: Store) -> Iterator[Problem]:
-    for path in sorted(store.folder.glob("**/*")):
-        if is_temporary(path):
-            yield Problem(ProblemKind.STRAY, path.name, f"{_relative_name(store, path)}: a temporary file")
-    for path in sorted((store.folder / "samples").glob("*.parquet")):
+    for path in temporary_files(store.folder):
+        yield Problem(ProblemKind.STRAY, path.name, f"{_relative_name(store, path)}: a temporary file")
+    for path in record_files(store.folder, "samples"):
         key, _, digest = path.name.removesuffix(".parquet").partition(".")
         record = store.trial(key)
         if record is None or not record.samples_sha256.startswith(digest):
             text = f"{_relative_name(store, path)}: scores that no finished trial refers to"
             yield Problem(ProblemKind.STRAY, key, text)
-    for path in sorted(store.folder.glob("*")):
-        if not _belongs_to_study(path):
-            yield Problem(ProblemKind.STRAY, path.name, f"{_relative_name(store, path)}: not part of a study")
 
 
-def _belongs_to_study(path: Path) -> bool:
-    if is_temporary(path):  # listed as a temporary file already
-        return True
-    if path.is_dir():
-        return path.name in STUDY_FOLDERS
-    return path.name in STUDY_FILES or path.suffix in REPORT_SUFFIXES
+def _find_unknown(store: Store) -> Iterator[Problem]:
+    """Yield the files and directories that a study does not write."""
+    for path in sorted(store.folder.iterdir()):
+        if path.is_dir():
+            belongs = path.name in (*RECORD_PATHS, REPORT_FOLDER)
+        else:
+            belongs = path.name in (*ROOT_FILES, LOCK_NAME) or path.suffix in REPORT_SUFFIXES or is_temporary(path)
+        if not belongs and path.name not in SYSTEM_NAMES:
+            yield Problem(ProblemKind.UNKNOWN, path.name, _relative_name(store, path))
+    for name in RECORD_PATHS:
+        known = set(record_files(store.folder, name))
+        for path in files_below(store.folder / name):
+            if path not in known and path.name not in (LOCK_NAME, *SYSTEM_NAMES) and not is_temporary(path):
+                yield Problem(ProblemKind.UNKNOWN, path.name, _relative_name(store, path))
+
+
+def _check_spec_and_plan(store: Store) -> Iterator[Problem]:
+    try:
+        planner = read_planner(store)
+    except SparsedialError as error:
+        yield Problem(ProblemKind.UNUSABLE, SPEC_NAME, str(error))
+    else:
+        yield from _check_plan(planner)
+
+
+def _has_version_mismatch(store: Store) -> bool:
+    """Return True if the study was written with another schema version."""
+    try:
+        return store.read_spec().get("version", SCHEMA_VERSION) != SCHEMA_VERSION
+    except StorageError:
+        return False
 
 
 def _check_plan(planner: Planner) -> Iterator[Problem]:
-    """Yield the planned jobs that failed or are not finished, and dense trials whose score is 0."""
+    """Yield the planned jobs that failed or are not finished, and dense trials without a usable score."""
     for model in planner.models:
         yield from _check_attempts(planner, Job(model))
     for job in planner.known_jobs():
@@ -224,8 +271,11 @@ def _check_plan(planner: Planner) -> Iterator[Problem]:
             yield from _check_attempts(planner, job)
         elif job.rule is None:
             yield from _check_dense_score(planner, job)
+    set_aside = {path.name.partition(".")[0] for path in record_files(planner.store.folder, "quarantine")}
     for job in planner.jobs():
-        yield Problem(ProblemKind.MISSING, planner.key(job), f"{job}: not finished")
+        key = planner.key(job)
+        reason = "set aside in quarantine/ because it was damaged, and not run again since"
+        yield Problem(ProblemKind.MISSING, key, f"{job}: {reason if key in set_aside else 'not finished'}")
 
 
 def _check_attempts(planner: Planner, job: Job) -> Iterator[Problem]:
@@ -240,13 +290,11 @@ def _check_attempts(planner: Planner, job: Job) -> Iterator[Problem]:
 
 
 def _check_dense_score(planner: Planner, job: Job) -> Iterator[Problem]:
-    """Yield a problem if the dense score is 0, so that a sparse score cannot be compared with it."""
+    """Yield a problem if no sparse score can be compared with the dense score."""
     record = planner.finished_trial(job)
-    if record is None or record.result.score > 0:
-        return
-    result = record.result
-    text = f"{job}: {result.metric} is {result.score:g} on {result.examples} examples, so retention is undefined"
-    yield Problem(ProblemKind.INVALID, planner.key(job), text)
+    problem = None if record is None else planner.score_problem(record)
+    if problem is not None:
+        yield Problem(ProblemKind.INVALID, planner.key(job), f"{job}: {problem}")
 
 
 def _relative_name(store: Store, path: Path) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsedial.curves.curve import Curve, average_at_each_p
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.rules import Rule
 from sparsedial.study.adaptive_search import first_rules, next_rule
 from sparsedial.study.canonical_json import json_digest
-from sparsedial.study.curve_from_trials import measured_curve
 from sparsedial.study.curve_progress import CurveKey, CurveProgress, TrialCount
 from sparsedial.study.job import MAX_ATTEMPTS, FailureRecord, Job, ResolvedModel
+from sparsedial.study.leading_curve import TaskTrials, leading_curve
 from sparsedial.study.records import TrialIdentity, TrialRecord
+from sparsedial.study.score_scale import find_score_problem
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
-from sparsedial.tasks.registry import is_data_free
 
-TYPICAL_SEARCH_POINTS = 6
+TYPICAL_SEARCH_POINTS = 8
 """Number of points of a typical search, used only to estimate the number of remaining trials."""
 
 
@@ -46,6 +45,7 @@ class Planner:
         self.resolved_models = dict(resolved_models)
         self._keys: dict[Job, str] = {}
         self._records: dict[str, TrialRecord] = {}  # finished trials never change, so they are read once
+        self._score_problems: dict[str, str | None] = {}
         self._next_rules: dict[tuple[Any, ...], Rule | None] = {}  # the search always gives the same answer
 
     def jobs(self, *, assume_dense: bool = False) -> list[Job]:
@@ -93,6 +93,11 @@ class Planner:
         if job.rule is None:
             return TrialIdentity(resolved.identity, task)
         return TrialIdentity(resolved.identity, task, job.site, job.rule, self.spec.layers, resolved.ffns)
+
+    @property
+    def finished_keys(self) -> frozenset[str]:
+        """Keys of the finished trials that have been read."""
+        return frozenset(self._records)
 
     def finished_trial(self, job: Job) -> TrialRecord | None:
         """Return the record of a job's trial, or None if it is not finished.
@@ -247,31 +252,43 @@ class Planner:
         return [Job(model, task) for task in self.tasks]
 
     def _tasks_with_dense_score(self, model: str) -> list[str]:
-        """Return the tasks whose dense trial is finished and has a score above 0."""
+        """Return the tasks whose dense trial is finished and has a score that sparse scores can be compared with."""
         tasks = []
         for task in self.tasks:
             record = self.finished_trial(Job(model, task))
-            if record is not None and record.result.score > 0:
+            if record is not None and self.score_problem(record) is None:
                 tasks.append(task)
         return tasks
 
+    def score_problem(self, record: TrialRecord) -> str | None:
+        """Return why no sparse score can be compared with that of a dense trial, or None if it can.
+
+        Args:
+            record: A finished dense trial.
+        """
+        if record.key not in self._score_problems:
+            self._score_problems[record.key] = find_score_problem(record, self.store.samples(record))
+        return self._score_problems[record.key]
+
     def _next_rule(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | None:
         """Return the rule that the search measures after the given rules, or None if the search has ended."""
-        # As in the paper, the search follows the average over tasks, without data-free tasks if there are others.
-        leading = [task for task in tasks if not is_data_free(task)] or list(tasks)
-        cache_key = (curve, tuple(leading), tuple(rules))
+        cache_key = (curve, tuple(tasks), tuple(rules))
         if cache_key not in self._next_rules:
-            average = None
-            if rules:
-                average = average_at_each_p([self._curve(curve, task, rules) for task in leading])
-            answer = next_rule(curve.rule_name, average, self.spec.retain, self.spec.tolerance)
-            self._next_rules[cache_key] = answer
+            self._next_rules[cache_key] = self._search(curve, tasks, rules)
         return self._next_rules[cache_key]
 
-    def _curve(self, curve: CurveKey, task: str, rules: Sequence[Rule]) -> Curve:
+    def _search(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | None:
+        measured = None
+        if rules:
+            measured = leading_curve(self.store, [self._task_trials(curve, task, rules) for task in tasks])
+            if measured is None:
+                return None
+        return next_rule(curve.rule_name, measured, self.spec.retain, self.spec.tolerance)
+
+    def _task_trials(self, curve: CurveKey, task: str, rules: Sequence[Rule]) -> TaskTrials:
         dense = self._records[self.key(Job(curve.model, task))]
         sparse = [self._records[self.key(Job(curve.model, task, curve.site, rule))] for rule in rules]
-        return measured_curve(self.store, dense, sparse)
+        return TaskTrials(dense, tuple(sparse))
 
 
 def _jobs_at(curve: CurveKey, rule: Rule, tasks: Iterable[str]) -> list[Job]:

@@ -134,6 +134,8 @@ class TrialResult:
         dropped: Number of dropped entries, without those of padding tokens. 0 for the dense run.
         total: Number of entries that the rule was applied to, without those of padding tokens. 0 for the dense run.
         details: Further statistics by name, such as the mean number of generated tokens.
+        higher_is_better: Direction of the metric. None if the record does not state it.
+        chance: Expected score of random choices, such as 1/4 for questions with four options. None if it is not known.
     """
 
     metric: str
@@ -142,6 +144,8 @@ class TrialResult:
     dropped: int = 0
     total: int = 0
     details: Mapping[str, float] = field(default_factory=dict)
+    higher_is_better: bool | None = field(default=None, compare=False)  # follows from the identity of the task, and
+    chance: float | None = field(default=None, compare=False)  # older records of equal results do not have it
 
     @property
     def sparsity(self) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from sparsedial import errors
 from sparsedial.errors import SparsedialError, StorageError
+from sparsedial.files import ExclusiveMove
 from sparsedial.study.dataclass_parsing import raise_problems
 from sparsedial.study.executors.base import Executor, ExecutorConfig
 from sparsedial.study.executors.factory import make_executor
@@ -13,9 +15,9 @@ from sparsedial.study.integrity import check_study_readable
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind
 from sparsedial.study.planner import Planner
 from sparsedial.study.progress_listener import NullListener, ProgressListener
-from sparsedial.study.records import TrialRecord
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.study.study_lock import lock_study
 from sparsedial.study.worker import Outcome, WorkerSetup
 
 LOCAL = ExecutorConfig()
@@ -37,7 +39,8 @@ def run_study(
     trials. If no sparse trial can be finished, the error of the first failure is raised.
 
     Problems of the spec are detected before a model is loaded, and one `SpecError` lists all of them. A `StorageError`
-    is raised if the directory cannot be written, or if it holds a study that must not be overwritten.
+    is raised if the directory cannot be written, holds other files or a study that must not be overwritten, or is in
+    use by another study.
 
     Args:
         spec: The study.
@@ -50,30 +53,50 @@ def run_study(
     Returns:
         The store. Every trial of the spec is finished or recorded as failed.
     """
+    listener = listener or NullListener()
     check_study_readable(folder)
     store = Store(folder)
     problems = executor.problems()
-    try:
-        store = Store.create(folder)
-    except StorageError as error:
-        problems.append(str(error))
-    # The driver cannot check the devices of the workers of a cluster.
-    problems += spec.problems("auto" if executor.kind == "ray" else device)
-    raise_problems(problems)
+    with ExitStack() as cleanup:
+        try:
+            store = Store.create(folder)
+        except StorageError as error:
+            problems.append(str(error))
+        else:
+            cleanup.enter_context(lock_study(folder, spec.to_json()))
+        # The driver cannot check the devices of the workers of a cluster.
+        problems += spec.problems("auto" if executor.kind == "ray" else device)
+        raise_problems(problems)
+        _run_jobs(store, WorkerSetup(spec, folder, device), executor, listener, retry_failed)
+    return store
 
-    listener = listener or NullListener()
-    job_executor = make_executor(executor, WorkerSetup(spec, folder, device), listener)
+
+def _run_jobs(
+    store: Store, setup: WorkerSetup, executor: ExecutorConfig, listener: ProgressListener, retry_failed: bool
+) -> None:
+    """Write the spec and run its jobs."""
+    spec = setup.spec
+    if store.exclusive_move is ExclusiveMove.LOCK:
+        listener.log(
+            f"{store.folder}: the file system has neither hard links nor exclusive renames, so files are written under "
+            "a lock. Use several machines only if the file system shares locks (flock) between them."
+        )
+    job_executor = make_executor(executor, setup, listener)
     try:
-        store.write_spec(spec.to_json())
+        if store.write_spec(spec.to_json()):
+            listener.log(
+                f"{store.folder}: the study has changed. Its earlier study.json is now in specs/. Finished trials are "
+                "kept, and the report shows those of the new study."
+            )
         if retry_failed:
             store.forget_failures()
         planner = Planner(spec, spec.task_identities(), store, {})
         for model in planner.models:
             store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
         _StudyDriver(planner, listener).run(job_executor)
+        store.set_aside_damaged_files(planner.finished_keys)
     finally:
         job_executor.close()
-    return store
 
 
 class _StudyDriver:
@@ -126,12 +149,14 @@ class _StudyDriver:
         self._listener.log(outcome.resolved_model.text)
 
     def _record_trial(self, job: Job, outcome: Outcome) -> None:
-        """Check that the finished trial is the planned one, and that a dense score is above 0."""
+        """Check that the finished trial is the planned one, and that a dense score can be compared with others."""
         record = self._planner.finished_trial(job)
         if record is None:
             self._record_failure(job, self._wrong_trial_outcome(job, outcome))
-        elif job.rule is None and record.result.score <= 0:
-            self._keep_first_failure(_zero_dense_score_outcome(job, record))
+        elif job.rule is None:
+            problem = self._planner.score_problem(record)
+            if problem is not None:
+                self._keep_first_failure(Outcome(OutcomeKind.INVALID, f"task {job.task}: {problem}."))
 
     def _wrong_trial_outcome(self, job: Job, outcome: Outcome) -> Outcome:
         """Return the outcome of a job whose worker finished another trial than the planned one."""
@@ -167,13 +192,3 @@ class _StudyDriver:
                 "resolved_models": [model.to_json() for model in models],
             }
         )
-
-
-def _zero_dense_score_outcome(job: Job, record: TrialRecord) -> Outcome:
-    """Return the outcome of a dense trial whose score is 0, with which no sparse score can be compared."""
-    result = record.result
-    return Outcome(
-        OutcomeKind.INVALID,
-        f"task {job.task}: the dense model scores {result.score:g} on {result.examples} examples, so there is nothing "
-        "to retain. Use more examples or another metric, or leave the task out.",
-    )

@@ -20,6 +20,7 @@ from sparsedial.rules import RULES, Rule, make_rule
 from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dataclass
 from sparsedial.study.records import SCHEMA_VERSION
 from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
+from sparsedial.suggestions import describe_unknown
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import make_tasks
 from sparsedial.tasks.spec import TaskSpec
@@ -141,16 +142,18 @@ class StudySpec:
             The study.
 
         Raises:
-            SpecError: The file cannot be read, is not YAML, or `from_json` rejects its content.
+            SpecError: The file cannot be read, is not YAML or repeats a key, or `from_json` rejects its content.
         """
-        import yaml
+        from sparsedial.study.strict_yaml import load_yaml
 
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = load_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SpecError(f"{path}: {error.strerror}. Expected a YAML file that describes a study.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path}: not YAML: {error}") from None
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{path}: not UTF-8: {error.reason} at byte {error.start}. Save it as UTF-8.") from None
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from None
         return cls.from_json(data, str(path))
 
     def command(self) -> list[str]:
@@ -243,7 +246,7 @@ class StudySpec:
                 problems.append(f"no {name}: expected at least one")
         for site in self.sites or ():
             if site not in SITES:
-                problems.append(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+                problems.append(describe_unknown("site", site, SITES))
         options_by_name: dict[str, Mapping[str, Any]] = {}
         for task in self.tasks:
             if options_by_name.setdefault(task.name, task.options) != task.options:
@@ -256,7 +259,7 @@ class StudySpec:
             if name in RULES:
                 problems += _error_messages([partial(make_rule, name, value) for value in self.values or ()])
             else:
-                problems.append(f"unknown rule {name!r}: expected one of {', '.join(RULES)}")
+                problems.append(describe_unknown("rule", name, RULES))
         return problems
 
     def _number_problems(self) -> list[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import secrets
-import shutil
 import time
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 
 from sparsedial.errors import StorageError
-from sparsedial.study.canonical_json import to_canonical_json
-from sparsedial.study.job import FailureRecord, OutcomeKind, ResolvedModel
+from sparsedial.study.folder_layout import record_files
+from sparsedial.study.job import FailureRecord, OutcomeKind
 from sparsedial.study.records import TrialRecord
-from sparsedial.study.verified_records import RecordFolder, decode_record, encode_record
+from sparsedial.study.spec_folder import SpecFolder
+from sparsedial.study.verified_records import decode_record, encode_record, read_file
 
 DIGEST_PREFIX = 16
 """Number of hexadecimal digits of the digest in the name of a second file with scores of the same trial."""
 
 
-class Store(RecordFolder):
+class Store(SpecFolder):
     """Directory of a study.
 
     The directory holds ``study.json``, ``resolved.json`` and the directories ``trials``, ``samples``, ``prepared``,
@@ -50,7 +51,7 @@ class Store(RecordFolder):
         return self._read_trial(self.trial_path(key))
 
     def complete_trial(self, key: str) -> TrialRecord | None:
-        """Return a finished trial whose scores are intact. A trial with missing or damaged scores is quarantined.
+        """Return a finished trial whose scores are intact. A trial without intact scores is moved to ``quarantine/``.
 
         Args:
             key: Key of the trial.
@@ -61,16 +62,15 @@ class Store(RecordFolder):
         record = self.trial(key)
         if record is None:
             return None
-        try:
-            self.samples(record)
-        except StorageError:
+        scores = self.find_samples(record)
+        if scores is None or not is_consistent(record, scores):
             self.quarantine(self.trial_path(key))
             return None
         return record
 
     def trials(self) -> Iterator[TrialRecord]:
         """Yield every readable finished trial, sorted by key."""
-        for path in sorted((self.folder / "trials").glob("??/*.json")):
+        for path in record_files(self.folder, "trials"):
             record = self._read_trial(path)
             if record is not None:
                 yield record
@@ -118,23 +118,35 @@ class Store(RecordFolder):
             Scores, float64, shape [examples].
 
         Raises:
-            StorageError: The file is missing, or its SHA-256 differs from the one in the record.
+            StorageError: The file is missing or cannot be read, or its SHA-256 differs from the one in the record.
+        """
+        scores = self.find_samples(record)
+        if scores is None:
+            path = self._samples_paths(record.key, record.samples_sha256)[0]
+            raise StorageError(
+                f"{path}: the scores of trial {record.key[:12]} are lost or damaged: run the study again"
+            )
+        return scores
+
+    def find_samples(self, record: TrialRecord) -> np.ndarray | None:
+        """Return the per-example scores of a trial, or None if they are missing or damaged.
+
+        Args:
+            record: A finished trial.
+
+        Returns:
+            Scores, float64, shape [examples]. None if no file has the SHA-256 of the record.
+
+        Raises:
+            StorageError: A file cannot be read.
         """
         import pandas as pd
 
-        paths = self._samples_paths(record.key, record.samples_sha256)
-        for path in paths:
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StorageError(f"{path}: {error.strerror}") from None
-            if hashlib.sha256(data).hexdigest() == record.samples_sha256:
+        for path in self._samples_paths(record.key, record.samples_sha256):
+            data = read_file(path)
+            if data is not None and hashlib.sha256(data).hexdigest() == record.samples_sha256:
                 return pd.read_parquet(io.BytesIO(data))["score"].to_numpy()
-        raise StorageError(
-            f"{paths[0]}: the scores of trial {record.key[:12]} are lost or damaged: run the study again"
-        )
+        return None
 
     def trial_path(self, key: str) -> Path:
         """Return the path of a finished trial, whether or not it exists.
@@ -150,8 +162,25 @@ class Store(RecordFolder):
         return folder / f"{key}.parquet", folder / f"{key}.{digest[:DIGEST_PREFIX]}.parquet"
 
     def _read_trial(self, path: Path) -> TrialRecord | None:
-        data = self.read_record(path, path.stem)
-        return None if data is None else TrialRecord.from_json(data)
+        data = read_file(path)
+        if data is None:
+            return None
+        record = decode_trial(data, path.stem)
+        if record is None:
+            self.quarantine(path)
+        return record
+
+    def set_aside_damaged_files(self, intact: Container[str]) -> None:
+        """Move damaged trials and prepared examples to ``quarantine/``, whether or not the study still needs them.
+
+        Args:
+            intact: Keys of trials that have been checked already.
+        """
+        for path in record_files(self.folder, "trials"):
+            if path.stem not in intact:
+                self.complete_trial(path.stem)
+        for path in record_files(self.folder, "prepared"):
+            self.prepared(path.stem)
 
     # ------------------------------------------------------------------ failures
 
@@ -175,7 +204,7 @@ class Store(RecordFolder):
         """
         failures = []
         for path in sorted((self.folder / "failed" / key).glob("*.json")):
-            record = decode_record(path.read_bytes(), key)
+            record = decode_record(read_file(path) or b"", key)
             if record is None:
                 failures.append(FailureRecord(key, OutcomeKind.UNREADABLE, "", time=""))
             else:
@@ -187,8 +216,18 @@ class Store(RecordFolder):
 
         Args:
             key: Key of the job. Defaults to None, which means all jobs.
+
+        Raises:
+            StorageError: A record cannot be removed.
         """
-        shutil.rmtree(self.folder / "failed" / (key or ""), ignore_errors=True)
+        for path in record_files(self.folder, "failed"):
+            if key in (None, path.parent.name):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise StorageError(f"{path}: cannot be removed: {error.strerror}") from None
+                with suppress(OSError):  # not empty yet
+                    path.parent.rmdir()
 
     # ------------------------------------------------------------------ prepared examples
 
@@ -217,93 +256,36 @@ class Store(RecordFolder):
         self.write_file(self.folder / "prepared" / f"{key}.json", encode_record({"key": key, "examples": examples}))
         return self.prepared(key) or examples
 
-    # ------------------------------------------------------------------ the spec and its models
 
-    def write_spec(self, spec: dict[str, Any]) -> None:
-        """Write ``study.json``. An earlier spec that differs is moved to ``specs/``.
+def decode_trial(data: bytes, key: str) -> TrialRecord | None:
+    """Return the trial in a file.
 
-        Args:
-            spec: The study, as returned by `StudySpec.to_json`.
+    Args:
+        data: Content of the file.
+        key: Key of the trial, which is the name of the file.
 
-        Raises:
-            StorageError: The earlier spec cannot be read, or the new one cannot be written.
-        """
-        path = self.folder / "study.json"
-        data = json.dumps(spec, indent=1, sort_keys=True, allow_nan=False).encode()
-        try:
-            earlier = path.read_bytes() if path.exists() else data
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from None
-        if earlier != data:
-            self.write_file(self.folder / "specs" / f"{hashlib.sha256(earlier).hexdigest()}.json", earlier)
-        self.write_file(path, data, replace=True)
-
-    def read_spec(self) -> dict[str, Any]:
-        """Return the content of ``study.json``.
-
-        Returns:
-            A dictionary for `StudySpec.from_json`.
-
-        Raises:
-            StorageError: The directory holds no study, or its ``study.json`` is damaged.
-        """
-        path = self.folder / "study.json"
-        try:
-            spec = json.loads(path.read_text())
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}. Expected the output directory of a run.") from None
-        except ValueError as error:
-            raise StorageError(_damage_message(path, str(error))) from None
-        if not isinstance(spec, dict):
-            raise StorageError(_damage_message(path, "expected an object"))
-        return spec
-
-    def write_resolved(self, resolved: dict[str, Any]) -> None:
-        """Write ``resolved.json``: the identities of the tasks and models that the spec names.
-
-        Args:
-            resolved: "tasks" lists identities of tasks, "models" lists identities of models, and "resolved_models"
-                lists models as returned by `ResolvedModel.to_json`.
-        """
-        self.write_file(self.folder / "resolved.json", to_canonical_json(resolved).encode(), replace=True)
-
-    def read_resolved(self) -> dict[str, Any] | None:
-        """Return the content of ``resolved.json``, as `write_resolved` takes it. None if it is missing or damaged."""
-        try:
-            resolved = json.loads((self.folder / "resolved.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(resolved, dict):
-            return None
-        for name in ("tasks", "models", "resolved_models"):
-            entries = resolved.get(name, [])
-            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-                return None
-        return resolved
-
-    def resolved_models(self, names: Container[str]) -> dict[str, ResolvedModel]:
-        """Return the models that earlier runs have loaded.
-
-        Args:
-            names: Names of the models in the spec. Other models are omitted.
-
-        Returns:
-            The models by their names. Empty if ``resolved.json`` cannot be read: the models are then loaded again.
-        """
-        resolved = self.read_resolved() or {}
-        models = {}
-        try:
-            for entry in resolved.get("resolved_models", []):
-                model = ResolvedModel.from_json(entry)
-                if model.model in names:
-                    models[model.model] = model
-        except (KeyError, TypeError):
-            return {}
-        return models
+    Returns:
+        The trial. None if the file is damaged or holds another trial.
+    """
+    record = decode_record(data, key)
+    if record is None:
+        return None
+    try:
+        trial = TrialRecord.from_json(record)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    if trial.key != key:
+        return None
+    return trial
 
 
-def _damage_message(path: Path, reason: str) -> str:
-    return (
-        f"{path}: not a study: {reason}. The file was not changed. Move it to another directory and run the study "
-        "again with the same --out: finished trials in this directory are used."
-    )
+def is_consistent(record: TrialRecord, scores: np.ndarray) -> bool:
+    """Return True if the numbers of a trial agree with its scores.
+
+    Args:
+        record: A finished trial.
+        scores: Its scores, shape [examples].
+    """
+    if len(scores) != record.result.examples or not 0.0 <= record.result.sparsity <= 1.0:
+        return False
+    return all(map(math.isfinite, scores))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsedial.errors import TaskError
+from sparsedial.errors import NonFiniteError, NonFiniteOutputError, TaskError
 from sparsedial.ffn.feed_forward import FFN, FFNs, skippable_mac_share
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.hooks.step_mask_reuse import MaskReuse
@@ -104,6 +104,7 @@ class Trial:
 
         Raises:
             TaskError: There are no scores, or some are not finite.
+            NonFiniteError: The logits or the sparsified vectors contain NaN or Inf.
         """
         start = time.time()
         evaluation = self._evaluate(lm, ffns, examples, progress)
@@ -131,6 +132,8 @@ class Trial:
                 dropped=sum(count.dropped for count in counts),
                 total=sum(count.total for count in counts),
                 details={**scores.details, **evaluation.usage},
+                higher_is_better=scores.higher_is_better,
+                chance=scores.chance,
             ),
             counts=counts,
             skippable_macs=self._skippable_macs(ffns, counts),
@@ -145,7 +148,10 @@ class Trial:
             return _Evaluation(self.task.score(lm, examples, None, progress))
         with sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns) as sparsifier:
             overlap = self._observe_steps(lm, sparsifier)
-            scores = self.task.score(lm, examples, sparsifier, progress)
+            try:
+                scores = self.task.score(lm, examples, sparsifier, progress)
+            except NonFiniteOutputError as error:
+                raise _add_affected_layers(error, sparsifier) from None
         counts = counts_from_table(sparsifier.stats(), SparsityCount)
         if overlap is None:
             return _Evaluation(scores, counts)
@@ -166,6 +172,15 @@ class Trial:
         if self.site is None:
             return {}
         return skippable_mac_shares(_ffns_in_layers(ffns, self.layers), self.site, counts)
+
+
+def _add_affected_layers(error: NonFiniteOutputError, sparsifier: Sparsifier) -> NonFiniteError:
+    """Return the error, preceded by the layers whose sparsified vectors contain NaN or Inf if there are any."""
+    try:
+        sparsifier.stats()
+    except NonFiniteError as affected_layers:
+        return NonFiniteError(f"{affected_layers} {error}")
+    return error
 
 
 def ffns_digest(ffns: FFNs, layers: tuple[int, ...] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from sparsedial.errors import StorageError
-from sparsedial.files import is_temporary, write_atomically
+from sparsedial.files import ExclusiveMove, probe_directory, write_atomically
 from sparsedial.study.canonical_json import json_digest, to_canonical_json
+from sparsedial.study.folder_layout import temporary_files
 from sparsedial.study.records import SCHEMA_VERSION
 
 MAX_TEMPORARY_AGE = 3600.0
@@ -48,17 +50,36 @@ def encode_record(record: dict[str, Any]) -> bytes:
     return to_canonical_json({**record, "sha256": json_digest(record)}).encode()
 
 
+def read_file(path: Path) -> bytes | None:
+    """Return the content of a file, or None if it does not exist.
+
+    Args:
+        path: The file.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}. Check its permissions and the disk.") from None
+
+
 class RecordFolder:
     """Directory of files with records, which are verified when they are read.
 
     Args:
         folder: The directory. It need not exist for reading.
         repair: Move damaged files to ``quarantine/``. If False, damaged files are ignored. Defaults to True.
+        exclusive_move: How new files are moved into place. Only `create` knows it. Defaults to None, unknown.
     """
 
-    def __init__(self, folder: Path, *, repair: bool = True) -> None:
+    def __init__(self, folder: Path, *, repair: bool = True, exclusive_move: ExclusiveMove | None = None) -> None:
         self.folder = folder
         self.repair = repair
+        self.exclusive_move = exclusive_move
 
     @classmethod
     def create(cls, folder: Path) -> Self:
@@ -75,15 +96,13 @@ class RecordFolder:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe.{secrets.token_hex(4)}"
-            probe.write_bytes(b"ok")
-            probe.unlink()
+            move = probe_directory(folder)
             _remove_abandoned_files(folder)
         except OSError as error:
             raise StorageError(
-                f"output directory {str(folder)!r} cannot be written: {error.strerror or error}"
+                f"output directory {str(folder)!r} cannot be written: {error.strerror or error}. {_advice(error)}"
             ) from None
-        return cls(folder)
+        return cls(folder, exclusive_move=move)
 
     def read_record(self, path: Path, key: str) -> dict[str, Any] | None:
         """Return a record. A damaged file is moved to ``quarantine/``.
@@ -98,12 +117,9 @@ class RecordFolder:
         Raises:
             StorageError: The file cannot be read.
         """
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        data = read_file(path)
+        if data is None:
             return None
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from None
         record = decode_record(data, key)
         if record is None:
             self.quarantine(path)
@@ -152,7 +168,21 @@ class RecordFolder:
 
 
 def _remove_abandoned_files(folder: Path) -> None:
-    for path in filter(is_temporary, folder.glob("**/.*")):
+    for path in temporary_files(folder):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > MAX_TEMPORARY_AGE:
                 path.unlink()
+
+
+def _advice(error: OSError) -> str:
+    """Return what the user can do if a directory cannot be written."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "The path, or a part of it, is a file. Expected a directory. Choose another path with --out."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free space, or choose a directory on another disk with --out."
+    if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return (
+            "A study needs hard links, exclusive renames (renameat2) or locks (flock), so that no finished trial is "
+            "ever replaced. Choose a directory on another file system with --out."
+        )
+    return "Choose another directory with --out."

@@ -17,6 +17,7 @@ from sparsedial.ffn.feed_forward import FFN, SITES, FFNs, check_site
 from sparsedial.hooks.sparsifier import select_ffns
 from sparsedial.inference.run_context import Progress
 from sparsedial.models.loading import LanguageModel, load_language_model
+from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
 from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
 from sparsedial.study.progress_listener import ProgressListener
@@ -156,16 +157,22 @@ class Worker:
         source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
         self.listener.log(f"loading {name}")
         lm = load_language_model(
-            source, device=self.device, dtype=self.spec.dtype, kind=self.spec.kind, mask_token=self.spec.mask_token
+            source,
+            device=self.device,
+            dtype=self.spec.dtype,
+            kind=self.spec.kind,
+            mask_token=self.spec.mask_token,
+            log=self.listener.log,
         )
         ffns = find_ffns(lm.model, modules=self.spec.modules)
+        size = format_parameter_count(lm.parameters)
         resolved = ResolvedModel(
             model=name,
             identity=lm.identity(),
             sites=self._available_sites(ffns),
             ffns=ffns_digest(ffns, self.spec.layers),
             parameters=lm.parameters,
-            text=f"{name}: {lm.parameters / 1e6:.0f} M parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}",
+            text=f"{name}: {size} parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}",
         )
         self._model = _LoadedModel(lm, ffns, resolved)
         return self._model

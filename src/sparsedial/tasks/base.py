@@ -21,11 +21,17 @@ class Scores:
         metric: Name of the metric that the numbers are values of, for example ``acc`` or ``exact_match``.
         values: Score of each example, shape [examples], float64. The score of the task is their mean.
         details: Further figures of this evaluation by name, for example the mean length of generated texts.
+        higher_is_better: Direction of the metric. A report leaves a task out if this is None and the metric is not
+            one whose direction is known.
+        chance: Expected score of random choices, for example 1/4 for questions with four options. None if it is not
+            known.
     """
 
     metric: str
     values: np.ndarray
     details: Mapping[str, float] = field(default_factory=dict)
+    higher_is_better: bool | None = None
+    chance: float | None = None
 
     @property
     def mean(self) -> float:

@@ -12,6 +12,7 @@ import torch
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
+from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores
@@ -159,6 +160,7 @@ class DenoisingReplay:
 
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         model = MaskedDiffusionModel.from_language_model(lm)
         run = RunContext(sparsifier)
@@ -168,10 +170,27 @@ class DenoisingReplay:
         shares: list[np.ndarray] = []
         completed = 0
         for rows, row_steps in zip(tokens.split(self.batch), filled_at.split(self.batch), strict=True):
-            shares.append(self._replay(model, rows.to(lm.device), row_steps.to(lm.device), steps, run))
+            shares.append(self._score_batch(model, rows.to(lm.device), row_steps.to(lm.device), steps, run))
             completed += len(rows)
             progress(completed, len(tokens))
-        return Scores("agreement", np.concatenate(shares))
+        return Scores("agreement", np.concatenate(shares), higher_is_better=True)
+
+    def _score_batch(
+        self,
+        model: MaskedDiffusionModel,
+        tokens: torch.Tensor,
+        filled_at: torch.Tensor,
+        steps: int,
+        run: RunContext,
+    ) -> np.ndarray:
+        """Return the share of hits in each row of ``tokens`` [rows, length], shape [rows]."""
+
+        def repeat(row: int) -> object:
+            return self._replay(model, tokens[row : row + 1], filled_at[row : row + 1], steps, run)
+
+        shares = self._replay(model, tokens, filled_at, steps, run)
+        check_finite_scores(model.model, shares, repeat)
+        return shares
 
     def _replay(
         self,
@@ -181,14 +200,18 @@ class DenoisingReplay:
         steps: int,
         run: RunContext,
     ) -> np.ndarray:
-        """Return the share of hits in each row of ``tokens`` [rows, length], shape [rows]."""
+        """Return the result of `_score_batch`. It is NaN if the logits are."""
         is_start = filled_at < 0
         hits = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+        is_broken = torch.zeros_like(hits, dtype=torch.bool)
         for step in range(steps):
             masked = filled_at >= step
             noisy = MaskedTokens(tokens.masked_fill(masked, model.mask_token), masked, is_start)
             logits = model.logits(noisy, phase="generation", step=step, guidance=self.config.guidance, run=run)
             logits[..., model.mask_token] = -torch.inf  # the mask token is never a prediction
-            hits += ((logits.argmax(-1) == tokens) & (filled_at == step)).sum(1)
-        shares: np.ndarray = (hits.double() / (~is_start).sum(1)).cpu().numpy()
-        return shares
+            predicted_tokens, is_finite = predict_tokens(logits)
+            hits += ((predicted_tokens == tokens) & (filled_at == step)).sum(1)
+            is_broken |= ~is_finite.all(1)
+        shares = (hits.double() / (~is_start).sum(1)).masked_fill(is_broken, torch.nan)
+        result: np.ndarray = shares.cpu().numpy()
+        return result

@@ -1,4 +1,4 @@
-"""Sampling of sequences from a masked diffusion model, and look-up of the BOS token and position limit of a model."""
+"""Sampling of sequences from a masked diffusion model, and look-up of the BOS token of a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sparsedial.errors import TaskError
 from sparsedial.inference.denoising_config import DenoisingConfig
 from sparsedial.inference.masked_diffusion import DenoisingResult, denoise
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel
+from sparsedial.inference.model_limits import check_token_ids, max_positions
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
@@ -21,23 +22,17 @@ def find_bos_token(lm: LanguageModel) -> int | None:
 
     Args:
         lm: Language model of any kind, with or without a tokenizer.
+
+    Raises:
+        TaskError: The embedding of the model has no row for the token.
     """
     bos = getattr(lm.tokenizer, "bos_token_id", None)
     if bos is None:
         bos = getattr(lm.model.config.get_text_config(), "bos_token_id", None)
-    return None if bos is None else int(bos)
-
-
-def max_positions(lm: LanguageModel) -> int | None:
-    """Return the maximum number of positions of a model, or None if its configuration states none.
-
-    Args:
-        lm: Language model whose text configuration is searched for a positive ``max_position_embeddings``.
-    """
-    limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(limit, int) and limit > 0:
-        return limit
-    return None
+    if bos is None:
+        return None
+    check_token_ids(lm, [[int(bos)]])
+    return int(bos)
 
 
 def sample_by_denoising(
@@ -63,7 +58,8 @@ def sample_by_denoising(
 
     Raises:
         ModelError: The model is not a masked diffusion model, or has no mask token.
-        TaskError: The model has fewer positions than the sequences have tokens.
+        TaskError: The model has fewer positions than the sequences have tokens, or no embedding of the BOS token.
+        NonFiniteOutputError: The model's logits are NaN or infinite.
     """
     model = MaskedDiffusionModel.from_language_model(lm)
     bos = find_bos_token(lm)
@@ -86,7 +82,7 @@ def sample_by_denoising(
 
 def _check_positions(lm: LanguageModel, length: int, start_length: int) -> None:
     """Raise an error if a sequence with its start tokens has more tokens than the model has positions."""
-    limit = max_positions(lm)
+    limit = max_positions(lm.model)
     if limit is not None and limit < length + start_length:
         raise TaskError(
             f"length {length} and {start_length} start tokens exceed the model's {limit} positions: lower the length"

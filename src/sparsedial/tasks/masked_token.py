@@ -9,7 +9,7 @@ from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores
-from sparsedial.tasks.next_token import NextToken
+from sparsedial.tasks.next_token import NextToken, check_document_lengths
 from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restored_shares
 
 VERSION = 1  # incremented when the same settings would give other numbers
@@ -66,10 +66,12 @@ class MaskedToken:
 
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
-            TaskError: The model has no tokenizer, or a document is empty.
+            TaskError: The model has no tokenizer, or a document is empty, or is too long for the model, or has tokens
+                that the model lacks.
         """
         lm.require_mask_token()
         rows = self._document_task().tokenize(lm)
+        check_document_lengths(lm, list(map(len, rows)), self.name)
         return MaskedExamples(rows, draw_masks(rows, self.length, self.fraction, self.seed)).to_json()
 
     def score(
@@ -92,9 +94,10 @@ class MaskedToken:
 
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch, sparsifier, progress)
-        return Scores("accuracy", shares)
+        return Scores("accuracy", shares, higher_is_better=True)
 
     def _document_task(self) -> NextToken:
         """Return a next-token task that reads and tokenizes the same documents."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,9 @@ import torch
 
 from sparsedial.errors import SpecError, TaskError
 from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.logit_budget import max_logit_rows
+from sparsedial.inference.model_limits import check_length, check_token_ids, find_padding_token
+from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.models import zoo_package
 from sparsedial.models.kind import CAUSAL
@@ -31,11 +35,12 @@ class NextToken:
     options of the task.
 
     Attributes:
-        text: File with one document per line: plain text, or JSON objects with the key ``text`` if the suffix is
-            ``.jsonl``. None means the held-out documents of the model zoo, on which no zoo model was trained.
+        text: File in UTF-8 with one document per line: plain text, or JSON objects with the key ``text`` if the suffix
+            is ``.jsonl``. Lines end with a line feed. None means the held-out documents of the model zoo, on which no
+            zoo model was trained.
         limit: Number of documents, counted from the first. None means all.
         length: Maximum number of predicted tokens per document.
-        batch: Documents per forward pass.
+        batch: Maximum number of documents per forward pass. Fewer are used if their logits would exceed 1 GiB.
     """
 
     name: ClassVar[str] = "next_token"
@@ -78,11 +83,13 @@ class NextToken:
 
         Raises:
             TaskError: The model is not causal, so it would read the tokens that it has to predict, or it has no
-                tokenizer, or a document is empty.
+                tokenizer, or a document is empty, or is too long for the model, or has tokens that the model lacks.
         """
         if lm.kind != CAUSAL:
             raise TaskError(f"{self.name}: model {lm.source.name!r} is {lm.kind}: use masked_token instead")
-        return {"tokens": self.tokenize(lm)}
+        rows = self.tokenize(lm)
+        check_document_lengths(lm, [len(row) - 1 for row in rows], self.name)  # the last token is only predicted
+        return {"tokens": rows}
 
     def tokenize(self, lm: LanguageModel) -> list[list[int]]:
         """Return the first token ids of every document, after the BOS token if the tokenizer has one.
@@ -94,7 +101,7 @@ class NextToken:
             One list per document, with at most 1 + `length` token ids.
 
         Raises:
-            TaskError: The model has no tokenizer, or a document is empty.
+            TaskError: The model has no tokenizer, or a document is empty or has tokens that the model lacks.
         """
         if lm.tokenizer is None:
             raise TaskError(f"{self.name}: model {lm.source.name!r} has no tokenizer: use a model with a tokenizer")
@@ -107,6 +114,7 @@ class NextToken:
         empty = [row for row in rows if len(row) < 2]
         if empty:
             raise TaskError(f"{self.name}: {len(empty)} documents have no token to predict: remove the empty ones")
+        check_token_ids(lm, rows)
         return rows
 
     @torch.inference_mode()
@@ -127,40 +135,94 @@ class NextToken:
 
         Returns:
             Scores with the metric ``accuracy``.
+
+        Raises:
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         rows: list[list[int]] = examples["tokens"]
         scores = np.zeros(len(rows))
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # similar lengths need little padding
-        for first in range(0, len(rows), self.batch):
-            indices = by_length[first : first + self.batch]
-            scores[indices] = _predicted_shares(lm, [rows[index] for index in indices], sparsifier)
+        batch = max_logit_rows(lm.model, max(map(len, rows)), self.batch)
+        for first in range(0, len(rows), batch):
+            indices = by_length[first : first + batch]
+            scores[indices] = _score_batch(lm, [rows[index] for index in indices], sparsifier)
             progress(first + len(indices), len(rows))
-        return Scores("accuracy", scores)
+        return Scores("accuracy", scores, higher_is_better=True)
 
     def _read_documents(self) -> list[str]:
         """Return all documents of the file."""
         path = zoo_package.held_out_documents_path() if self.text is None else Path(self.text)
         try:
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = _read_lines(path)
             if path.suffix != ".jsonl":
                 return lines
-            return [json.loads(line)["text"] for line in lines]
+            return list(map(_parse_json_line, lines))
         except OSError as error:
             raise SpecError(
                 f"text {str(path)!r}: {error.strerror}: expected a file with one document per line"
             ) from None
+        except UnicodeDecodeError as error:
+            raise SpecError(f"text {str(path)!r}: {error}: expected a file in UTF-8") from None
         except (ValueError, KeyError, TypeError) as error:
             raise SpecError(f"text {str(path)!r}: {error!r}: expected lines such as {{'text': '...'}}") from None
 
 
-def _predicted_shares(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> np.ndarray:
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a file that are not blank.
+
+    Only a line feed, or a carriage return and a line feed, ends a line. Other characters that Python counts as line
+    boundaries, such as U+2028 or a form feed, may occur inside a document.
+    """
+    lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    return [line.removesuffix("\r") for line in lines if line.strip()]
+
+
+def _parse_json_line(line: str) -> str:
+    """Return the text of a document that is written as a JSON object."""
+    text = json.loads(line)["text"]
+    if not isinstance(text, str):
+        raise TypeError(f"the text is {text!r:.40}")
+    return text
+
+
+def check_document_lengths(lm: LanguageModel, lengths: Sequence[int], task_name: str) -> None:
+    """Raise an error if the longest document has more tokens than the model has positions.
+
+    Args:
+        lm: The model.
+        lengths: Number of tokens that the model reads of each document.
+        task_name: Name of the task, for the error message.
+
+    Raises:
+        TaskError: The model has too few positions.
+    """
+    longest = int(np.argmax(lengths))
+    check_length(
+        lm,
+        lengths[longest],
+        f"{task_name}: the model would read {lengths[longest]} tokens of document {longest + 1}",
+        "use a smaller length, which cuts the documents",
+    )
+
+
+def _score_batch(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> np.ndarray:
     """Return the share of correctly predicted tokens of each row, shape [rows]. The first row is the longest."""
+    shares = _predicted_shares(lm, rows, sparsifier)
+    check_finite_scores(lm.model, shares, lambda index: _predicted_shares(lm, [rows[index]], sparsifier))
+    return shares
+
+
+def _predicted_shares(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> np.ndarray:
+    """Return the share of correctly predicted tokens of each row, shape [rows]. It is NaN if the logits are."""
     longest = len(rows[0])
-    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows]).to(lm.device)
+    padding = [find_padding_token(lm.model)]
+    tokens = torch.tensor([row + padding * (longest - len(row)) for row in rows]).to(lm.device)
     target_counts = torch.tensor([len(row) - 1 for row in rows]).to(lm.device)
     real = torch.arange(longest - 1, device=lm.device) < target_counts[:, None]
     with RunContext(sparsifier).observe(phase="prefill", real=real):
-        predicted_tokens = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.argmax(-1)
+        logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits
+    predicted_tokens, is_finite = predict_tokens(logits)
     hits = (predicted_tokens == tokens[:, 1:]) & real
-    shares: np.ndarray = (hits.sum(1).double() / target_counts).cpu().numpy()
+    is_broken = (real & ~is_finite).any(1)
+    shares: np.ndarray = (hits.sum(1).double() / target_counts).masked_fill(is_broken, torch.nan).cpu().numpy()
     return shares

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
@@ -10,10 +9,17 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from sparsedial.errors import SpecError
+from sparsedial.suggestions import suggest
 
 OptionsT = TypeVar("OptionsT")
 
 MAX_QUOTED_CHARACTERS = 60
+
+NUMBERS_OF_EXAMPLES = {
+    "sequences": "the number of examples of tasks that sample from the model",
+    "limit": "the number of examples of tasks with a data set",
+}
+"""Options that set the number of examples. A task has at most one of them."""
 
 EXPECTED_BY_ERROR_TYPE = {
     "bool_type": "true or false",
@@ -80,23 +86,26 @@ def parse_options(options_type: type[OptionsT], values: Mapping[str, Any], task_
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return a suffix for a message about an unknown name, which suggests the closest known name if there is one.
+    """Return a suffix for a message about an unknown option, which suggests a known option if there is a similar one.
 
     Args:
-        name: The unknown name.
-        known: Names that would be valid. Only those that are similar to ``name`` are suggested.
+        name: The unknown option.
+        known: Options that would be valid.
 
     Returns:
-        The suggestion as a question after a colon, or a full stop if no known name is similar.
+        The suggestion as a question after a colon, or a full stop if no known option is similar.
 
     Example:
         >>> did_you_mean("limits", ["limit", "length"]), did_you_mean("x", ["limit"])
         (": did you mean 'limit'?", '.')
+        >>> did_you_mean("limit", ["sequences", "length"])
+        ": did you mean 'sequences', the number of examples of tasks that sample from the model?"
     """
-    matches = difflib.get_close_matches(name, known, n=1)
-    if not matches:
-        return "."
-    return f": did you mean {matches[0]!r}?"
+    for option, description in NUMBERS_OF_EXAMPLES.items():
+        if name in NUMBERS_OF_EXAMPLES and option in known:
+            return f": did you mean {option!r}, {description}?"
+    question = suggest(name, known)
+    return f": {question}" if question else "."
 
 
 def check_at_least(task_name: str, minimum: int, **numbers: int | None) -> None:

@@ -126,7 +126,7 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
     tasks = [builtin_tasks[name] for name in _DEFINITIONS if name in builtin_tasks]
     if selections:
         try:
-            tasks += load_lm_eval_tasks(selections)
+            tasks += load_lm_eval_tasks(selections, tuple(_DEFINITIONS))
         except SparsedialError as error:
             errors.append(error)
     _raise_all(errors)

@@ -14,6 +14,7 @@ from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.batching import batch_equal_lengths
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
+from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
@@ -138,7 +139,7 @@ class Restoration:
             ModelError: The model is not a masked diffusion model, or has no mask token.
         """
         shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch, sparsifier, progress)
-        return Scores("restored", shares)
+        return Scores("restored", shares, higher_is_better=True)
 
 
 def check_fraction(task_name: str, fraction: float) -> None:
@@ -202,23 +203,44 @@ def restored_shares(
 
     Raises:
         ModelError: The model is not a masked diffusion model, or has no mask token.
+        NonFiniteOutputError: The model's logits are NaN or infinite.
     """
     model = MaskedDiffusionModel.from_language_model(lm)
     lengths = [len(row) for row in examples.tokens]
     shares = np.zeros(len(lengths))
     completed = 0
+    run = RunContext(sparsifier)
     for indices in batch_equal_lengths(lengths, batch_size * max(lengths)):
-        tokens = torch.tensor([examples.tokens[index] for index in indices])
-        masked = torch.zeros_like(tokens, dtype=torch.bool)
-        for row, index in enumerate(indices):
-            masked[row, examples.masked[index]] = True
-        tokens = tokens.to(lm.device)
-        masked = masked.to(lm.device)
-        noisy = MaskedTokens(tokens.masked_fill(masked, model.mask_token), masked, ~masked)
-        logits = model.logits(noisy, phase="prefill", run=RunContext(sparsifier))
-        logits[..., model.mask_token] = -torch.inf  # the mask token is never a prediction
-        hits = (logits.argmax(-1) == tokens) & masked
-        shares[indices] = (hits.sum(1).double() / masked.sum(1)).cpu().numpy()
+        shares[indices] = _score_batch(model, examples, indices, run)
         completed += len(indices)
         progress(completed, len(lengths))
     return shares
+
+
+def _score_batch(
+    model: MaskedDiffusionModel, examples: MaskedExamples, indices: Sequence[int], run: RunContext
+) -> np.ndarray:
+    """Return the share of correctly predicted masks of each of these examples, shape [indices]."""
+    shares = _predicted_shares(model, examples, indices, run)
+    check_finite_scores(model.model, shares, lambda row: _predicted_shares(model, examples, [indices[row]], run))
+    return shares
+
+
+def _predicted_shares(
+    model: MaskedDiffusionModel, examples: MaskedExamples, indices: Sequence[int], run: RunContext
+) -> np.ndarray:
+    """Return the result of `_score_batch`. It is NaN if the logits are."""
+    tokens = torch.tensor([examples.tokens[index] for index in indices])
+    masked = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, index in enumerate(indices):
+        masked[row, examples.masked[index]] = True
+    tokens = tokens.to(model.device)
+    masked = masked.to(model.device)
+    noisy = MaskedTokens(tokens.masked_fill(masked, model.mask_token), masked, ~masked)
+    logits = model.logits(noisy, phase="prefill", run=run)
+    logits[..., model.mask_token] = -torch.inf  # the mask token is never a prediction
+    predicted_tokens, is_finite = predict_tokens(logits)
+    hits = (predicted_tokens == tokens) & masked
+    shares = (hits.sum(1).double() / masked.sum(1)).masked_fill(~is_finite.all(1), torch.nan)
+    result: np.ndarray = shares.cpu().numpy()
+    return result

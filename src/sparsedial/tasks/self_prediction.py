@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from sparsedial.errors import SpecError, TaskError
+from sparsedial.errors import NonFiniteOutputError, SpecError, TaskError
 from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.inference.logit_budget import max_logit_rows, vocabulary_size
+from sparsedial.inference.model_limits import check_length
+from sparsedial.inference.nonfinite_outputs import (
+    GenerationCheck,
+    check_finite_scores,
+    describe_nonfinite_logits,
+    predict_tokens,
+)
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.sampling import TokenSampler
+from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.kind import BLOCK_DIFFUSION, MASKED_DIFFUSION, attends_to_later_tokens
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores
-from sparsedial.tasks.diffusion_sampling import find_bos_token, max_positions
+from sparsedial.tasks.diffusion_sampling import find_bos_token
 from sparsedial.tasks.option_parsing import check_at_least
 from sparsedial.tasks.restoration import Restoration
 
-VERSION = 2  # incremented when the same settings would give other numbers
+VERSION = 3  # incremented when the same settings would give other numbers
 MAX_SAMPLED_ROWS = 256
 """Sequences sampled at once. A forward pass reads one token of each, so wide batches cost little."""
 START_TOKENS = 64
@@ -38,7 +49,7 @@ class SelfPrediction:
         sequences: Number of examples.
         length: Number of sampled tokens per example, without the start token.
         seed: Random seed of the sampling.
-        batch: Sequences per forward pass.
+        batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB.
     """
 
     name: ClassVar[str] = "self_prediction"
@@ -106,8 +117,9 @@ class CausalSelfPrediction:
     """Self-prediction of models that predict the next token.
 
     Tokens are sampled at temperature 1 from the whole distribution. Each sequence starts with the BOS token or, if the
-    model has none, with one of a fixed set of tokens. The score of a sequence is the share of its sampled tokens that
-    are the arg max of the scored model.
+    model has none, with one of a fixed set of tokens. Its random numbers depend on the seed and on its index, but not
+    on the number of sequences. The score of a sequence is the share of its sampled tokens that are the arg max of the
+    scored model.
 
     Attributes:
         options: Options of the task.
@@ -127,19 +139,22 @@ class CausalSelfPrediction:
             ``{"tokens": [[start, t1, ..., tL], ...]}``.
 
         Raises:
-            TaskError: The model is not causal, or has fewer positions than the sequences have tokens.
+            TaskError: The model is not causal, or has fewer positions than the sequences have tokens, or no embedding
+                of the BOS token.
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         self._check_model(lm)
         length = self.options.length
         total = self.options.sequences * length
-        generator = torch.Generator(device="cpu").manual_seed(self.options.seed)
+        seeds = [derive_seed(self.options.seed, index) for index in range(self.options.sequences)]
         rows: list[list[int]] = []
 
         def report(sampled: int) -> None:
             progress(len(rows) * length + sampled, total)
 
         for starts in _start_tokens(lm, self.options.sequences).split(MAX_SAMPLED_ROWS):
-            rows += _sample(lm, starts, length, generator, report)
+            sampler = TokenSampler(seeds[len(rows) : len(rows) + len(starts)])
+            rows += _sample(lm, starts, length, sampler, report)
         return {"tokens": rows}
 
     @torch.inference_mode()
@@ -160,24 +175,24 @@ class CausalSelfPrediction:
 
         Returns:
             Scores with the metric ``agreement``.
+
+        Raises:
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         tokens = torch.tensor(examples["tokens"])
         shares: list[np.ndarray] = []
         scored = 0
         with RunContext(sparsifier).observe(phase="prefill"):
-            for rows in tokens.split(self.options.batch):
-                shares.append(_agreement(lm, rows))
+            for rows in tokens.split(max_logit_rows(lm.model, tokens.shape[1], self.options.batch)):
+                shares.append(_score_batch(lm, rows))
                 scored += len(rows)
                 progress(scored, len(tokens))
-        return Scores("agreement", np.concatenate(shares))
+        return Scores("agreement", np.concatenate(shares), higher_is_better=True)
 
     def _check_model(self, lm: LanguageModel) -> None:
         name = self.options.name
-        limit = max_positions(lm)
-        if limit is not None and limit < self.options.length:
-            raise TaskError(
-                f"{name}: length {self.options.length}, but the model has {limit} positions: use a smaller length"
-            )
+        length = self.options.length
+        check_length(lm, length, f"{name}: length {length}", "use a smaller length")
         if lm.kind == BLOCK_DIFFUSION or attends_to_later_tokens(lm.model):
             raise TaskError(
                 f"{name}: the model is not causal: later tokens change its predictions of earlier ones. "
@@ -189,7 +204,7 @@ def _sample(
     lm: LanguageModel,
     starts: torch.Tensor,
     length: int,
-    generator: torch.Generator,
+    sampler: TokenSampler,
     report: Callable[[int], None],
 ) -> list[list[int]]:
     """Sample one sequence after each start token.
@@ -198,43 +213,54 @@ def _sample(
         lm: Causal language model.
         starts: Start tokens, shape [rows].
         length: Tokens to sample per sequence.
-        generator: Random number generator on the CPU, so that all devices use the same random numbers.
+        sampler: Sampler with one seed per row.
         report: Called with the number of tokens sampled so far.
 
     Returns:
         The token ids of each sequence, including its start token.
+
+    Raises:
+        NonFiniteOutputError: The model's logits are NaN or infinite.
     """
     tokens = [starts]
+    check = GenerationCheck()
     cache = None
     inputs = starts[:, None]
     for step in range(length):
         arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         output = lm.model(input_ids=inputs.to(lm.device), **arguments)
         cache = getattr(output, "past_key_values", None)
-        inputs = _draw_tokens(output.logits[:, -1], generator)
+        logits = check(inputs, output.logits[:, -1])
+        inputs = sampler.draw(logits)[:, None]
         tokens.append(inputs[:, 0].cpu())
         if cache is None:  # without a cache, the next forward pass has to read all tokens
             inputs = torch.stack(tokens, 1)
         report(len(starts) * (step + 1))
-    rows: list[list[int]] = torch.stack(tokens, 1).tolist()
+    sequences = torch.stack(tokens, 1)
+    is_finite = check.is_finite().all(0)
+    if not is_finite.all():
+        broken = sequences[~is_finite][:1, :-1].to(lm.device)
+        repeat = partial(lm.model, input_ids=broken, use_cache=False)
+        raise NonFiniteOutputError(describe_nonfinite_logits(lm.model, repeat))
+    rows: list[list[int]] = sequences.tolist()
     return rows
 
 
-def _draw_tokens(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw one token per row of ``logits`` [rows, vocabulary] at temperature 1, shape [rows, 1]."""
-    draws = torch.rand(len(logits), 1, generator=generator)
-    cumulative = logits.float().softmax(-1).cumsum(-1)
-    tokens = torch.searchsorted(cumulative, draws.to(cumulative.device) * cumulative[:, -1:])
-    return tokens.clamp(max=cumulative.shape[-1] - 1)
+def _score_batch(lm: LanguageModel, rows: torch.Tensor) -> np.ndarray:
+    """Return the share of correctly predicted next tokens of each row, shape [rows]."""
+    shares = _agreement(lm, rows)
+    check_finite_scores(lm.model, shares, lambda index: _agreement(lm, rows[index : index + 1]))
+    return shares
 
 
 def _agreement(lm: LanguageModel, rows: torch.Tensor) -> np.ndarray:
-    """Return the share of correctly predicted next tokens of each row, shape [rows]."""
+    """Return the result of `_score_batch`. It is NaN if the logits are."""
     inputs = rows[:, :-1].to(lm.device)
     targets = rows[:, 1:].to(lm.device)
-    predicted_tokens = lm.model(input_ids=inputs, use_cache=False).logits.argmax(-1)
-    shares: np.ndarray = (predicted_tokens == targets).double().mean(1).cpu().numpy()
-    return shares
+    predicted_tokens, is_finite = predict_tokens(lm.model(input_ids=inputs, use_cache=False).logits)
+    shares = (predicted_tokens == targets).double().mean(1).masked_fill(~is_finite.all(1), torch.nan)
+    result: np.ndarray = shares.cpu().numpy()
+    return result
 
 
 def _start_tokens(lm: LanguageModel, count: int) -> torch.Tensor:
@@ -243,7 +269,6 @@ def _start_tokens(lm: LanguageModel, count: int) -> torch.Tensor:
     if bos is not None:
         return torch.full((count,), bos)
     special = set(getattr(lm.tokenizer, "all_special_ids", None) or [])
-    vocabulary_size = lm.model.config.get_text_config().vocab_size
-    candidates = torch.linspace(0, vocabulary_size - 1, START_TOKENS + len(special)).long().tolist()
+    candidates = torch.linspace(0, vocabulary_size(lm.model) - 1, START_TOKENS + len(special)).long().tolist()
     usable = [token for token in dict.fromkeys(candidates) if token not in special][:START_TOKENS]
     return torch.tensor([usable[index % len(usable)] for index in range(count)])

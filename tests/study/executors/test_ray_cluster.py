@@ -16,6 +16,7 @@ from sparsedial.study.progress_listener import NullListener
 from sparsedial.study.runner import run_study
 from sparsedial.study.worker import WorkerSetup
 from tests.support import sabotage
+from tests.support.processes import is_running, wait_until
 
 ray = pytest.importorskip("ray")
 
@@ -87,6 +88,15 @@ def test_a_trial_that_hangs_is_ended(spec, tmp_path, orders):
     store = run_study(spec, tmp_path, executor=dataclasses.replace(TWO, number=1, timeout=8.0))
     assert len(orders.strikes()) == 1
     assert [f.kind for key in (tmp_path / "failed").iterdir() for f in store.failures(key.name)] == ["timeout"]
+    assert find_problems(store) == []
+
+
+@pytest.mark.slow
+def test_a_helper_of_a_trial_that_hangs_is_ended(spec, tmp_path, orders):
+    orders("help", "self_prediction None")
+    store = run_study(spec, tmp_path, executor=dataclasses.replace(TWO, number=1, timeout=8.0))
+    (helper,) = orders.helpers()
+    assert wait_until(lambda: not is_running(helper))
     assert find_problems(store) == []
 
 

@@ -24,7 +24,7 @@ def test_everything_that_is_wrong_is_reported_at_once_without_a_model(folder, mo
     with pytest.raises(TaskError) as error:
         load_tasks(["tiny_choise", "tiny_missing", "tiny_write"], folder, limit=50)
     message = str(error.value)
-    assert "unknown task 'tiny_choise': did you mean tiny_choice" in message
+    assert "unknown task 'tiny_choise': did you mean 'tiny_choice'?" in message
     assert "task 'tiny_missing': its dataset could not be loaded" in message and "--include-path" in message
     assert "'tiny_write' has 5 examples, fewer than the limit of 50" in message
 
@@ -85,6 +85,66 @@ def test_a_group_that_lm_eval_averages_is_averaged(folder, tmp_path, by_size):
     assert [task.group.by_size for task in tasks] == [None, by_size]  # it does not average the other metric
     write_yaml(tmp_path / "list.yaml", {"group": "list", "task": ["outer"]})
     assert [task.group.name for task in load_tasks(["list"], tmp_path)] == ["outer"] * 2
+
+
+def write_groups(folder, tasks, **groups):
+    """Write tasks, and groups that average the accuracy of their members."""
+    for name in ("tiny_choice", "tiny_last"):
+        shutil.copy(tasks / f"{name}.yaml", folder)
+    for name, members in groups.items():
+        group = {"group": name, "task": members, "aggregate_metric_list": [{"metric": "acc"}]}
+        write_yaml(folder / f"{name}.yaml", group)
+
+
+SHOTS = [{"task": "tiny_choice", "num_fewshot": shots} for shots in range(3)]
+
+
+@pytest.mark.parametrize("names", [["first", "second"], ["both"]])
+def test_a_task_in_two_groups_with_other_shots_is_run_twice(folder, tmp_path, names):
+    write_groups(tmp_path, folder, first=[SHOTS[0]], second=[SHOTS[1], "tiny_last"])
+    write_yaml(tmp_path / "both.yaml", {"group": "both", "task": ["first", "second"]})
+    tasks = load_tasks(names, tmp_path)
+    assert [(task.name, task.num_fewshot) for task in tasks] == [
+        ("tiny_choice", 0),
+        ("second::tiny_choice", 1),
+        ("tiny_last", 0),
+    ]
+    members = ("second::tiny_choice", "tiny_last")
+    assert [task.group.members for task in tasks] == [("tiny_choice",), members, members]
+    assert len({task.lm_eval_task.config.num_fewshot for task in tasks[:2]}) == 2
+
+
+def test_a_task_in_two_averages_is_a_member_of_both(folder, tmp_path):
+    write_groups(tmp_path, folder, first=["tiny_choice"], second=["tiny_choice", "tiny_last"])
+    tasks = load_tasks(["tiny_choice", "first", "second"], tmp_path)
+    assert [(task.name, task.group.name) for task in tasks] == [
+        ("tiny_choice", "first"),
+        ("second::tiny_choice", "second"),
+        ("tiny_last", "second"),
+    ]
+    # One average needs only one of them.
+    [task] = load_tasks(["tiny_choice", "first"], tmp_path)
+    assert task.group == TaskGroup("first", by_size=True, members=("tiny_choice",))
+
+
+def test_a_metric_can_be_chosen_for_the_task_of_one_group(folder, tmp_path):
+    write_groups(tmp_path, folder, first=[SHOTS[0]], second=[SHOTS[1]])
+    tasks = load_tasks(["first", "second"], tmp_path, metrics={"second": "acc_norm"})
+    assert [task.metric.name for task in tasks] == ["acc", "acc_norm"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "names", "message"),
+    [
+        ({"first": SHOTS[:2]}, ["first"], "group 'first' names 'tiny_choice' twice"),
+        ({"inner": SHOTS[:2], "outer": ["inner"]}, ["outer"], "group 'inner' names 'tiny_choice' twice"),
+        ({"first": [SHOTS[1]]}, ["first", "tiny_choice"], "second time by itself: name it before the groups"),
+    ],
+)
+def test_a_task_that_would_vanish_is_an_error(folder, tmp_path, groups, names, message):
+    write_groups(tmp_path, folder, **groups)
+    with pytest.raises(TaskError, match=message):
+        load_tasks(names, tmp_path)
 
 
 @pytest.mark.slow  # indexes all of lm-eval's tasks

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sparsedial as sd
-from sparsedial.hooks.input_patch import InputPatch
+from sparsedial.hooks.module_patch import InputPatch
 from sparsedial.models.loading import load_language_model
 from sparsedial.models.sources import resolve_source
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval

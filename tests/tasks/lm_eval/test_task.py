@@ -1,17 +1,28 @@
 """lm-eval's tasks: its numbers exactly, and errors where a score would mean nothing."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 import sparsedial as sd
 from sparsedial.errors import TaskError
-from sparsedial.inference.prefix_sharing_check import NO_LIMIT, find_max_shared_length
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
-from tests.support.lm_eval_tasks import DOCUMENTS, TASKS, lm_eval_responses, load_task, make_hflm, write_yaml
+from tests.support.lm_eval_tasks import (
+    DOCUMENTS,
+    TASKS,
+    lm_eval_responses,
+    load_task,
+    make_hflm,
+    write_task,
+    write_yaml,
+)
 
 
 def loglikelihoods(responses):
@@ -47,15 +58,32 @@ def test_answers_are_those_of_lm_evals_own_model(folder, lm, name, shots):
 @pytest.mark.parametrize("model", ["llama", "phi3", "gpt2"])
 def test_sharing_prefixes_changes_no_number(folder, lm, tokenizer, request, model):
     model = request.getfixturevalue(model)
-    assert find_max_shared_length(model) == NO_LIMIT
     lm = LanguageModel(model, tokenizer, lm.source, "float32", lm.device)
     task = load_task(folder, "tiny_choice")
     examples = task.prepare(lm)
+    assert examples["share_up_to"] > 0
     shared = first_responses(task, lm, examples)
     unshared = task.answer(lm, {**examples, "share_up_to": 0}).responses
     unshared_first = [responses[0] for responses in unshared]
     np.testing.assert_allclose(loglikelihoods(shared), loglikelihoods(unshared_first), atol=1e-4)
     assert np.array_equal(task.score(lm, examples).values, task.judge(examples, unshared).values)
+
+
+def test_windows_by_position_are_detected(tmp_path, tokenizer, lm):
+    """Compare a model whose local attention follows the order of the tokens in the row, not their positions."""
+    torch.manual_seed(0)
+    layers = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 48}
+    model = GPTNeoForCausalLM(GPTNeoConfig(hidden_size=32, num_heads=4, vocab_size=96, **layers)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    lm = LanguageModel(model, tokenizer, lm.source, "float32", lm.device)
+    options = [f"{word} and then some more words" for word in ("one", "two", "three")]
+    documents = [{"question": "Which?", "options": options, "gold": 0}] * 2
+    write_task(tmp_path, "local", TASKS["tiny_choice"], documents)
+    task = load_task(tmp_path, "local")
+    actual = first_responses(task, lm, task.prepare(lm))
+    np.testing.assert_allclose(loglikelihoods(actual), loglikelihoods(lm_eval_responses(task, lm)), atol=1e-3)
 
 
 def test_scores_are_lm_evals(folder, lm):
@@ -103,6 +131,27 @@ def test_the_metric_can_be_changed(folder, lm):
     assert scores.metric == "inverse_perplexity"
     assert (scores.values > 0).all() and (scores.values < 1).all()
     assert -np.log(scores.values).mean() == pytest.approx(np.log(scores.details["perplexity"]))
+
+
+REPEATED = {
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "x",
+    "repeats": 4,
+    "generation_kwargs": {"until": ["@"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 12},
+    "metric_list": [{"metric": "exact_match"}],
+}
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
+def test_repeats_of_a_prompt_are_different_samples(tmp_path, lm, batch_tokens):
+    write_task(tmp_path, "repeated", REPEATED, DOCUMENTS[:3])
+    expected = load_task(tmp_path, "repeated")
+    task = load_task(tmp_path, "repeated", batch_tokens=batch_tokens)
+    examples = task.prepare(lm)
+    responses = task.answer(lm, examples).responses
+    assert [len(set(texts)) for texts in responses] == [4, 4, 4]
+    assert responses == expected.answer(lm, examples).responses
 
 
 def test_a_further_metric_may_not_fit_the_data(folder, lm):
@@ -171,3 +220,25 @@ def test_the_identity_follows_everything_that_changes_the_score(folder, tmp_path
         (tmp_path / str(number)).mkdir()
         write_yaml(tmp_path / str(number) / "tiny_choice.yaml", {**config, **change})
         assert load_task(tmp_path / str(number), "tiny_choice").identity() != base
+
+
+def with_late_token(tokenizer, **special_tokens):
+    """Return a tokenizer with a special token whose ID is beyond the model's embedding."""
+    longer = copy.deepcopy(tokenizer)
+    longer.add_special_tokens({"additional_special_tokens": [f"<x{index}>" for index in range(96)]})
+    longer.add_special_tokens(special_tokens)
+    return longer
+
+
+def test_a_token_that_the_model_lacks_is_refused(folder, lm, tokenizer):
+    lm = replace(lm, tokenizer=with_late_token(tokenizer, bos_token="<b>"))
+    with pytest.raises(TaskError, match=r"uses the token 173 \('<b>'\), but the model's embedding has 96 rows"):
+        load_task(folder, "tiny_rolling").prepare(lm)
+
+
+def test_a_padding_token_that_the_model_lacks_is_not_used(folder, lm, tokenizer):
+    task = load_task(folder, "tiny_write")
+    expected = task.score(lm, task.prepare(lm)).values
+    lm = replace(lm, tokenizer=with_late_token(tokenizer, pad_token="<p>"))
+    assert lm.tokenizer.pad_token_id == 173
+    assert (task.score(lm, task.prepare(lm)).values == expected).all()

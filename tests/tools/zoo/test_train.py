@@ -113,3 +113,10 @@ def test_every_window_comes_once_per_epoch_from_any_step():
     assert first[:5] != first[5:]
     from_seven = iterate_batches(data, recipe, 7)
     assert [next(from_seven)[:, 0].tolist() for _ in range(3)] == first[7:]
+
+
+def test_a_folder_with_other_files_is_not_trained_into(tmp_path):
+    (tmp_path / "model.safetensors").write_text("the user's")
+    with pytest.raises(SystemExit, match="new or empty folder"):
+        train_model(RECIPES["dense-0.4m"], tmp_path / "corpus", tmp_path, torch.device("cpu"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

@@ -147,7 +147,7 @@ def _retention_axis(axes: _Axes) -> alt.Y:
     text_format = ".0%" if axes.top - axes.bottom > 0.05 else ".1%"
     return alt.Y(
         "retention:Q",
-        title="retention (sparse / dense score)",
+        title="retention",
         scale=alt.Scale(domain=[axes.bottom, axes.top], nice=False),
         axis=alt.Axis(format=text_format, tickCount=6),
     )

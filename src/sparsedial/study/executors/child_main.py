@@ -6,12 +6,12 @@ The child reads a `WorkerSetup` and then jobs from stdin. It writes messages and
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from typing import IO, Any
 
 from sparsedial.study.executors.json_lines import receive_message, send_message
 from sparsedial.study.job import Job
+from sparsedial.study.output_encoding import make_output_encodable
 from sparsedial.study.worker import Worker, WorkerSetup
 
 
@@ -65,13 +65,16 @@ class DriverConnection:
 
 def serve() -> None:
     """Run jobs that are read from stdin until it is closed."""
-    # Output that a job prints is redirected to stderr, because stdout carries the messages to the driver.
+    # What a job prints goes to stderr and what it reads is empty, because stdin and stdout connect to the driver.
     connection = DriverConnection(os.fdopen(os.dup(1), "wb"))
+    requests = os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)
-    setup = WorkerSetup.from_json(receive_message(sys.stdin.buffer))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    make_output_encodable()
+    setup = WorkerSetup.from_json(receive_message(requests))
     worker = Worker(setup, connection)
     while True:
-        message = receive_message(sys.stdin.buffer)
+        message = receive_message(requests)
         if message is None:
             return
         connection.send({"outcome": worker.run(Job.from_json(message)).to_json()})

@@ -26,7 +26,7 @@ def receive_message(stream: IO[bytes] | None) -> Any:
         stream: The stream. None is treated as an ended stream.
 
     Returns:
-        A JSON object. None at the end of the stream.
+        A JSON object. None at the end of the stream, even if its last line is incomplete.
     """
     line = b"" if stream is None else stream.readline()
-    return json.loads(line) if line else None
+    return json.loads(line) if line.endswith(b"\n") else None

@@ -6,16 +6,21 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sparsedial.errors import TaskError
+from sparsedial.errors import NonFiniteOutputError
 from sparsedial.inference.backend import InferenceBackend, WindowScore
 from sparsedial.inference.generation import GeneratedTokens, Prompt
+from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits
 from sparsedial.inference.prefix_tree import Window
 from sparsedial.inference.run_context import Progress, RunContext
 from sparsedial.tasks.lm_eval.requests import ROLLING_LOGLIKELIHOOD, LoglikelihoodRequest, PreparedRequests
+
+EMPTY_TEXT_SCORE = WindowScore(0.0, is_greedy=True)
+"""Score of a request that has no token to score."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class LoglikelihoodPlan:
-    """Windows of all requests for log-likelihoods, grouped by document.
+    """Windows of all requests for log-likelihoods, in groups that are scored together.
 
-    The windows of a document are scored together, because they share their beginnings.
+    The windows of a document share their beginnings, so they form a group. The windows of a rolling request are
+    consecutive parts of one text, so each is a group of its own.
 
     Attributes:
-        groups: Windows of each document.
+        groups: Windows of each document, or a single window of a rolling request.
         request_indices: For each window in `groups`, the index of its request.
     """
 
@@ -54,14 +60,17 @@ class LoglikelihoodPlan:
             prepared: Requests of the task. Generation requests are ignored.
 
         Returns:
-            One group for each document, in the order of the first request of each.
+            The groups, in the order of the first request of each.
         """
-        windows: dict[int, list[Window]] = defaultdict(list)
-        indices: dict[int, list[int]] = defaultdict(list)
+        windows: dict[tuple[int, ...], list[Window]] = defaultdict(list)
+        indices: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, request in prepared.loglikelihood_requests().items():
-            for window in request.windows:
-                windows[request.doc].append(Window(prepared.contexts[window.context], window.continuation))
-                indices[request.doc].append(index)
+            for part, window in enumerate(request.windows):
+                key: tuple[int, ...] = (request.doc,)
+                if request.kind == ROLLING_LOGLIKELIHOOD:
+                    key = (request.doc, index, part)
+                windows[key].append(Window(prepared.contexts[window.context], window.continuation))
+                indices[key].append(index)
         return cls(tuple(windows.values()), tuple(indices.values()))
 
     def scatter(self, scores: Sequence[Sequence[WindowScore]]) -> dict[int, WindowScore]:
@@ -71,7 +80,8 @@ class LoglikelihoodPlan:
             scores: Score of each window in `groups`.
 
         Returns:
-            The scores by the index of the request. A request is greedy if all its windows are.
+            The scores by the index of the request. A request is greedy if all its windows are. Requests without
+            windows are missing.
         """
         by_request: dict[int, list[WindowScore]] = defaultdict(list)
         for group_indices, group_scores in zip(self.request_indices, scores, strict=True):
@@ -97,7 +107,8 @@ def answer_requests(
         The answers, in the order of the requests.
 
     Raises:
-        TaskError: A log-likelihood is NaN, or the model refuses the options of a generation.
+        NonFiniteOutputError: A log-likelihood is NaN, or the logits of a generation are.
+        TaskError: The model refuses the options of a generation.
     """
     responses: list[list[Any]] = [[] for _ in prepared.requests]
     scored = prepared.loglikelihood_requests()
@@ -107,8 +118,11 @@ def answer_requests(
         scoring_run = replace(run, progress=_progress_in_requests(run.progress, len(scored), total))
         scores = _score_requests(backend, prepared, need_greedy, scoring_run)
         for index, request in scored.items():
-            _check_finite(scores[index], task_name, request)
-            responses[index] = [_lm_eval_response(request, scores[index])] * request.repeats
+            score = scores.get(index, EMPTY_TEXT_SCORE)
+            if math.isnan(score.loglikelihood):  # minus infinity is allowed
+                alone = replace(prepared, requests=(request,), max_shared_length=0)
+                raise NonFiniteOutputError(_describe_nan(backend, alone, task_name, run))
+            responses[index] = [_lm_eval_response(request, score)] * request.repeats
     if not generated:
         return Answers(responses)
     texts = _generate_texts(backend, prepared, generated, run.part(len(scored), total))
@@ -147,13 +161,11 @@ def _add_scores(scores: Sequence[WindowScore]) -> WindowScore:
     return WindowScore(loglikelihood, all(score.is_greedy for score in scores))
 
 
-def _check_finite(score: WindowScore, task_name: str, request: LoglikelihoodRequest) -> None:
-    """Raise an error if the log-likelihood of a request is NaN. Minus infinity is allowed."""
-    if math.isnan(score.loglikelihood):
-        raise TaskError(
-            f"task {task_name!r}, document {request.doc}: the log-likelihood is NaN. The model's output is broken at "
-            "this setting: use a wider dtype, or check the weights."
-        )
+def _describe_nan(backend: InferenceBackend, prepared: PreparedRequests, task_name: str, run: RunContext) -> str:
+    """Return the error message for the NaN log-likelihood of the only request in ``prepared``."""
+    repeat = partial(_score_requests, backend, prepared, False, run.without_progress())
+    description = describe_nonfinite_logits(backend.lm.model, repeat)
+    return f"task {task_name!r}, document {prepared.requests[0].doc}: {description}"
 
 
 def _lm_eval_response(request: LoglikelihoodRequest, score: WindowScore) -> float | tuple[float, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -12,9 +13,17 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+
 from sparsedial.errors import TaskError
+from sparsedial.inference.model_limits import max_positions
 from sparsedial.models.loading import LanguageModel
 
+PYTHON_SEED = 0
+NUMPY_SEED = 1234
+TORCH_SEED = 1234
+"""The seed of torch's generator and the seeds before are the defaults of lm-eval's `simple_evaluate`."""
 MAX_CACHED_TEXTS = 64
 UNLIMITED_BATCH_SIZE = 1 << 30
 
@@ -33,6 +42,25 @@ def silence_lm_eval() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def seed_random_generators() -> Iterator[None]:
+    """Seed the global random number generators as lm-eval does, and restore them after the ``with`` block.
+
+    Some tasks draw random numbers without a seed of their own while they load data or make prompts.
+    """
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(PYTHON_SEED)
+        np.random.seed(NUMPY_SEED)
+        torch.default_generator.manual_seed(TORCH_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
 def make_weightless_hflm(lm: LanguageModel) -> Any:
     """Return lm-eval's `HFLM` for the tokenizer of a model, without its weights.
 
@@ -41,7 +69,7 @@ def make_weightless_hflm(lm: LanguageModel) -> Any:
 
     Returns:
         An `HFLM` with one more method: ``windows(request)`` returns the pairs of context and continuation whose
-        log-likelihoods add up to the answer to a request.
+        log-likelihoods add up to the answer to a request. The list is empty if there is no token to score.
 
     Raises:
         TaskError: The model has no tokenizer, or is not a decoder-only model.
@@ -54,9 +82,24 @@ def make_weightless_hflm(lm: LanguageModel) -> Any:
     shell = SimpleNamespace(config=lm.model.config, device=lm.device, name_or_path=lm.source.name)
     with silence_lm_eval():
         encoder = _encoder_class()(pretrained=shell, tokenizer=tokenizer)
+    limit_length(encoder, lm.model)
     if encoder.backend != "causal":
         raise TaskError(f"model {lm.source.name!r} is an encoder-decoder: expected a decoder-only language model")
     return encoder
+
+
+def limit_length(hflm: Any, model: Any) -> None:
+    """Limit the length of what lm-eval's `HFLM` reads to the positions of a model, unless the user has set a length.
+
+    lm-eval itself does not know about reserved positions.
+
+    Args:
+        hflm: The `HFLM`, which is changed.
+        model: Model with the positions.
+    """
+    limit = max_positions(model)
+    if limit is not None and not hflm._max_length:
+        hflm._max_length = min(limit, hflm.max_length)
 
 
 @lru_cache(maxsize=1)
@@ -82,10 +125,16 @@ def _encoder_class() -> type:
             return [(0.0, False)] * len(self._windows)
 
         def windows(self, request: Any) -> list[tuple[list[int], list[int]]]:
-            """Return the pairs of context and continuation whose log-likelihoods are summed."""
+            """Return the pairs of context and continuation whose log-likelihoods are summed.
+
+            A pair without a token to score is omitted, because the log-likelihood of an empty text is 0.
+            """
             if request.request_type == "loglikelihood_rolling":
                 self.batch_size_per_gpu = UNLIMITED_BATCH_SIZE  # lm-eval then passes all windows in one call
+            elif request.args[0] == "" and not self.tok_encode(request.args[1], add_special_tokens=False):
+                return []  # lm-eval raises an error
+            self._windows = []  # lm-eval passes no windows for an empty document
             getattr(self, request.request_type)([request], disable_tqdm=True)
-            return list(self._windows)
+            return [window for window in self._windows if window[1]]
 
     return Encoder

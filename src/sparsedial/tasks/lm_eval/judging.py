@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,7 +69,8 @@ def aggregate_metrics(lm_eval_task: Any, results: Mapping[str, Sequence[Document
         results: Metrics from `apply_metrics`.
 
     Returns:
-        The aggregates by the name of metric and filter. Metrics that lm-eval cannot aggregate on this data are omitted.
+        The aggregates by the name of metric and filter. Metrics that lm-eval cannot aggregate on this data, or whose
+        aggregate is NaN or infinite, are omitted.
     """
     aggregates: dict[str, float] = {}
     for filter_name, documents in results.items():
@@ -108,11 +110,14 @@ def _values_by_metric(documents: Sequence[DocumentMetrics]) -> dict[str, list[An
 
 
 def _aggregate(lm_eval_task: Any, metric: str, values: list[Any]) -> float | None:
-    """Return the aggregate, or None if lm-eval has no aggregation for the metric or cannot apply it to the values."""
+    """Return the aggregate, or None if lm-eval cannot apply the metric's aggregation, or the result is not finite."""
+    from lm_eval.api.metrics import mean
+
+    aggregate = lm_eval_task.aggregation().get(metric, mean)  # lm-eval uses the mean if a task has no aggregation
     try:
-        number = lm_eval_task.aggregation()[metric](values)
-    except (KeyError, TypeError, ValueError):
+        number = aggregate(values)
+    except Exception:  # the aggregation of a metric that is not used may fail in any way
         return None
-    if isinstance(number, int | float | np.number):
+    if isinstance(number, int | float | np.number) and math.isfinite(number):
         return float(number)
     return None

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsedial.errors import TaskError
 from sparsedial.tasks.base import TaskGroup
+from sparsedial.tasks.lm_eval.aggregations import classify_aggregation
 from sparsedial.tasks.lm_eval.judging import filter_names
-from sparsedial.tasks.lm_eval.metrics import Metric, choose_metric
+from sparsedial.tasks.lm_eval.metric_choice import MetricDefinition, choose_metric
+from sparsedial.tasks.lm_eval.metrics import Metric
 from sparsedial.tasks.lm_eval.options import LmEvalSettings
 from sparsedial.tasks.lm_eval.task import LmEvalTask
-from sparsedial.tasks.lm_eval.task_index import DATA_UNAVAILABLE, find_task_manager, load_tasks_and_groups
+from sparsedial.tasks.lm_eval.task_index import (
+    DATA_UNAVAILABLE,
+    GroupMember,
+    find_task_manager,
+    list_members,
+    load_tasks_and_groups,
+)
 
 TASK_SETS = {
     "paper": [
@@ -82,20 +91,22 @@ def to_lm_eval_name(name: str) -> str:
     return _LM_EVAL_NAMES.get(name, name)
 
 
-def load_lm_eval_tasks(selections: Sequence[TaskSelection]) -> list[LmEvalTask]:
+def load_lm_eval_tasks(selections: Sequence[TaskSelection], builtin_names: Sequence[str] = ()) -> list[LmEvalTask]:
     """Load tasks with their data, but without a model.
 
     Args:
         selections: Names of tasks and their settings.
+        builtin_names: Names of tasks outside lm-eval, which are suggested for similar names that are unknown.
 
     Returns:
-        The tasks, in the order of their names. A task that is named twice is returned once.
+        The tasks, in the order of their names. A task that is named twice is returned once. If it is in several groups
+        with different configurations, the later ones have the name of the group before their own.
 
     Raises:
         TaskError: lm-eval is not installed, a task or metric is unknown, data is unavailable, a task has too few
             examples, or a task is named twice with different settings. The message has one line for each problem.
     """
-    loader = _Loader(selections)
+    loader = _Loader(selections, [*builtin_names, *TASK_SETS])
     for selection in selections:
         loader.load(selection)
     if not loader.problems:
@@ -105,16 +116,26 @@ def load_lm_eval_tasks(selections: Sequence[TaskSelection]) -> list[LmEvalTask]:
         if DATA_UNAVAILABLE in message:
             message += f"\n{_DATA_HINT}"
         raise TaskError(message)
+    for task in loader.tasks.values():
+        if task.unread_code:
+            locations = ", ".join(task.unread_code)
+            warnings.warn(
+                f"task {task.name!r} loads code that is not part of the key of its trials ({locations}): if you edit "
+                "that code, use a new directory with --out",
+                stacklevel=2,
+            )
     return list(loader.tasks.values())
 
 
 class _Loader:
     """Collector of the tasks and problems of several selections."""
 
-    def __init__(self, selections: Sequence[TaskSelection]) -> None:
+    def __init__(self, selections: Sequence[TaskSelection], other_names: Sequence[str]) -> None:
         self.selections = selections
+        self.other_names = other_names
         self.tasks: dict[str, LmEvalTask] = {}
         self.problems: list[str] = []
+        self._group_names: set[str] = set()
         if not any(selection.lm_eval_names() for selection in selections):
             self.problems.append("no task is named: expected at least one")
 
@@ -127,16 +148,16 @@ class _Loader:
         manager = find_task_manager(self._names_with_include_path(include_path), include_path)
         for name in dict.fromkeys(_expand_patterns(names, manager)):
             try:
-                loaded = load_tasks_and_groups(name, manager)
+                loaded = load_tasks_and_groups(name, manager, self.other_names)
             except TaskError as error:
                 self.problems.append(str(error))
                 continue
-            for member, lm_eval_task in loaded["tasks"].items():
-                self._add(selection, name, member, lm_eval_task, loaded["groups"])
+            self._group_names.update(loaded["groups"])
+            self._add_all(selection, name, list_members(loaded), loaded["groups"])
 
     def check_metric_names(self) -> None:
         """Add a problem for each metric that is requested for a task that is not loaded."""
-        known = set(self.tasks)
+        known = {*self.tasks, *self._group_names}
         for selection in self.selections:
             known.update(selection.lm_eval_names())
         for selection in self.selections:
@@ -152,31 +173,90 @@ class _Loader:
                 names += selection.lm_eval_names()
         return tuple(names)
 
-    def _add(
-        self, selection: TaskSelection, name: str, member: str, lm_eval_task: Any, groups: Mapping[str, Any]
+    def _add_all(
+        self, selection: TaskSelection, name: str, members: Sequence[GroupMember], groups: Mapping[str, Any]
     ) -> None:
-        """Add one task.
+        """Add the tasks that one name stands for.
 
         Args:
-            selection: Selection that names the task.
-            name: Name by which it was requested.
-            member: lm-eval's name of the task.
-            lm_eval_task: lm-eval's task.
+            selection: Selection that contains the name.
+            name: Name by which the tasks were requested.
+            members: The tasks, and the groups that contain them.
             groups: lm-eval's groups below ``name``, by name.
         """
-        settings = selection.settings
-        try:
-            _check_task(member, lm_eval_task, settings.limit)
-            shots = _set_num_fewshot(lm_eval_task, settings.num_fewshot)
-            metric = _choose_metric(member, lm_eval_task, selection.metric_for(member, name))
-        except TaskError as error:
-            self.problems.append(str(error))
-            return
-        group = _find_group(name, member, metric, groups)
-        task = LmEvalTask(member, group, metric, shots, settings, lm_eval_task)
-        previous = self.tasks.setdefault(member, task)
-        if previous.settings != settings:
-            self.problems.append(f"task {member!r} is named twice with different options: name it once")
+        names: dict[int, str] = {}  # by the ID of lm-eval's task
+        added: list[LmEvalTask] = []
+        for member in members:
+            try:
+                task = _create_task(selection, name, member, groups)
+                task = replace(task, name=self._unique_name(task, member))
+            except TaskError as error:
+                self.problems.append(str(error))
+                continue
+            self.tasks.setdefault(task.name, task)
+            names[id(member.lm_eval_task)] = task.name
+            added.append(task)
+        for task in added:
+            group = task.group
+            if group is not None and group.by_size is not None:
+                group_tasks = groups[group.name].get_all_tasks()
+                group = replace(group, members=tuple(sorted({names.get(id(other), "") for other in group_tasks})))
+            if group is not None and (self.tasks[task.name].group is None or group.by_size is not None):
+                self.tasks[task.name] = replace(self.tasks[task.name], group=group)
+
+    def _unique_name(self, task: LmEvalTask, member: GroupMember) -> str:
+        """Return a name under which no other task is stored.
+
+        A task that is in several groups keeps its name if it is the same in all of them and only one of them averages
+        it. Otherwise, the name of the group is put before it.
+        """
+        names = [task.name]
+        if member.group is not None:
+            names.append(f"{member.group}::{task.name}")
+        for name in names:
+            previous = self.tasks.get(name)
+            if previous is None:
+                return name
+            if previous.settings != task.settings:
+                raise TaskError(f"task {name!r} is named twice with different options: name it once")
+            if previous.is_same_evaluation(task) and _can_share_average(previous.group, task.group):
+                return name
+        raise TaskError(
+            f"task {task.name!r} is named twice with different configurations, the second time "
+            f"{_describe_group(member.group)}: name it before the groups, or define it under a name of its own"
+        )
+
+
+def _create_task(selection: TaskSelection, name: str, member: GroupMember, groups: Mapping[str, Any]) -> LmEvalTask:
+    """Return one task. Its group does not list its members yet.
+
+    Args:
+        selection: Selection that contains the name.
+        name: Name by which the task was requested.
+        member: The task, and the group that contains it.
+        groups: lm-eval's groups below ``name``, by name.
+
+    Raises:
+        TaskError: The task cannot be run, has too few examples, or has no suitable metric.
+    """
+    settings = selection.settings
+    lm_eval_task = member.lm_eval_task
+    _check_task(member.name, lm_eval_task, settings.limit)
+    shots = _set_num_fewshot(lm_eval_task, settings.num_fewshot)
+    requested = selection.metric_for(f"{member.group}::{member.name}", member.name, member.group or name, name)
+    metric = _choose_metric(member.name, lm_eval_task, requested)
+    group = _find_group(name, member, metric, groups)
+    return LmEvalTask(member.name, group, metric, shots, settings, lm_eval_task)
+
+
+def _describe_group(name: str | None) -> str:
+    return "by itself" if name is None else f"in group {name!r}"
+
+
+def _can_share_average(first: TaskGroup | None, second: TaskGroup | None) -> bool:
+    """Return True if one task can represent the members of both groups, because at most one of them has an average."""
+    averages = {group.name for group in (first, second) if group is not None and group.by_size is not None}
+    return len(averages) <= 1
 
 
 def _expand_patterns(names: Iterable[str], manager: Any) -> Iterator[str]:
@@ -185,28 +265,28 @@ def _expand_patterns(names: Iterable[str], manager: Any) -> Iterator[str]:
         yield from matches or [name]
 
 
-def _find_group(name: str, member: str, metric: Metric, groups: Mapping[str, Any]) -> TaskGroup | None:
+def _find_group(name: str, member: GroupMember, metric: Metric, groups: Mapping[str, Any]) -> TaskGroup | None:
     """Return the largest group over which lm-eval averages the metric of a task, else the requested group.
 
     Args:
         name: Name by which the task was requested.
-        member: Name of the task.
+        member: The task.
         metric: Metric that defines the score of the task.
         groups: lm-eval's groups below ``name``, by name.
 
     Returns:
-        The group, or None if the task was requested by its own name.
+        The group without its members, or None if the task was requested by its own name.
     """
-    members_by_group: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
     for group_name, group in groups.items():
-        members = [task.task_name for task in group.get_all_tasks()]
-        if member in members:
-            members_by_group[group_name] = members
-    for group_name in sorted(members_by_group, key=lambda group_name: -len(members_by_group[group_name])):
+        tasks = group.get_all_tasks()
+        if any(task is member.lm_eval_task for task in tasks):
+            sizes[group_name] = len(tasks)
+    for group_name in sorted(sizes, key=lambda group_name: -sizes[group_name]):
         for aggregate in groups[group_name].aggregate_metric_list or []:
             if aggregate.metric == metric.name:
-                return TaskGroup(group_name, aggregate.weight_by_size, tuple(sorted(members_by_group[group_name])))
-    if name == member:
+                return TaskGroup(group_name, aggregate.weight_by_size)
+    if name == member.name:
         return None
     return TaskGroup(name)
 
@@ -233,5 +313,11 @@ def _set_num_fewshot(lm_eval_task: Any, num_fewshot: int | None) -> int:
 
 def _choose_metric(name: str, lm_eval_task: Any, requested: str | None) -> Metric:
     directions = lm_eval_task.higher_is_better()
-    metrics = {metric: directions.get(metric) is not False for metric in lm_eval_task.aggregation()}
-    return choose_metric(name, metrics, filter_names(lm_eval_task), requested)
+    definitions = {}
+    for metric, aggregate in lm_eval_task.aggregation().items():
+        definitions[metric] = MetricDefinition(
+            aggregation=classify_aggregation(aggregate),
+            higher_is_better=directions.get(metric),
+            aggregated_by=getattr(aggregate, "__name__", type(aggregate).__name__),
+        )
+    return choose_metric(name, definitions, filter_names(lm_eval_task), requested)

@@ -1,4 +1,4 @@
-"""Choice of the metric that defines a task's score, and conversion of lm-eval's results to one number per example."""
+"""The metric that defines a task's score, and conversion of lm-eval's results to one number per example."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from sparsedial.errors import TaskError
+from sparsedial.tasks.lm_eval.aggregations import Aggregation
 
 IFEVAL_STRICT = "prompt_and_inst_level_strict_acc"
 """The paper's metric for IFEval: the mean of the strict accuracies over prompts and over instructions."""
-
-_IFEVAL_STRICT_PARTS = ("prompt_level_strict_acc", "inst_level_strict_acc")
-_PREFERRED = (IFEVAL_STRICT, "acc", "exact_match")  # the paper uses accuracy if the task has it, else exact match
-_PERPLEXITIES = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
-_CORPUS_METRICS = ("f1", "mcc", "brier_score", "likelihood", "bleu", "chrf", "ter")  # not means over examples
+IFEVAL_STRICT_PARTS = {
+    "prompt_level_strict_acc": Aggregation.MEAN,
+    "inst_level_strict_acc": Aggregation.ITEM_MEAN,
+}
+"""The metrics whose mean is `IFEVAL_STRICT`, and how lm-eval aggregates them."""
+MAX_RELATIVE_DIFFERENCE = 1e-6
+"""Maximum difference between the mean of the examples' numbers and lm-eval's number, relative to the latter."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,14 @@ class Metric:
     Attributes:
         name: lm-eval's name of the metric, or `IFEVAL_STRICT`.
         filter: Name of the filter that responses go through. ``none`` if the task has no named filter.
+        aggregation: How lm-eval combines the results of the examples. Defaults to their mean.
+        higher_is_better: True if a higher score is better, False if a lower score is better. Defaults to True.
     """
 
     name: str
     filter: str
+    aggregation: Aggregation = Aggregation.MEAN
+    higher_is_better: bool = True
 
     @property
     def label(self) -> str:
@@ -38,11 +45,11 @@ class Metric:
 
         >>> Metric("acc", "none").label, Metric("exact_match", "strict-match").label
         ('acc', 'exact_match,strict-match')
-        >>> Metric("byte_perplexity", "none").label
+        >>> Metric("byte_perplexity", "none", Aggregation.PERPLEXITY).label
         'inverse_byte_perplexity'
         """
         name = self.name
-        if name in _PERPLEXITIES:
+        if self.aggregation is Aggregation.PERPLEXITY:
             name = "inverse_" + name.replace("bits_per_byte", "byte_perplexity")
         return filtered_name(name, self.filter)
 
@@ -60,47 +67,6 @@ def filtered_name(metric: str, filter_name: str) -> str:
     if filter_name == "none":
         return metric
     return f"{metric},{filter_name}"
-
-
-def choose_metric(
-    task_name: str, metrics: Mapping[str, bool], filters: Sequence[str], requested: str | None = None
-) -> Metric:
-    """Return the metric that defines the score of a task.
-
-    Args:
-        task_name: Name of the task, for error messages.
-        metrics: For each metric of the task, whether higher is better.
-        filters: Names of the task's filters, in order.
-        requested: ``metric`` or ``metric,filter``. None means the paper's choice and the first filter.
-
-    Returns:
-        A metric with one number for each example.
-
-    Raises:
-        TaskError: The requested metric or filter is unknown, or the metric has no number for each example.
-
-    >>> choose_metric("arc_easy", {"acc": True, "acc_norm": True}, ["none"])
-    Metric(name='acc', filter='none')
-    >>> choose_metric("arc_easy", {"acc": True, "acc_norm": True}, ["none"], "acc_norm").name
-    'acc_norm'
-    """
-    known = dict(metrics)
-    if all(part in known for part in _IFEVAL_STRICT_PARTS):
-        known[IFEVAL_STRICT] = True
-    usable = [name for name, higher_is_better in known.items() if _is_usable(name, higher_is_better)]
-    name, _, filter_name = (requested or "").partition(",")
-    if not name:
-        name = _default_metric(task_name, known, usable)
-    elif name not in known:
-        raise TaskError(f"task {task_name!r}: unknown metric {name!r}: expected one of {', '.join(usable)}")
-    elif name not in usable:
-        raise TaskError(
-            f"task {task_name!r}: metric {name!r} has no number per example of which higher is better: use one of "
-            f"{', '.join(usable)}"
-        )
-    if filter_name and filter_name not in filters:
-        raise TaskError(f"task {task_name!r}: unknown filter {filter_name!r}: expected one of {', '.join(filters)}")
-    return Metric(name, filter_name or filters[0])
 
 
 def per_example_values(metric: Metric, results: Sequence[Mapping[str, Any]], task_name: str) -> np.ndarray:
@@ -126,45 +92,52 @@ def per_example_values(metric: Metric, results: Sequence[Mapping[str, Any]], tas
         TaskError: A result is missing, or is not a finite number.
 
     >>> results = [{"inst_level_strict_acc": [True, False]}, {"inst_level_strict_acc": [True]}]
-    >>> per_example_values(Metric("inst_level_strict_acc", "none"), results, "ifeval").mean() == 2 / 3
+    >>> metric = Metric("inst_level_strict_acc", "none", Aggregation.ITEM_MEAN)
+    >>> per_example_values(metric, results, "ifeval").mean() == 2 / 3
     np.True_
     """
     if metric.name == IFEVAL_STRICT:
         total = np.zeros(len(results))
-        for part in _IFEVAL_STRICT_PARTS:
-            total += per_example_values(Metric(part, metric.filter), results, task_name)
-        return total / len(_IFEVAL_STRICT_PARTS)
+        for part, aggregation in IFEVAL_STRICT_PARTS.items():
+            total += per_example_values(Metric(part, metric.filter, aggregation), results, task_name)
+        return total / len(IFEVAL_STRICT_PARTS)
     values: list[Any] = [result.get(metric.name) for result in results]
-    if metric.name in _PERPLEXITIES and None not in values:
+    if metric.aggregation is Aggregation.PERPLEXITY and None not in values:
         values = list(map(_inverse_perplexity, values))
-    elif values and all(map(_is_boolean_list, values)):
-        instructions = sum(map(len, values))
-        values = [sum(value) * (len(values) / instructions) for value in values]
+    elif metric.aggregation is Aggregation.ITEM_MEAN and all(map(_is_list, values)):
+        items = sum(map(len, values))
+        values = [sum(value) * (len(values) / items) for value in values]
     for index, value in enumerate(values):
         _check_number(value, f"task {task_name!r}: metric {metric.name!r} of example {index}")
     return np.array(values, dtype=np.float64)
 
 
-def _is_usable(name: str, higher_is_better: bool) -> bool:
-    """Return True if the metric is a number per example, possibly after the inversion of a perplexity."""
-    if name in _PERPLEXITIES:
-        return True
-    return higher_is_better and name not in _CORPUS_METRICS
+def check_mean(metric: Metric, score: float, aggregates: Mapping[str, float], task_name: str) -> None:
+    """Raise an error if a score is not the number that lm-eval computes.
 
+    Args:
+        metric: Metric that defines the score. A perplexity is not checked, because its score is inverted.
+        score: Mean of the numbers of the examples.
+        aggregates: lm-eval's aggregates by the name of metric and filter.
+        task_name: Name of the task, for the error message.
 
-def _default_metric(task_name: str, known: Mapping[str, bool], usable: Sequence[str]) -> str:
-    for name in (*_PREFERRED, *usable):
-        if name in usable:
-            return name
-    raise TaskError(
-        f"task {task_name!r}: none of its metrics ({', '.join(known)}) is a number per example of which "
-        "higher is better"
-    )
+    Raises:
+        TaskError: The numbers differ.
+    """
+    expected = aggregates.get(metric.label)
+    if expected is None or metric.aggregation is Aggregation.PERPLEXITY:
+        return
+    if not math.isclose(score, expected, rel_tol=MAX_RELATIVE_DIFFERENCE, abs_tol=MAX_RELATIVE_DIFFERENCE):
+        raise TaskError(
+            f"task {task_name!r}: the mean of {metric.name!r} over examples is {score:.6g}, but lm-eval's aggregation "
+            f"gives {expected:.6g}. Expected a metric that is a mean over examples: choose another one with "
+            f"--metric {task_name}=METRIC"
+        )
 
 
 def _inverse_perplexity(value: Any) -> float:
     """Return exp(log-likelihood per unit), given a log-likelihood or a pair of log-likelihood and number of units."""
-    if not isinstance(value, tuple):
+    if not isinstance(value, tuple | list):
         return math.exp(value)
     loglikelihood, units = value
     if not units:
@@ -172,12 +145,17 @@ def _inverse_perplexity(value: Any) -> float:
     return math.exp(loglikelihood / units)
 
 
-def _is_boolean_list(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, bool | np.bool_) for item in value)
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)
 
 
 def _check_number(value: Any, description: str) -> None:
     if not isinstance(value, bool | int | float | np.number | np.bool_):
-        raise TaskError(f"{description} is {value!r:.80}, not a number: choose another metric")
+        raise TaskError(
+            f"{description} is {value!r:.80}, not a number: choose another metric with --metric TASK=METRIC"
+        )
     if not math.isfinite(value):
-        raise TaskError(f"{description} is {value}: expected a finite number")
+        raise TaskError(
+            f"{description} is {value}: expected a finite number. Choose another metric with --metric TASK=METRIC, or "
+            "remove the example"
+        )

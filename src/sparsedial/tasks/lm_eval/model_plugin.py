@@ -15,26 +15,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from sparsedial.errors import SparsedialError, TaskError
+from sparsedial.errors import NonFiniteOutputError, SparsedialError, TaskError
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.backend_factory import make_backend
 from sparsedial.inference.denoising_config import LOW_CONFIDENCE, DenoisingConfig
 from sparsedial.inference.diffusion_options import DiffusionOptions
 from sparsedial.inference.generation import GeneratedTokens, Prompt
+from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits
 from sparsedial.inference.prefix_tree import Window
-from sparsedial.inference.run_context import RunContext
+from sparsedial.inference.run_context import DEFAULT_RUN, RunContext
+from sparsedial.inference.sampling import SampleSeeds
 from sparsedial.models.kind import CAUSAL, check_kind_name, detect_kind, find_mask_token
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.masked_diffusion_llama import register_masked_diffusion_llama
 from sparsedial.models.sources import Source, resolve_source
 from sparsedial.rules import Rule, make_rule
+from sparsedial.tasks.lm_eval.encoder import limit_length
 from sparsedial.tasks.option_parsing import option_field_names
 
 
@@ -133,14 +137,28 @@ class SparsedialLM(HFLM):
                 kwargs.setdefault("tokenizer", str(source.tokenizer_path))
         register_masked_diffusion_llama()
         super().__init__(pretrained=pretrained, device=device, **kwargs)
+        limit_length(self, self.model)
         self.batch_tokens = int(arguments.batch_tokens)
         self.sparsifier: Sparsifier | None = None
         if rule is not None:
             self.sparsifier = sparsify(self.model, arguments.site, rule)
         self._backend = make_backend(self._language_model(source, arguments), diffusion)
-        self._max_shared_length = self._backend.max_shared_length()
         self._need_greedy = arguments.greedy
         self._documents: Sequence[Any] = ()
+        self._sample_seeds = SampleSeeds(DEFAULT_RUN.seed)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answer requests as `HFLM` does. Every sampled text has random numbers of its own.
+
+        Args:
+            requests: lm-eval's requests.
+            disable_tqdm: Whether to hide the progress bar.
+
+        Returns:
+            The texts.
+        """
+        self._sample_seeds = SampleSeeds(DEFAULT_RUN.seed)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Answer requests as `HFLM` does. Requests about one document share the computation of common prefixes.
@@ -203,19 +221,29 @@ class SparsedialLM(HFLM):
         for index, document in enumerate(documents):
             groups[document].append(index)
         windows = [_make_windows(requests, indices) for indices in groups.values()]
-        with self._sparsified():
-            group_scores = self._backend.loglikelihoods(
-                windows,
-                max_length=self.max_length,
-                max_shared_length=self._max_shared_length,
-                need_greedy=self._need_greedy,
-                run=RunContext(self.sparsifier, batch_tokens=self.batch_tokens),
-            )
+        max_shared_length = self._backend.max_shared_length(
+            windows, max_length=self.max_length, batch_tokens=self.batch_tokens
+        )
         answers: dict[int, tuple[float, bool]] = {}
-        for indices, scores in zip(groups.values(), group_scores, strict=True):
-            for index, score in zip(indices, scores, strict=True):
-                answers[index] = _to_answer(index, score)
+        with self._sparsified():
+            group_scores = self._score_windows(windows, max_shared_length)
+            for indices, scores in zip(groups.values(), group_scores, strict=True):
+                for index, score in zip(indices, scores, strict=True):
+                    if math.isnan(score.loglikelihood):
+                        repeat = partial(self._score_windows, [_make_windows(requests, [index])], 0)
+                        description = describe_nonfinite_logits(self.model, repeat)
+                        raise NonFiniteOutputError(f"request {index}: {description}")
+                    answers[index] = (score.loglikelihood, score.is_greedy)
         return [answers[index] for index in range(len(requests))]
+
+    def _score_windows(self, groups: Sequence[Sequence[Window]], max_shared_length: int) -> list[list[WindowScore]]:
+        return self._backend.loglikelihoods(
+            groups,
+            max_length=self.max_length,
+            max_shared_length=max_shared_length,
+            need_greedy=self._need_greedy,
+            run=RunContext(self.sparsifier, batch_tokens=self.batch_tokens),
+        )
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
         """Continue a batch of prompts; `HFLM.generate_until` calls it in place of the model's ``generate``."""
@@ -226,7 +254,8 @@ class SparsedialLM(HFLM):
         limit = max_length - context.shape[1]
         prompts = []
         for tokens, real in zip(context, attention_mask, strict=True):
-            prompts.append(Prompt(tokens[real.bool()].tolist(), tuple(stop), limit, options))
+            prompt = tokens[real.bool()].tolist()
+            prompts.append(Prompt(prompt, tuple(stop), limit, options, seed=self._sample_seeds.next_seed(prompt)))
         with self._sparsified():
             texts = self._backend.generate(prompts, RunContext(self.sparsifier, batch_tokens=sys.maxsize))
         return _append_texts(context, texts, self.tokenizer.pad_token_id)
@@ -251,12 +280,6 @@ def _make_windows(requests: Sequence[Any], indices: Sequence[int]) -> list[Windo
         _, context, continuation = requests[index]
         windows.append(Window(context, continuation))
     return windows
-
-
-def _to_answer(index: int, score: WindowScore) -> tuple[float, bool]:
-    if math.isnan(score.loglikelihood):
-        raise SparsedialError(f"the log-likelihood of request {index} is NaN: use a wider dtype")
-    return score.loglikelihood, score.is_greedy
 
 
 def _append_texts(context: Any, texts: Sequence[GeneratedTokens], pad_token: int) -> Any:

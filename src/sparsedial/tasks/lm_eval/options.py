@@ -25,7 +25,8 @@ class LmEvalSettings:
         limit: Examples per task. A task with fewer examples is an error. None means all examples.
         num_fewshot: Few-shot examples per prompt. None means the default of each task. A task that fixes 0 keeps it.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
-        metrics: ``metric`` or ``metric,filter`` by task name. Other tasks use the metric of the paper.
+        metrics: ``metric`` or ``metric,filter`` by task name, with ``:higher`` or ``:lower`` at its end if the task
+            does not say which is better. Other tasks use the metric of the paper.
         seed: Random seed of few-shot examples and of sampling.
         batch_tokens: Tokens per forward pass, padding included.
         diffusion: How diffusion models answer requests. The default follows LLaDA's evaluation.
@@ -61,7 +62,8 @@ class LmEvalOptions:
         num_fewshot: Few-shot examples per prompt. None means the default of each task. A task that fixes 0 keeps it.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
         include_path: Folder with the YAML files of further tasks.
-        metrics: ``metric`` or ``metric,filter`` by task name. Other tasks use the metric of the paper.
+        metrics: ``metric`` or ``metric,filter`` by task name, with ``:higher`` or ``:lower`` at its end if the task
+            does not say which is better. Other tasks use the metric of the paper.
         seed: Random seed of few-shot examples and of sampling.
         batch: Number of tokens per forward pass, in units of `TOKENS_PER_BATCH_ROW` (512) tokens.
         diffusion_steps: Denoising steps of generated texts. The default is one per token.

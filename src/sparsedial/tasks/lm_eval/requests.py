@@ -39,6 +39,8 @@ class ContinuationToScore:
 class LoglikelihoodRequest:
     """Request for the log-likelihood of a text, which is the sum over its windows.
 
+    A request without windows, for example about an empty document, has the log-likelihood 0.
+
     Attributes:
         doc: Index of the document.
         idx: Index of the request among those of its document.
@@ -111,8 +113,7 @@ class PreparedRequests:
         max_length: Maximum number of tokens that the model reads.
         contexts: Distinct token lists that requests refer to by index.
         requests: Requests in lm-eval's order.
-        max_shared_length: Maximum number of tokens of a window whose prefix is computed together with that of other
-            windows.
+        max_shared_length: Maximum number of tokens of windows whose common prefixes are computed once.
     """
 
     max_length: int
@@ -140,6 +141,13 @@ class PreparedRequests:
         requests = tuple(map(_request_from_json, data["requests"]))
         return cls(data["max_length"], tuple(data["contexts"]), requests, data["share_up_to"])
 
+    def token_rows(self) -> list[list[int]]:
+        """Return all token lists of the requests."""
+        rows = list(self.contexts)
+        for request in self.loglikelihood_requests().values():
+            rows += [window.continuation for window in request.windows]
+        return rows
+
     def documents(self) -> set[int]:
         """Return the indices of the documents that have a request."""
         return {request.doc for request in self.requests}
@@ -162,7 +170,12 @@ class PreparedRequests:
 
 
 def encode_requests(
-    task_name: str, instances: Sequence[Any], encoder: Any, progress: Progress = ignore_progress
+    task_name: str,
+    instances: Sequence[Any],
+    encoder: Any,
+    progress: Progress = ignore_progress,
+    *,
+    needs_context: bool = True,
 ) -> PreparedRequests:
     """Return the requests of a task in tokens.
 
@@ -171,19 +184,20 @@ def encode_requests(
         instances: lm-eval's requests, as its task made them.
         encoder: lm-eval's model without weights, from `make_weightless_hflm`.
         progress: Called with the requests done and in total.
+        needs_context: True if the model cannot predict the first token of a text. Defaults to True.
 
     Returns:
         The requests. Their ``max_shared_length`` is 0.
 
     Raises:
-        TaskError: A request is of an unknown kind, has nothing to score, or does not fit into the model.
+        TaskError: A request is of an unknown kind, has no context, or does not fit into the model.
     """
     for instance in instances:
         if instance.request_type not in REQUEST_KINDS:
             raise TaskError(
                 f"task {task_name!r} asks for {instance.request_type!r}: expected one of {', '.join(REQUEST_KINDS)}"
             )
-    request_encoder = _RequestEncoder(task_name, encoder)
+    request_encoder = _RequestEncoder(task_name, encoder, needs_context)
     requests: list[Request] = []
     for first in range(0, len(instances), REQUESTS_PER_BATCH):
         with silence_lm_eval():
@@ -196,9 +210,10 @@ def encode_requests(
 class _RequestEncoder:
     """Encoder of single requests that stores every distinct context once."""
 
-    def __init__(self, task_name: str, encoder: Any) -> None:
+    def __init__(self, task_name: str, encoder: Any, needs_context: bool) -> None:
         self._task_name = task_name
         self._encoder = encoder
+        self._needs_context = needs_context
         self._index_by_context: dict[tuple[int, ...], int] = {}
 
     def contexts(self) -> tuple[list[int], ...]:
@@ -211,7 +226,7 @@ class _RequestEncoder:
             return self._encode_generation(instance)
         windows = []
         for context, continuation in self._encoder.windows(instance):
-            self._check_continuation(instance, continuation)
+            self._check_window(instance, context, continuation)
             windows.append(ContinuationToScore(self._context_index(context), list(continuation)))
         return LoglikelihoodRequest(
             instance.doc_id, instance.idx, instance.repeats or 1, instance.request_type, tuple(windows)
@@ -221,10 +236,13 @@ class _RequestEncoder:
         """Return the index of a context, which is stored if it is new."""
         return self._index_by_context.setdefault(tuple(context), len(self._index_by_context))
 
-    def _check_continuation(self, instance: Any, continuation: Sequence[int]) -> None:
+    def _check_window(self, instance: Any, context: Sequence[int], continuation: Sequence[int]) -> None:
         where = f"task {self._task_name!r}, document {instance.doc_id}"
-        if not continuation:
-            raise TaskError(f"{where}: the continuation has no token to score. The request is {instance.args!r:.200}")
+        if not context and self._needs_context:
+            raise TaskError(
+                f"{where}: the context has no token, so the model cannot predict what follows. The request is "
+                f"{instance.args!r:.200}. Expected an empty context or one with text: lm-eval removes spaces at its end"
+            )
         if len(continuation) > self._encoder.max_length:
             raise TaskError(
                 f"{where}: the continuation has {len(continuation)} tokens, expected at most the "
@@ -248,6 +266,11 @@ class _RequestEncoder:
                 f"model can read {encoder.max_length} tokens. Use a model with a longer context."
             )
         tokens, _ = encoder.tok_batch_encode([text], left_truncate_len=max_prompt_length)
+        if not len(tokens[0]):
+            raise TaskError(
+                f"task {self._task_name!r}, document {instance.doc_id}: the prompt {text!r} has no token, expected at "
+                "least one: remove the document, or give the task a prompt that is not empty"
+            )
         if not options.get("do_sample") and options.get("temperature") == 0.0:
             options.pop("temperature", None)
         return GenerationRequest(

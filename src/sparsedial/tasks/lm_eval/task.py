@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,18 +13,23 @@ from sparsedial.errors import TaskError
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.backend_factory import make_backend
 from sparsedial.inference.diffusion_options import DiffusionOptions
+from sparsedial.inference.model_limits import check_token_ids
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.models.kind import MASKED_DIFFUSION
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, TaskGroup
-from sparsedial.tasks.lm_eval.answering import Answers, answer_requests
-from sparsedial.tasks.lm_eval.digests import config_digest, digest
-from sparsedial.tasks.lm_eval.encoder import make_weightless_hflm, silence_lm_eval
+from sparsedial.tasks.lm_eval.answering import Answers, LoglikelihoodPlan, answer_requests
+from sparsedial.tasks.lm_eval.chance import chance_score
+from sparsedial.tasks.lm_eval.digests import code_digest, config_digest, digest, unread_code
+from sparsedial.tasks.lm_eval.encoder import make_weightless_hflm, seed_random_generators, silence_lm_eval
 from sparsedial.tasks.lm_eval.judging import aggregate_metrics, apply_metrics
-from sparsedial.tasks.lm_eval.metrics import Metric, per_example_values
+from sparsedial.tasks.lm_eval.metrics import Metric, check_mean, per_example_values
 from sparsedial.tasks.lm_eval.options import LmEvalSettings
 from sparsedial.tasks.lm_eval.requests import PreparedRequests, encode_requests
 
-VERSION = 1  # incremented when the same examples would get other numbers
+VERSION = 2  # incremented when the same examples would get other numbers
+MAX_RENDERED_DOCUMENTS = 512
+"""Number of documents whose requests are part of the identity of a task."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class LmEvalTask:
     """One task of lm-eval with its data. `load_lm_eval_tasks` creates it.
 
     Attributes:
-        name: lm-eval's name of the task.
+        name: lm-eval's name of the task, after the name of a group and ``::`` if another task has the same name.
         group: Group that averages the task, else the group by which the task was requested, else None.
         metric: Metric that defines the score.
         num_fewshot: Few-shot examples per prompt.
@@ -46,27 +52,56 @@ class LmEvalTask:
     settings: LmEvalSettings
     lm_eval_task: Any = field(repr=False, compare=False)
 
+    @cached_property
+    def unread_code(self) -> tuple[str, ...]:
+        """Places at which the code of the task loads code whose changes are not noticed, such as ``utils.py: exec``."""
+        return tuple(unread_code(self.lm_eval_task))
+
     @property
     def reuse_mask(self) -> int:
         """Number of denoising steps for which a diffusion model reuses its kept sets."""
         return self.settings.diffusion.reuse_mask
 
+    def is_same_evaluation(self, other: LmEvalTask) -> bool:
+        """Return True if another task of the same name and settings has the same score.
+
+        Args:
+            other: Task that may differ in its configuration, its few-shot examples or its metric.
+        """
+        return (
+            self.num_fewshot == other.num_fewshot
+            and self.metric == other.metric
+            and self._config_digest == other._config_digest
+        )
+
     def identity(self) -> dict[str, Any]:
-        """Return everything about the task that changes the score. Configuration and data are included as hashes."""
+        """Return everything about the task that changes the score.
+
+        The configuration, the code, the data, and the prompts and targets of up to `MAX_RENDERED_DOCUMENTS` documents
+        are included as hashes.
+
+        Raises:
+            TaskError: lm-eval cannot create the requests.
+        """
         identity = {
             "task": self.name,
             "version": VERSION,
             "lm_eval": version("lm_eval"),
             "task_version": str(self.lm_eval_task.VERSION),
             "config": self._config_digest,
+            "code": self._code_digest,
             "data": self._data_digest,
+            "requests": self._requests_digest,
             "metric": self.metric.label,
+            "higher_is_better": self.metric.higher_is_better,
             "limit": self.settings.limit,
             "num_fewshot": self.num_fewshot,
             "apply_chat_template": self.settings.apply_chat_template,
             "seed": self.settings.seed,
             "batch_tokens": self.settings.batch_tokens,
         }
+        if self.unread_code:
+            identity["unread_code"] = list(self.unread_code)
         if self.settings.diffusion != DiffusionOptions():
             identity["diffusion"] = self.settings.diffusion.to_json()
         return identity
@@ -82,22 +117,30 @@ class LmEvalTask:
             `PreparedRequests` as plain JSON.
 
         Raises:
-            TaskError: The model has no tokenizer or chat template, cannot answer this kind of request, or the task
-                returned fewer examples than requested.
+            TaskError: The model has no tokenizer or chat template, cannot answer this kind of request, or lacks a token
+                of the tokenizer, or the task returned fewer examples than requested.
             ModelError: The model is a masked diffusion model without a mask token.
             SpecError: The denoising schedule does not fit the length of the texts.
         """
         backend = make_backend(lm, self.settings.diffusion)
         encoder = make_weightless_hflm(lm)
         instances = self._build_instances(lm, encoder)
-        prepared = encode_requests(self.name, instances, encoder, progress)
+        prepared = encode_requests(
+            self.name, instances, encoder, progress, needs_context=backend.kind != MASKED_DIFFUSION
+        )
         self._check_count(len(prepared.documents()), "made requests for")
+        check_token_ids(lm, prepared.token_rows())
         backend.check_requests(
             self.name,
             needs_loglikelihoods=bool(prepared.loglikelihood_requests()),
             generation_lengths=[request.limit for request in prepared.generation_requests().values()],
         )
-        return replace(prepared, max_shared_length=backend.max_shared_length()).to_json()
+        max_shared_length = backend.max_shared_length(
+            LoglikelihoodPlan.from_requests(prepared).groups,
+            max_length=prepared.max_length,
+            batch_tokens=self.settings.batch_tokens,
+        )
+        return replace(prepared, max_shared_length=max_shared_length).to_json()
 
     def score(
         self,
@@ -118,7 +161,8 @@ class LmEvalTask:
             One number per document. The details hold lm-eval's aggregate of every metric.
 
         Raises:
-            TaskError: A log-likelihood is NaN, or there are fewer scores than examples.
+            TaskError: The answers cannot be scored, see `judge`.
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         answers = self.answer(lm, examples, sparsifier, progress)
         scores = self.judge(examples, answers.responses)
@@ -143,7 +187,8 @@ class LmEvalTask:
             The answers in lm-eval's format, and statistics of the generated texts.
 
         Raises:
-            TaskError: A log-likelihood is NaN, or the model refuses the options of a generation.
+            TaskError: The model refuses the options of a generation.
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         return answer_requests(
             make_backend(lm, self.settings.diffusion),
@@ -164,14 +209,23 @@ class LmEvalTask:
             One number per document. The details hold lm-eval's aggregate of every metric.
 
         Raises:
-            TaskError: There are fewer scores than examples, or a score is not a number.
+            TaskError: There are fewer scores than examples, a score is not a finite number, or their mean is not
+                lm-eval's number.
         """
         requests = PreparedRequests.from_json(examples).requests
         results = apply_metrics(self.lm_eval_task, self._documents, requests, responses)
         metric_results = results[self.metric.filter]
         self._check_count(len(metric_results), "scored")
-        details = aggregate_metrics(self.lm_eval_task, results)
-        return Scores(self.metric.label, per_example_values(self.metric, metric_results, self.name), details)
+        values = per_example_values(self.metric, metric_results, self.name)
+        aggregates = aggregate_metrics(self.lm_eval_task, results)
+        check_mean(self.metric, float(values.mean()), aggregates, self.name)
+        return Scores(
+            metric=self.metric.label,
+            values=values,
+            details=aggregates,
+            higher_is_better=self.metric.higher_is_better,
+            chance=self._chance,
+        )
 
     def _build_instances(self, lm: LanguageModel, encoder: Any) -> list[Any]:
         """Return lm-eval's requests of the task."""
@@ -183,15 +237,17 @@ class LmEvalTask:
                     "--apply-chat-template out, or use an instruction-tuned model"
                 )
             arguments = {"chat_template": encoder.apply_chat_template, "tokenizer_name": encoder.tokenizer_name}
-        with silence_lm_eval():
+        return self._build_requests(
+            limit=self.settings.limit,
+            apply_chat_template=self.settings.apply_chat_template,
+            fewshot_as_multiturn=self.settings.apply_chat_template,  # as lm-eval's command line does
+            **arguments,
+        )
+
+    def _build_requests(self, **arguments: Any) -> list[Any]:
+        with silence_lm_eval(), seed_random_generators():
             self.lm_eval_task.set_fewshot_seed(seed=self.settings.seed)
-            self.lm_eval_task.build_all_requests(
-                limit=self.settings.limit,
-                cache_requests=False,
-                apply_chat_template=self.settings.apply_chat_template,
-                fewshot_as_multiturn=self.settings.apply_chat_template,  # as lm-eval's command line does
-                **arguments,
-            )
+            self.lm_eval_task.build_all_requests(cache_requests=False, **arguments)
         instances: list[Any] = self.lm_eval_task.instances
         self.lm_eval_task._instances = None
         return instances
@@ -201,6 +257,10 @@ class LmEvalTask:
         expected = self.settings.limit or len(self.lm_eval_task.eval_docs)
         if count != expected:
             raise TaskError(f"task {self.name!r} {action} {count} examples, expected {expected}")
+
+    @cached_property
+    def _chance(self) -> float | None:
+        return chance_score(self.metric, self.lm_eval_task, self._documents.values())
 
     @cached_property
     def _documents(self) -> dict[int, Any]:
@@ -217,3 +277,25 @@ class LmEvalTask:
     @cached_property
     def _config_digest(self) -> str:
         return config_digest(self.lm_eval_task.config)
+
+    @cached_property
+    def _code_digest(self) -> str:
+        return code_digest(self.lm_eval_task)
+
+    @cached_property
+    def _requests_digest(self) -> str:
+        """Digest of the prompts, options, generation arguments and targets of documents that are evenly distributed."""
+        documents = self._documents
+        indices = list(documents)[:: math.ceil(len(documents) / MAX_RENDERED_DOCUMENTS)]
+        task = self.lm_eval_task
+        try:
+            instances = self._build_requests(samples=indices)
+            with silence_lm_eval(), seed_random_generators():
+                targets = [task.doc_to_target(documents[index]) for index in indices]
+        except Exception as error:  # the code of a task can raise any exception
+            raise TaskError(
+                f"task {self.name!r}: lm-eval cannot create its requests: check its YAML, its code and its data "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        requests = [[instance.doc_id, instance.request_type, list(instance.arguments)] for instance in instances]
+        return digest([requests, targets])

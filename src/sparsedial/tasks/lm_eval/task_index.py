@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sparsedial.errors import TaskError
-from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.suggestions import suggest
+from sparsedial.tasks.lm_eval.encoder import seed_random_generators, silence_lm_eval
 
 DATA_UNAVAILABLE = "its dataset could not be loaded"
 DATA_PACKAGES = ("datasets", "huggingface_hub", "fsspec")
@@ -50,23 +51,25 @@ def _cached_task_manager(names: tuple[str, ...], include_path: str | None) -> An
         return TaskManager(include_path=include_path)
 
 
-def load_tasks_and_groups(name: str, manager: Any) -> dict[str, Any]:
+def load_tasks_and_groups(name: str, manager: Any, other_names: Sequence[str] = ()) -> dict[str, Any]:
     """Load the tasks and groups that one name stands for in lm-eval.
 
     Args:
         name: Name of a task, group or tag, or a YAML file.
         manager: Index of tasks from `find_task_manager`.
+        other_names: Names of tasks and sets of tasks outside lm-eval. They are suggested if ``name`` is similar.
 
     Returns:
         A dictionary with the ``tasks``, including their data, and the ``groups`` that they are in, by name.
 
     Raises:
-        TaskError: The name is unknown, or lm-eval cannot create the task on this machine.
+        TaskError: The name is unknown, a group names a task twice, or lm-eval cannot create the task on this machine.
     """
     if name not in manager.task_index and not Path(name).is_file():
-        raise TaskError(_describe_unknown_task(name, manager))
+        raise TaskError(_describe_unknown_task(name, manager, other_names))
+    _check_repeated_members(name, manager.task_index)
     try:
-        with silence_lm_eval():
+        with silence_lm_eval(), seed_random_generators():
             loaded: dict[str, Any] = manager.load([name])
     except ImportError as error:
         raise TaskError(_describe_missing_package(name, error)) from error
@@ -74,6 +77,73 @@ def load_tasks_and_groups(name: str, manager: Any) -> dict[str, Any]:
         reason = DATA_UNAVAILABLE if _is_about_data(error) else "lm-eval cannot create it: check its YAML and its data"
         raise TaskError(f"task {name!r}: {reason} ({type(error).__name__}: {_first_line(error)})") from error
     return loaded
+
+
+@dataclass(frozen=True)
+class GroupMember:
+    """A task, and the group that directly contains it.
+
+    Attributes:
+        name: lm-eval's name of the task. Members of different groups may have the same name.
+        group: Name of the group, or None if the task was not requested by a group.
+        lm_eval_task: Task object of lm-eval.
+    """
+
+    name: str
+    group: str | None
+    lm_eval_task: Any
+
+
+def list_members(loaded: Mapping[str, Any]) -> list[GroupMember]:
+    """Return all tasks, including those of the same name in different groups.
+
+    Args:
+        loaded: Tasks and groups from `load_tasks_and_groups`, which keeps one task of each name.
+
+    Returns:
+        The tasks, in the order of lm-eval's groups.
+    """
+    if not loaded["groups"]:
+        return [GroupMember(name, None, task) for name, task in loaded["tasks"].items()]
+    members: dict[int, GroupMember] = {}  # a group and the groups that contain it have the same task objects
+    for group_name, group in loaded["groups"].items():
+        for task in group.get_all_tasks(recursive=False):
+            members.setdefault(id(task), GroupMember(task.task_name, group_name, task))
+    return list(members.values())
+
+
+def _check_repeated_members(name: str, task_index: Mapping[str, Any], parents: tuple[str, ...] = ()) -> None:
+    """Raise an error if a group names a task twice, because lm-eval would silently drop the first of them."""
+    if name not in task_index or name in parents:
+        return
+    for members in _member_lists((task_index[name].cfg or {}).get("task")):
+        entries: dict[str, Any] = {}
+        for entry in members:
+            member = _entry_name(entry)
+            if entries.setdefault(member, entry) != entry:
+                raise TaskError(
+                    f"group {name!r} names {member!r} twice with different settings, of which lm-eval would run only "
+                    "the last: put one of them into a group of its own, or define it as a task with another name"
+                )
+            _check_repeated_members(member, task_index, (*parents, name))
+
+
+def _member_lists(members: Any) -> Iterator[list[Any]]:
+    """Yield the named entries in the task list of a group, and in that of each group that is defined inside of it."""
+    if not isinstance(members, list):
+        return
+    yield list(filter(_entry_name, members))
+    for member in members:
+        if isinstance(member, Mapping):
+            yield from _member_lists(member.get("task"))
+
+
+def _entry_name(entry: Any) -> str:
+    """Return the name of the task or group in a task list. It is empty if the entry has none."""
+    if isinstance(entry, str):
+        return entry
+    name = entry.get("group") or entry.get("task")
+    return name if isinstance(name, str) else ""
 
 
 def _is_known(name: str, task_index: Mapping[str, Any], parents: tuple[str, ...] = ()) -> bool:
@@ -101,11 +171,8 @@ def _member_names(members: Any) -> Iterator[str]:
             yield from _member_names(nested)
 
 
-def _describe_unknown_task(name: str, manager: Any) -> str:
-    matches = difflib.get_close_matches(name, manager.all_tasks, 3)
-    hint = "`lm-eval ls tasks` lists the tasks of lm-eval."
-    if matches:
-        hint = f"did you mean {' or '.join(matches)}?"
+def _describe_unknown_task(name: str, manager: Any, other_names: Sequence[str]) -> str:
+    hint = suggest(name, other_names, manager.all_tasks) or "`lm-eval ls tasks` lists the tasks of lm-eval."
     return f"unknown task {name!r}: {hint} To use your own tasks, pass their folder as --include-path."
 
 

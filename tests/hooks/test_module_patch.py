@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import sparsedial as sd
-from sparsedial.hooks.input_patch import InputPatch
+from sparsedial.hooks.module_patch import InputPatch
 
 
 def double(x):

@@ -1,0 +1,164 @@
+"""The difference of two critical sparsities, with a 95% interval of its own.
+
+Each curve's critical sparsity lies between two neighboring points: the last one below it, which keeps the score, and
+the next one, which does not. The interval is the range of the differences over all pairs of such gaps that no test
+contradicts. A pair is contradicted
+
+- if the tests of single points contradict one of its gaps, as in `critical_sparsity`, or
+- if the paired t-test of the two curves does: the point before the one gap cannot keep less than the point after the
+  other gap.
+
+The second kind of test uses the correlation of the curves, so curves that are scored on the same examples have a
+narrower interval than the ends of their single intervals imply. docs/intervals.md reports how often it covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsedial.curves.critical import RETAIN, critical_sparsity
+from sparsedial.curves.curve import Curve
+from sparsedial.curves.paired_scores import PairedScores, TaskScores, pair_scores, split_tasks
+
+MORE = "more"
+LESS = "less"
+UNCLEAR = "unclear"
+
+MIN_DIFFERENCE = 0.0005
+"""Differences between -MIN_DIFFERENCE and MIN_DIFFERENCE are displayed as 0.0 percentage points."""
+
+
+@dataclass(frozen=True)
+class CriticalDifference:
+    """The critical sparsity of one curve minus that of another.
+
+    Attributes:
+        estimate: The difference of the estimates. None if one of the curves has no estimate.
+        low: Lower end of the 95% interval. None without per-example scores.
+        high: Upper end of the 95% interval. None without per-example scores.
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def verdict(self) -> str:
+        """``more`` or ``less`` if the first curve tolerates more or less sparsity, else ``unclear``.
+
+        The verdict is ``unclear`` if the interval is not known or reaches within `MIN_DIFFERENCE` of 0.
+        """
+        return judge_sign(self.low, self.high)
+
+
+def judge_sign(low: float | None, high: float | None) -> str:
+    """Return the sign that an interval supports.
+
+    Args:
+        low: Lower end, or None if there is no interval.
+        high: Upper end, or None if there is no interval.
+
+    Returns:
+        ``more`` if all of the interval is above `MIN_DIFFERENCE`, ``less`` if all of it is below its negative, else
+        ``unclear``.
+
+    Example:
+        >>> judge_sign(0.01, 0.2), judge_sign(0.0, 0.2), judge_sign(None, None)
+        ('more', 'unclear', 'unclear')
+    """
+    if low is None or high is None:
+        return UNCLEAR
+    if low > MIN_DIFFERENCE:
+        return MORE
+    if high < -MIN_DIFFERENCE:
+        return LESS
+    return UNCLEAR
+
+
+def critical_difference(first: Curve, second: Curve, retain: float = RETAIN) -> CriticalDifference:
+    """Compute the difference of the critical sparsities of two curves, and its 95% interval.
+
+    A critical sparsity beyond the last point of its curve may be as high as 1.
+
+    Args:
+        first: A curve.
+        second: The curve to subtract. If its tasks have as many examples as those of ``first``, they are assumed to be
+            the same examples in the same order. Otherwise the curves are assumed to be independent.
+        retain: Share of the dense score to keep, in (0, 1]. A `SpecError` is raised for other values.
+
+    Returns:
+        The difference. It has no interval if the scores of the examples of a curve are not known.
+
+    Example:
+        >>> from sparsedial.curves import make_curve
+        >>> a = make_curve([(0.3, 1.0), (0.5, 0.98)], dense=1.0)
+        >>> b = make_curve([(0.2, 1.0), (0.4, 0.98)], dense=1.0)
+        >>> round(critical_difference(a, b).estimate, 3)
+        0.1
+    """
+    critical = [critical_sparsity(curve, retain) for curve in (first, second)]
+    estimate = None
+    if critical[0].estimate is not None and critical[1].estimate is not None:
+        estimate = critical[0].estimate - critical[1].estimate
+    first_scores = pair_scores(first)
+    second_scores = pair_scores(second)
+    if first_scores is None or second_scores is None:
+        return CriticalDifference(estimate, None, None)
+
+    is_possible = _possible_gaps(first_scores, retain)[:, None] & _possible_gaps(second_scores, retain)[None, :]
+    paired = _paired_statistic(first, second, first_scores, second_scores, retain)
+    # Gap i lies between the points i and i + 1, where point 0 is dense and column 0 of `paired` is point 1.
+    is_consistent = is_possible.copy()
+    is_consistent[1:, :-1] &= paired >= -1  # the first curve still keeps the score where the second has lost it
+    is_consistent[:-1, 1:] &= paired <= 1
+    if is_consistent.any():
+        is_possible = is_consistent
+
+    first_points = np.concatenate([[0.0], first.sparsity, [1.0]])
+    second_points = np.concatenate([[0.0], second.sparsity, [1.0]])
+    lowest = first_points[:-1, None] - second_points[None, 1:]
+    highest = first_points[1:, None] - second_points[None, :-1]
+    return CriticalDifference(estimate, float(lowest[is_possible].min()), float(highest[is_possible].max()))
+
+
+def _possible_gaps(scores: PairedScores, retain: float) -> np.ndarray:
+    """Return True for the gaps between points that may hold the critical sparsity, shape [K + 1].
+
+    The point before the gap may keep the score, and no later point was found to keep it.
+    """
+    statistic = scores.statistic(retain)
+    may_keep = np.concatenate([[True], statistic >= -1])
+    keeps = np.concatenate([statistic > 1, [False]])
+    later_keeps = np.logical_or.accumulate(keeps[::-1])[::-1]
+    return may_keep & ~later_keeps
+
+
+def _paired_statistic(
+    first: Curve, second: Curve, first_scores: PairedScores, second_scores: PairedScores, retain: float
+) -> np.ndarray:
+    """Return the test statistic of the difference of the margins of each pair of points, shape [K1, K2]."""
+    covariance = _margin_covariance(first, second, retain)
+    variance = first_scores.variance(retain)[:, None] + second_scores.variance(retain)[None, :] - 2 * covariance
+    extra_variance = first_scores.extra_variance[:, None] + second_scores.extra_variance[None, :]
+    quantile = np.maximum(first_scores.quantile[:, None], second_scores.quantile[None, :])
+    difference = first_scores.margin(retain)[:, None] - second_scores.margin(retain)[None, :]
+    return difference / (quantile * np.sqrt(np.maximum(variance, extra_variance)))
+
+
+def _margin_covariance(first: Curve, second: Curve, retain: float) -> np.ndarray:
+    """Return the covariance of the mean margins of the points of two curves, shape [K1, K2]."""
+    total = np.zeros((len(first.sparsity), len(second.sparsity)))
+    if list(map(len, first.examples)) != list(map(len, second.examples)):
+        return total
+    for task, other in zip(split_tasks(first), split_tasks(second), strict=True):
+        margins = _centered_margins(task, retain)
+        total += margins.T @ _centered_margins(other, retain) / (len(margins) - 1) / len(margins)
+    return total
+
+
+def _centered_margins(task: TaskScores, retain: float) -> np.ndarray:
+    """Return the margins of one task's examples, minus their mean, shape [N, K]."""
+    margins = task.numerator - retain * task.denominator
+    return margins - margins.mean(0)

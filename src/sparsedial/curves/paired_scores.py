@@ -1,0 +1,270 @@
+"""The paired t-test of whether a measured point keeps a share of the dense score.
+
+The statistic is the *margin*, the mean of ``sparse - retain * dense`` over the examples (``dense - retain * sparse`` if
+lower scores are better). Its variance is that of the mean of paired differences, plus that of `EXTRA_CHANGES`
+additional examples whose score changed. Without this addition, a point at which no example has changed yet would have
+no variance, and a few examples would seem to prove that the model keeps its score. Agresti and Min (2005, Statistics in
+Medicine 24) add pseudo-observations to paired proportions for the same reason.
+
+The size of one change is the root mean square of the changes ``sparse - dense`` that are not 0. It is 1 for scores that
+are 0 or 1. If fewer than `EXTRA_CHANGES` examples have changed at a point, the size is taken from the next sparser
+point at which enough have changed, else from all points, and else from the largest score.
+
+An average over tasks has the sum of the variances, because tasks have different examples. The additional examples are
+shared among the tasks in proportion to the variance that one change in each of them causes. In an average of
+retentions, the retention of each task is linearized at its measured value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import stdtrit
+
+from sparsedial.curves.curve import Curve
+
+EXTRA_CHANGES = 4
+"""Number of additional examples with a changed score in the variance."""
+
+TAIL = 0.025
+"""Error probability of each of the two one-sided tests of a point, which makes a 95% interval of two ends."""
+
+NO_CHANGE = 1e-12
+"""Differences of scores below this share of the largest score are rounding errors."""
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """Retention as a ratio of two means over the examples, with the variances of these means.
+
+    Attributes:
+        numerator: Mean of the scores in the numerator of retention, at each point, shape [K].
+        denominator: Mean of the scores in its denominator, shape [K].
+        numerator_variance: Variance of the mean in the numerator, shape [K].
+        denominator_variance: Variance of the mean in the denominator, shape [K].
+        covariance: Covariance of the two means, shape [K].
+        extra_variance: Variance from `EXTRA_CHANGES` additional changed examples, shape [K].
+        degrees: Degrees of freedom of the variance, shape [K].
+    """
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+    numerator_variance: np.ndarray
+    denominator_variance: np.ndarray
+    covariance: np.ndarray
+    extra_variance: np.ndarray
+    degrees: np.ndarray
+
+    @cached_property
+    def quantile(self) -> np.ndarray:
+        """Quantile of the t distribution that leaves `TAIL` above it, at each point, shape [K]."""
+        return np.asarray(stdtrit(self.degrees, 1 - TAIL))
+
+    def margin(self, retain: float) -> np.ndarray:
+        """Return the mean of ``numerator - retain * denominator`` at each point, shape [K].
+
+        Args:
+            retain: Share of the dense score to keep.
+        """
+        return self.numerator - retain * self.denominator
+
+    def variance(self, retain: float) -> np.ndarray:
+        """Return the variance of the margin at each point, shape [K].
+
+        Args:
+            retain: Share of the dense score to keep.
+        """
+        paired = self.numerator_variance - 2 * retain * self.covariance + retain**2 * self.denominator_variance
+        return np.maximum(paired, 0.0) + self.extra_variance
+
+    def statistic(self, retain: float) -> np.ndarray:
+        """Return the margin divided by its tested standard error, at each point, shape [K].
+
+        The tested standard error is the standard error times the quantile: the point keeps the share if the statistic
+        is above 1, and does not if it is below -1.
+
+        Args:
+            retain: Share of the dense score to keep.
+        """
+        return self.margin(retain) / (self.quantile * np.sqrt(self.variance(retain)))
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """The scores of one task's examples in the numerator and the denominator of retention.
+
+    Attributes:
+        numerator: Scores in the numerator, shape [N, K].
+        denominator: Scores in the denominator, shape [N, K].
+        squared_change: Mean square of one change of an example's score, shape [K].
+    """
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+    squared_change: np.ndarray
+
+
+def pair_scores(measured: Curve) -> PairedScores | None:
+    """Compute the means and variances of a curve.
+
+    Args:
+        measured: A curve. The examples of its tasks are independent.
+
+    Returns:
+        The means and variances. None if the scores of the examples are not known, or if a task has only one example.
+    """
+    tasks = split_tasks(measured)
+    counts = np.array([len(task.numerator) for task in tasks])[:, None]
+    if not tasks or counts.min() < 2:
+        return None
+    numerator = np.array([task.numerator.mean(0) for task in tasks])
+    denominator = np.array([task.denominator.mean(0) for task in tasks])
+    scale = counts * (counts - 1)
+    numerator_variance = _sum_products(tasks, "numerator", "numerator") / scale
+    denominator_variance = _sum_products(tasks, "denominator", "denominator") / scale
+    covariance = _sum_products(tasks, "numerator", "denominator") / scale
+    one_change = np.array([task.squared_change for task in tasks]) / counts**2
+    extra = EXTRA_CHANGES * one_change**2 / one_change.sum(0)
+    total = np.maximum(numerator_variance - 2 * covariance + denominator_variance, 0.0) + extra
+    return PairedScores(
+        numerator=numerator.sum(0),
+        denominator=denominator.sum(0),
+        numerator_variance=numerator_variance.sum(0),
+        denominator_variance=denominator_variance.sum(0),
+        covariance=covariance.sum(0),
+        extra_variance=extra.sum(0),
+        degrees=total.sum(0) ** 2 / (total**2 / (counts - 1)).sum(0),  # Welch and Satterthwaite
+    )
+
+
+def split_tasks(measured: Curve) -> list[TaskScores]:
+    """Return the scores in the numerator and the denominator of a curve's retention.
+
+    The margin of the curve is the sum of the tasks' mean margins.
+
+    Args:
+        measured: A curve.
+
+    Returns:
+        One entry per task. Empty if the scores of the examples are not known.
+    """
+    if not measured.examples:
+        return []
+    if not measured.members:
+        return [_direct_scores(matrix, measured.higher_is_better) for matrix in measured.examples]
+    tasks: list[TaskScores] = []
+    for member in measured.members:
+        tasks += _linearized_scores(member, 1 / len(measured.members))
+    return tasks
+
+
+def _direct_scores(matrix: np.ndarray, higher_is_better: bool) -> TaskScores:
+    sparse = matrix[:, 1:]
+    dense = np.broadcast_to(matrix[:, :1], sparse.shape)
+    if higher_is_better:
+        return TaskScores(sparse, dense, _squared_change(matrix))
+    return TaskScores(dense, sparse, _squared_change(matrix))
+
+
+def _linearized_scores(member: Curve, weight: float) -> list[TaskScores]:
+    """Return scores whose mean is the weighted retention of a curve, and a denominator whose mean is the weight.
+
+    Args:
+        member: The curve of one task, or of several with weights.
+        weight: Weight of its retention.
+    """
+    retention = member.retention
+    tasks = split_tasks(member)
+    mean_denominator = np.sum([task.denominator.mean(0) for task in tasks], axis=0)
+    slope = weight / np.maximum(mean_denominator, NO_CHANGE)
+    share = weight / len(tasks)
+    linearized = []
+    for task in tasks:
+        margins = task.numerator - retention * task.denominator
+        numerator = share * retention + slope * (margins - margins.mean(0))
+        change = task.squared_change * slope**2
+        if not member.higher_is_better:
+            change = change * retention**2  # the changing score is in the denominator
+        linearized.append(TaskScores(numerator, np.full_like(numerator, share), change))
+    return linearized
+
+
+def _sum_products(tasks: Sequence[TaskScores], first: str, second: str) -> np.ndarray:
+    """Return the sum over the examples of the product of two centered scores, shape [tasks, K]."""
+    sums = []
+    for task in tasks:
+        scores = getattr(task, first)
+        others = getattr(task, second)
+        sums.append(((scores - scores.mean(0)) * (others - others.mean(0))).sum(0))
+    return np.array(sums)
+
+
+def retention_intervals(scores: PairedScores) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the 95% interval of the retention of each point.
+
+    It consists of the shares of the dense score that the test does not reject (Fieller's interval), so that a point
+    keeps a share exactly if the share is below the interval.
+
+    Args:
+        scores: The means and variances of a curve.
+
+    Returns:
+        Lower and upper ends, shape [K] each. NaN if the denominator is not significantly above 0.
+    """
+    squared_quantile = scores.quantile**2
+    square = scores.denominator**2 - squared_quantile * scores.denominator_variance
+    square = np.where(square > 0, square, np.nan)
+    middle = scores.numerator * scores.denominator - squared_quantile * scores.covariance
+    constant = scores.numerator**2 - squared_quantile * (scores.numerator_variance + scores.extra_variance)
+    radius = np.sqrt(np.maximum(middle**2 - square * constant, 0.0))
+    return (middle - radius) / square, (middle + radius) / square
+
+
+def fewest_examples(measured: Curve, scores: PairedScores, retain: float) -> int:
+    """Return the number of examples from which the test can say that an unchanged score is kept.
+
+    With fewer examples, `EXTRA_CHANGES` changed examples outweigh the share of the score that may be lost. This is
+    known only for scores that are all or nothing. Other scores change less at lower sparsity.
+
+    Args:
+        measured: The curve.
+        scores: Its means and variances.
+        retain: Share of the dense score to keep, in (0, 1].
+
+    Returns:
+        The number of examples over all tasks. 0 if it is not known, or if ``retain`` is 1, which no number of examples
+        can show.
+    """
+    if retain >= 1.0 or not all(map(_is_all_or_nothing, measured.examples)):
+        return 0
+    examples = sum(map(len, measured.examples))
+    needed = scores.quantile[0] * math.sqrt(scores.extra_variance[0]) / ((1 - retain) * measured.dense)
+    return math.ceil(round(examples * float(needed), 6))
+
+
+def _is_all_or_nothing(matrix: np.ndarray) -> bool:
+    """Return True if every score is 0 or the largest score."""
+    largest = matrix.max()
+    return bool((np.minimum(np.abs(matrix), np.abs(matrix - largest)) <= NO_CHANGE * largest).all())
+
+
+def _squared_change(matrix: np.ndarray) -> np.ndarray:
+    """Return the mean square of the changes of one task's scores at each point, shape [K]. It is above 0."""
+    change = matrix[:, 1:] - matrix[:, :1]
+    largest = np.abs(matrix).max()
+    is_changed = np.abs(change) > NO_CHANGE * largest
+    counts = is_changed.sum(0)
+    squares = np.where(is_changed, change**2, 0.0).sum(0)
+    if not counts.any():
+        return np.full(len(counts), largest**2 or 1.0)
+    following = squares.sum() / counts.sum()
+    result = np.empty(len(counts))
+    for point in reversed(range(len(counts))):
+        if counts[point] >= EXTRA_CHANGES:
+            following = squares[point] / counts[point]
+        result[point] = following
+    return result

@@ -1,0 +1,48 @@
+"""Protection of a user's files in the output directory of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from sparsedial.errors import StorageError
+from sparsedial.report.formatting import sanitize_text
+from sparsedial.study.folder_layout import holds_study
+
+RESULTS_NAME = "results.json"
+
+
+def check_report_folder(folder: Path, names: Iterable[str]) -> None:
+    """Check that a report replaces only files of a study or of an earlier report. Nothing is changed.
+
+    Args:
+        folder: Output directory of the report.
+        names: Relative paths of the files that the report writes.
+
+    Raises:
+        StorageError: The directory holds another file of one of these names, or it cannot be read.
+    """
+    try:
+        if holds_study(folder) or _holds_report(folder):
+            return
+        for name in names:
+            path = folder / name
+            if path.exists() or path.is_symlink():
+                raise StorageError(
+                    f"{sanitize_text(path)}: exists and is not of an earlier report. Nothing was written. "
+                    "Choose a new or empty directory with --out."
+                )
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{sanitize_text(folder)}: cannot be read: {error.strerror}") from None
+
+
+def _holds_report(folder: Path) -> bool:
+    """Return True if the directory holds the ``results.json`` of a report."""
+    try:
+        results = json.loads((folder / RESULTS_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(results, dict) and {"schema", "critical", "points"} <= results.keys()

@@ -1,0 +1,55 @@
+"""The curve that the adaptive search follows: the average over tasks of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sparsedial.curves.curve import Curve
+from sparsedial.curves.task_average import average_tasks
+from sparsedial.errors import SparsedialError
+from sparsedial.study.curve_from_trials import ScoreSource, measured_curve
+from sparsedial.study.records import TrialRecord
+from sparsedial.study.score_scale import has_score_at_chance
+from sparsedial.tasks.registry import is_data_free
+
+
+@dataclass(frozen=True)
+class TaskTrials:
+    """The trials of one task at one site.
+
+    Attributes:
+        dense: The dense trial.
+        sparse: The sparse trials.
+    """
+
+    dense: TrialRecord
+    sparse: tuple[TrialRecord, ...]
+
+
+def leading_curve(source: ScoreSource, tasks: Sequence[TaskTrials]) -> Curve | None:
+    """Return the curve that decides where to measure next.
+
+    Tasks without data are left out if there are others, and so are tasks whose dense score is at chance.
+
+    Args:
+        source: Source of the per-example scores.
+        tasks: The trials of each task, at the same values of p.
+
+    Returns:
+        The average over tasks. None if no task has scores that can be compared.
+    """
+    leading = [task for task in tasks if not is_data_free(task.dense.task.name)] or list(tasks)
+    leading = [task for task in leading if not _is_at_chance(source, task)] or leading
+    curves = []
+    for task in leading:
+        with suppress(SparsedialError):  # the report states why such a curve is left out
+            curves.append(measured_curve(source, task.dense, task.sparse))
+    if not curves:
+        return None
+    return average_tasks(curves)
+
+
+def _is_at_chance(source: ScoreSource, task: TaskTrials) -> bool:
+    return has_score_at_chance(task.dense, source.samples(task.dense))

@@ -1,0 +1,39 @@
+"""Every example is a study that can be planned, and its first line says what a clone lacks."""
+
+from pathlib import Path
+
+import pytest
+
+from sparsedial.models.zoo_package import PREFIX
+from sparsedial.study.dry_run import preview_study
+from sparsedial.study.planner import Planner
+from sparsedial.study.spec import StudySpec
+from sparsedial.study.store import Store
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+def is_in_clone(spec):
+    """Return True if all models of a study are part of the repository."""
+    return all(model.startswith(PREFIX) for model in spec.models)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_can_be_planned_and_says_first_what_it_needs(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(ROOT)
+    spec = StudySpec.from_yaml(path)
+    first_line = path.read_text().splitlines()[0]
+    assert first_line.startswith("# ")
+    assert first_line.startswith("# Needs ") != is_in_clone(spec), first_line
+    store = Store(tmp_path)
+    if is_in_clone(spec):
+        jobs = preview_study(spec, store).jobs
+    else:
+        tasks = {task.name: {"task": task.name} for task in spec.tasks}
+        jobs = Planner(spec, tasks, store, {}).jobs(assume_dense=True)
+    assert {job.model for job in jobs} == set(spec.models)
+    assert {job.task for job in jobs} == {task.name for task in spec.tasks}
+    assert "include_path" not in spec.task_options  # a clone has no folder of tasks
+    for model in spec.models:
+        assert not Path(model).is_absolute() and ".." not in Path(model).parts
