@@ -36,7 +36,7 @@ from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel, load_language_model
 from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
-from sparsedial.study.adaptive_search import next_rule
+from sparsedial.study.adaptive_search import MAX_POINTS, next_step
 from sparsedial.tasks.base import Scores, Task
 from sparsedial.tasks.denoising_replay import DenoisingReplay
 from sparsedial.tasks.masked_token import MaskedToken
@@ -120,7 +120,7 @@ def critical(lm: LanguageModel, args: argparse.Namespace) -> list[dict[str, Any]
         print(f"{task.name:16}{'dense':14}{dense.mean:7.4f}{'':43}{time.time() - began:6.0f}", flush=True)
         for site in SITES:
             began, points, found = time.time(), [], None
-            while (rule := next_rule("top_p", found, 0.99, args.tolerance)) is not None:
+            while (rule := next_step("top_p", found, 0.99, args.tolerance, MAX_POINTS).rule) is not None:
                 p = rule.value
                 sparsity, scores = measure(lm, site, p, task, examples)
                 points.append((sparsity, scores.values, p))

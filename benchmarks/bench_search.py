@@ -22,7 +22,7 @@ from benchmarks.environment import save_result
 from sparsedial.curves.critical import critical_sparsity
 from sparsedial.curves.curve import Curve, average_at_each_p, make_curve
 from sparsedial.rules import make_rule
-from sparsedial.study.adaptive_search import next_rule
+from sparsedial.study.adaptive_search import MAX_POINTS, next_step
 from sparsedial.study.curve_from_trials import measured_curve
 from sparsedial.study.curve_progress import CurveKey
 from sparsedial.study.integrity import read_planner
@@ -120,7 +120,8 @@ def replay(measured: Curve, rule: str, retain: float, tolerance: float) -> dict[
     p, sparsity, retention = (values[order] for values in (measured.p, measured.sparsity, measured.retention))
     points: list[tuple[float, float, float]] = []
     while True:
-        step = next_rule(rule, make_curve(points, dense=1.0) if points else None, retain, tolerance)
+        curve = make_curve(points, dense=1.0) if points else None
+        step = next_step(rule, curve, retain, tolerance, MAX_POINTS).rule
         if step is None:
             break
         value = step.value

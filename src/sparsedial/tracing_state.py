@@ -21,8 +21,9 @@ def tracing() -> Iterator[None]:
         None: Nothing.
     """
     global _tracing
+    previous = _tracing
     _tracing = True
     try:
         yield
     finally:
-        _tracing = False
+        _tracing = previous

@@ -12,7 +12,7 @@ from tests.support import made_up_studies
 from tests.support.made_up_studies import LARGE, MIXTURE, SMALL, Model, study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "output-tables.md").read_text()
-TABLES = ("critical", "points", "layers", "experts", "steps", "step_overlap", "generated", "trends")
+TABLES = ("critical", "points", "layers", "experts", "steps", "step_overlap", "generated", "trends", "differences")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_up_studies, "_record", with_overlap)
         models = [SMALL, LARGE, MIXTURE, diffusion]
-        store = study(tmp_path_factory.mktemp("study"), models, ("gsm8k",), ("input",), generates=("gsm8k",))
+        store = study(tmp_path_factory.mktemp("study"), models, ("gsm8k",), ("input", "gate"), generates=("gsm8k",))
     return compute_results(store)
 
 

@@ -16,7 +16,7 @@ from sparsedial.curves import (
 )
 from sparsedial.curves.retention import MAX_RETENTION
 from sparsedial.errors import SpecError
-from sparsedial.study.adaptive_search import next_rule
+from sparsedial.study.adaptive_search import next_step
 
 COUNTS = st.integers(1, 10**6)
 
@@ -60,7 +60,7 @@ def test_every_use_of_the_threshold_reads_495_of_500_as_kept():
     average = average_at_each_p([curve, curve, curve])
     assert sd.critical_sparsity(average).value == pytest.approx(0.4, abs=1e-12)
     last = make_curve([(s, scores_of(495, 600), p) for s, p in ((0.1, 0.97), (0.2, 0.9), (0.4, 0.8))], dense)
-    assert next_rule("top_p", last, 0.99, 0.01).value < 0.8  # the search moves on to higher sparsity
+    assert next_step("top_p", last, 0.99, 0.01).rule.value < 0.8  # the search moves on to higher sparsity
 
 
 def test_a_metric_of_which_lower_is_better_has_the_inverse_ratio():

@@ -6,6 +6,8 @@ import torch
 import sparsedial as sd
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn.feed_forward import SITES
+from sparsedial.hooks.sparsifier import is_sparsified
+from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 from tests.support.hooks import count_hooks
 
 CASES = [
@@ -143,3 +145,28 @@ def test_the_profiler_shows_the_operator_by_its_name(llama, tokens):
             llama(tokens)
     [operator] = [event for event in profile.key_averages() if event.key == "sparsedial::select"]
     assert operator.count == 2 * llama.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("shape", [(4, 12), (1, 1)])
+def test_paused_forward_passes_are_dense_and_not_counted(own_llama, tokens, site, shape):
+    tokens = tokens[: shape[0], : shape[1]]
+    with torch.inference_mode():
+        dense = own_llama(tokens).logits
+        with sd.sparsify(own_llama, site, sd.TopP(0.5)) as sparsifier:
+            sparse = own_llama(tokens).logits
+            before = sparsifier.stats()
+            with pause_sparsifiers():
+                assert torch.equal(own_llama(tokens).logits, dense)
+                sd.find_ffns(own_llama)  # has its own pause, which does not end the outer one
+                assert torch.equal(own_llama(tokens).logits, dense)
+            assert sparsifier.stats().equals(before)
+            assert torch.equal(own_llama(tokens).logits, sparse)
+        assert (sparsifier.stats()["total"] == 2 * before["total"]).all()
+
+
+def test_a_model_is_sparsified_while_a_sparsifier_is_attached(own_llama):
+    assert not is_sparsified(own_llama)
+    with sd.sparsify(own_llama, "input", sd.TopP(0.5), layers=[1]):
+        assert is_sparsified(own_llama)
+    assert not is_sparsified(own_llama)

@@ -13,7 +13,6 @@ from sparsedial.study.adaptive_search import (
     POINTS_USED,
     PRECISION_REACHED,
     SPARSEST_VALUE_REACHED,
-    next_rule,
     next_step,
 )
 
@@ -35,7 +34,8 @@ def model(rule, sharpness, half):
 def search(rule, measure, tolerance=0.01):
     points = []
     while True:
-        step = next_rule(rule, make_curve(points, dense=1.0) if points else None, 0.99, tolerance)
+        curve = make_curve(points, dense=1.0) if points else None
+        step = next_step(rule, curve, 0.99, tolerance, MAX_POINTS).rule
         if step is None:
             return points
         value = step.value

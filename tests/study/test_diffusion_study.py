@@ -28,7 +28,7 @@ def spec(*models, tasks=("self_prediction",), options=None, **more):
 def test_both_kinds_of_models_in_one_study(tmp_path):
     results = compute_results(run_study(spec("zoo:dense-1.3m", "zoo:diffusion-1.3m"), tmp_path, device="cpu"))
     assert set(results.critical["model"]) == {"zoo:dense-1.3m", "zoo:diffusion-1.3m"}
-    assert set(results.critical["metric"]) == {"agreement", "restored"}
+    assert set(results.critical["metric"]) == {"expected_agreement", "restored"}
     assert results.step_overlap.empty
 
 
@@ -84,7 +84,7 @@ def test_an_exception_while_denoising_fails_the_trial(tmp_path, monkeypatch):
     def broken(*_args, **_kwargs):
         raise RuntimeError("broken while denoising")
 
-    monkeypatch.setattr("sparsedial.tasks.denoising_replay.MaskedTokens", broken)
+    monkeypatch.setattr("sparsedial.inference.sampled_denoising.MaskedTokens", broken)
     with pytest.raises(SparsedialError, match="broken while denoising"):
         run_study(spec("zoo:diffusion-1.3m", tasks=("denoising",)), tmp_path, device="cpu")
     assert not list((tmp_path / "trials").glob("*/*.json"))

@@ -116,7 +116,8 @@ def test_one_model_that_cannot_be_loaded_does_not_end_the_study(spec, tmp_path):
 
 
 def test_a_task_with_nothing_to_retain_is_reported(spec, tmp_path):
-    nothing = dataclasses.replace(spec, task_options={**spec.task_options, "sequences": 1, "length": 1, "seed": 3})
+    options = {**spec.task_options, "sequences": 1, "length": 1, "seed": 3, "metric": "agreement"}
+    nothing = dataclasses.replace(spec, task_options=options)
     with pytest.raises(TaskError, match="nothing to retain"):
         run_study(nothing, tmp_path)
     assert kinds(Store(tmp_path)) == ["invalid"]

@@ -7,6 +7,7 @@ import pytest
 
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.rules import TopP
+from sparsedial.study.adaptive_search import MAX_POINTS, MAX_POINTS_FOR_PRECISION
 from sparsedial.study.curve_progress import CurveKey
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind, ResolvedModel
 from sparsedial.study.planner import Planner
@@ -92,9 +93,9 @@ def finish_task(store, task, rule, scores, **result):
     store.write_trial(dataclasses.replace(record, identity=identity, result=changed), np.asarray(scores, dtype=float))
 
 
-def search_values(store, tasks, scores_at, **results):
+def search_values(store, tasks, scores_at, precision=None, **results):
     """Run a search whose trials are written here. Return the values of p, in order."""
-    spec = dataclasses.replace(SPEC, tasks=tasks, values=None)
+    spec = dataclasses.replace(SPEC, tasks=tasks, values=None, precision=precision)
     planner = Planner(spec, {task: {"task": task} for task in tasks}, store, {"m": MODEL})
     values = []
     for _ in range(50):
@@ -117,6 +118,17 @@ def falling(task, p):
     scores = RIGHT.copy()
     scores[: max(0, round(160 * (0.9 - p)))] = 0.0
     return scores
+
+
+def test_a_requested_precision_allows_more_values(tmp_path):
+    scores = np.random.default_rng(0).normal(0.5, 0.1, 200)
+
+    def smooth(task, p):
+        return scores - (1 - p) ** 2 * np.random.default_rng(round(1e4 * p)).normal(0.4, 1.0, 200)
+
+    usual = search_values(Store.create(tmp_path / "usual"), ("falls",), smooth)
+    precise = search_values(Store.create(tmp_path / "precise"), ("falls",), smooth, precision=0.01)
+    assert len(usual) <= MAX_POINTS < len(precise) <= MAX_POINTS_FOR_PRECISION
 
 
 def test_the_search_follows_the_tasks_that_have_something_to_retain(store, tmp_path):

@@ -8,6 +8,7 @@ import sparsedial as sd
 from sparsedial.errors import SpecError
 from sparsedial.hooks.step_mask_reuse import MaskReuse
 from sparsedial.hooks.step_overlap import KeptSetOverlap
+from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
 from tests.support.diffusion_tasks import make_small_task, prepare_from_disk
 
 
@@ -28,7 +29,7 @@ def test_at_p_one_the_scores_are_dense_and_all_tokens_count(diffusion_lm):
 
 
 def test_each_token_is_scored_in_its_own_step(diffusion_lm):
-    task = make_small_task("denoising", diffusion_steps=3, temperature=1.0)
+    task = make_small_task("denoising", diffusion_steps=3, temperature=1.0, metric="agreement")
     examples = prepare_from_disk(task, diffusion_lm)
     steps = np.array(examples["step"])
     assert (steps[:, 0] == -1).all()
@@ -78,3 +79,43 @@ def test_mask_reuse_is_part_of_the_task_and_changes_the_overlap(diffusion_lm):
 def test_wrong_options_are_refused_before_a_model_is_loaded(options, message):
     with pytest.raises(SpecError, match=message):
         make_small_task("denoising", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"guidance": 0.5}], ids=str)
+@pytest.mark.parametrize("p", [0.9, 0.2])
+def test_the_score_is_the_dense_probability_of_the_arg_max_in_the_same_step(diffusion_lm, options, p):
+    task = make_small_task("denoising", diffusion_steps=3, batch=4, **options)
+    examples = prepare_from_disk(task, diffusion_lm)
+    model = MaskedDiffusionModel.from_language_model(diffusion_lm)
+    tokens = torch.tensor(examples["tokens"])
+    filled_at = torch.tensor(examples["step"])
+    expected = torch.zeros(len(tokens), dtype=torch.float64)
+    for step in range(3):
+        masked = filled_at >= step
+        noisy = MaskedTokens(tokens.masked_fill(masked, 1), masked, filled_at < 0)
+        guidance = options.get("guidance", 0.0)
+        with torch.no_grad():
+            dense = model.logits(noisy, phase="generation", guidance=guidance)
+            with sd.sparsify(diffusion_lm.model, "all_inputs", sd.TopP(p)):
+                sparse = model.logits(noisy, phase="generation", guidance=guidance)
+        for logits in (dense, sparse):
+            logits[..., 1] = -torch.inf
+        probabilities = (dense / options.get("temperature", 1.0)).softmax(-1)
+        found = probabilities.gather(-1, sparse.argmax(-1)[..., None])[..., 0]
+        expected += (found * (filled_at == step)).sum(1).double() / 12
+    with sd.sparsify(diffusion_lm.model, "all_inputs", sd.TopP(p)) as sparsifier:
+        scores = task.score(diffusion_lm, examples, sparsifier)
+    assert scores.metric == "expected_agreement"
+    np.testing.assert_allclose(scores.values, expected.numpy(), rtol=1e-3)
+    rows = len(tokens) * (2 if options.get("guidance") else 1)
+    table = sparsifier.stats()
+    assert set(table.loc[table["vector"] == "input", "total"]) == {rows * 13 * 128}  # look-ups are not counted
+    dense_scores = task.score(diffusion_lm, examples).values
+    assert (scores.values <= dense_scores).all()
+
+
+def test_tokens_that_were_kept_for_their_confidence_are_counted_as_hits(diffusion_lm):
+    task = make_small_task("denoising", diffusion_steps=3, remasking="low_confidence")
+    same = make_small_task("denoising", diffusion_steps=3, remasking="low_confidence", metric="agreement")
+    assert task.identity() == same.identity()
+    assert task.score(diffusion_lm, prepare_from_disk(task, diffusion_lm)).metric == "agreement"

@@ -108,3 +108,14 @@ def test_a_task_needs_a_name(data):
 @pytest.mark.parametrize("data", ["arc_easy", {"name": "arc_easy", "limit": 3, "metrics": {"arc_easy": "acc"}}])
 def test_a_spec_survives_a_round_trip_through_json(data):
     assert TaskSpec.from_json(data).to_json() == data
+
+
+def test_metrics_by_task_apply_to_built_in_tasks_that_have_a_choice():
+    specs = [TaskSpec("self_prediction"), TaskSpec("restoration"), TaskSpec("denoising", {"metric": "agreement"})]
+    metrics = {"self_prediction": "agreement", "denoising": "expected_agreement"}
+    tasks = make_tasks(specs, {"metrics": metrics})
+    assert [getattr(task, "metric", None) for task in tasks] == ["agreement", None, "agreement"]
+    with pytest.raises(SpecError, match="unknown task option 'metrics'"):
+        make_tasks(specs, {"metrics": {"restoration": "agreement"}})
+    with pytest.raises(SpecError, match="self_prediction: metric='hits': expected expected_agreement or agreement"):
+        make_tasks(specs, {"metrics": {"self_prediction": "hits"}})

@@ -1,5 +1,7 @@
 """Self-prediction of causal models, checked against their own logits."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +68,88 @@ def test_without_a_bos_the_start_tokens_are_fixed_and_not_special(llama):
     assert starts[:36] == starts[64:]
 
 
-def test_the_score_is_agreement_of_the_arg_max_by_sequence(llama, tokens):
+def test_the_score_is_the_probability_of_the_arg_max_by_sequence(llama, tokens):
     lm = language_model(llama)
     scores = SelfPrediction(batch=3).score(lm, {"tokens": tokens.tolist()})
     with torch.no_grad():
+        expected = llama(tokens).logits.softmax(-1).amax(-1)[:, :-1].double().mean(1)
+    np.testing.assert_allclose(scores.values, expected.numpy(), rtol=1e-5)
+    assert scores.metric == "expected_agreement"
+
+
+def test_the_metric_agreement_is_the_share_of_sampled_tokens_that_are_the_arg_max(llama, tokens):
+    lm = language_model(llama)
+    scores = SelfPrediction(batch=3, metric="agreement").score(lm, {"tokens": tokens.tolist()})
+    with torch.no_grad():
         best = llama(tokens).logits.argmax(-1)[:, :-1]
-    expected = (best == tokens[:, 1:]).double().mean(1)
-    np.testing.assert_array_equal(scores.values, expected.numpy())
-    assert scores.mean == expected.mean()
+    np.testing.assert_array_equal(scores.values, (best == tokens[:, 1:]).double().mean(1).numpy())
+    assert scores.metric == "agreement"
+
+
+@pytest.mark.parametrize("p", [0.9, 0.5, 0.1, 0.0])
+def test_a_sparse_score_is_the_dense_probability_of_the_sparse_arg_max(trained, p):
+    task = SelfPrediction(sequences=4, length=24, batch=3)
+    examples = task.prepare(trained)
+    inputs = torch.tensor(examples["tokens"])[:, :-1]
+    with torch.no_grad():
+        dense = trained.model(inputs).logits.softmax(-1)
+        with sd.sparsify(trained.model, "all_inputs", sd.TopP(p)) as sparsifier:
+            best = trained.model(inputs).logits.argmax(-1)
+    expected = dense.gather(-1, best[..., None])[..., 0].double().mean(1)
+    with sd.sparsify(trained.model, "all_inputs", sd.TopP(p)) as scored:
+        scores = task.score(trained, examples, scored)
+    np.testing.assert_allclose(scores.values, expected.numpy(), rtol=1e-4)
+    assert scored.stats().equals(sparsifier.stats())  # look-ups of probabilities are not counted
+
+
+def test_the_dense_score_is_the_same_with_and_without_an_earlier_dense_run(trained):
+    """A resumed study or another process has no dense run of its own."""
+    task = SelfPrediction(sequences=4, length=24)
+    examples = task.prepare(trained)
+    resumed = replace(trained, model=copy.deepcopy(trained.model))
+    task.score(trained, examples)
+    values = []
+    for lm in (trained, resumed):
+        with sd.sparsify(lm.model, "input", sd.TopP(0.8)) as sparsifier:
+            values.append(task.score(lm, examples, sparsifier).values)
+    np.testing.assert_array_equal(*values)
+
+
+def test_retention_is_one_at_p_one_and_never_higher(trained):
+    task = SelfPrediction(sequences=6, length=24, batch=4)
+    examples = task.prepare(trained)
+    dense = task.score(trained, examples).values
+    for p in (1.0, 0.999, 0.99, 0.95, 0.9, 0.7, 0.4, 0.0):
+        with sd.sparsify(trained.model, "input", sd.TopP(p)) as sparsifier:
+            sparse = task.score(trained, examples, sparsifier).values
+        assert (sparse <= dense).all() and (sparse >= 0).all()
+        assert p < 1 or (sparse == dense).all()
+
+
+def test_the_mean_of_hits_over_sampled_tokens_is_the_expected_agreement(trained):
+    """All sequences consist of the BOS token and one sampled token, so that their contexts are the same."""
+    task = SelfPrediction(sequences=3000, length=1, batch=3000)
+    examples = task.prepare(trained)
+    assert len({row[0] for row in examples["tokens"]}) == 1
+    for p in (1.0, 0.6):
+        with sd.sparsify(trained.model, "input", sd.TopP(p)) as sparsifier:
+            expected = task.score(trained, examples, sparsifier).mean
+            hits = replace(task, metric="agreement").score(trained, examples, sparsifier).mean
+        error = (expected * (1 - expected) / len(examples["tokens"])) ** 0.5
+        assert abs(hits - expected) < 4 * error
+
+
+def test_an_attached_sparsifier_that_is_not_passed_is_measured_as_well(trained):
+    task = SelfPrediction(sequences=3, length=12)
+    examples = task.prepare(trained)
+    with sd.sparsify(trained.model, "input", sd.TopP(0.3)) as sparsifier:
+        expected = task.score(trained, examples, sparsifier).values
+        np.testing.assert_array_equal(task.score(trained, examples).values, expected)
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(SpecError, match="metric='hits': expected expected_agreement or agreement"):
+        SelfPrediction(metric="hits")
 
 
 def test_all_but_the_last_token_are_counted_as_prefill(llama, tokens):
@@ -87,8 +163,8 @@ def test_all_but_the_last_token_are_counted_as_prefill(llama, tokens):
 
 def test_batches_do_not_change_the_scores_beyond_rounding(llama, tokens):
     lm = language_model(llama)
-    single = SelfPrediction(batch=1).score(lm, {"tokens": tokens.tolist()}).values
-    batched = SelfPrediction(batch=4).score(lm, {"tokens": tokens.tolist()}).values
+    single = SelfPrediction(batch=1, metric="agreement").score(lm, {"tokens": tokens.tolist()}).values
+    batched = SelfPrediction(batch=4, metric="agreement").score(lm, {"tokens": tokens.tolist()}).values
     assert np.abs(single - batched).max() <= 1 / 11
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from sparsedial.analysis.labels import is_average
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import sort_rows
 from sparsedial.analysis.row_selection import drop_group_members, headline_rows, rows_with_any_number
+from sparsedial.analysis.site_differences import SiteDifference, find_differences
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class SiteComparison:
         model: Display name of the model.
         scope: The task, rule and layers.
         best: The site with the highest critical sparsity.
-        rivals: Names of the other sites whose critical sparsity could be as high, within the 95% intervals.
+        rivals: Names of the other sites whose critical sparsity could be as high, according to the 95% interval of the
+            difference or, if it is not known, to those of the two sites.
+        lead: Difference of the best site from the next one. None if it has no interval.
         site_count: Number of sites that were measured.
         most_skippable: The site at which most multiply-accumulates can be skipped. None if no share is known.
     """
@@ -48,6 +51,7 @@ class SiteComparison:
     scope: Conditions
     best: SiteFinding
     rivals: tuple[str, ...]
+    lead: SiteDifference | None
     site_count: int
     most_skippable: SiteFinding | None
 
@@ -176,10 +180,11 @@ def compute_findings(results: Results) -> Findings:
     critical = rows_with_any_number(sort_rows(results.critical), "sparsity", "low")
     if critical.empty:
         return Findings(results.retain)
-    models = _find_models(critical)
+    differences = sort_rows(results.differences)  # with the same texts for layers and tasks
+    models = _find_models(critical, differences)
     if len(models) == 1:
         return Findings(results.retain, models)
-    return Findings(results.retain, models, _find_best_sites(critical), _find_size_trends(results.trends))
+    return Findings(results.retain, models, _find_best_sites(critical, differences), _find_size_trends(results.trends))
 
 
 def find_origins(provenance: Mapping[str, Any]) -> tuple[ModelOrigin, ...]:
@@ -197,7 +202,7 @@ def find_origins(provenance: Mapping[str, Any]) -> tuple[ModelOrigin, ...]:
     return tuple(ModelOrigin(str(name), str(label.get("origin") or "")) for name, label in models.items())
 
 
-def _find_models(critical: pd.DataFrame) -> tuple[SiteComparison, ...]:
+def _find_models(critical: pd.DataFrame, differences: pd.DataFrame) -> tuple[SiteComparison, ...]:
     shows_rule = critical["rule"].nunique() > 1
     findings = []
     for (model, rule, layers), rows in critical.groupby(["model", "rule", "layers"], sort=False):
@@ -206,42 +211,47 @@ def _find_models(critical: pd.DataFrame) -> tuple[SiteComparison, ...]:
             averages = drop_group_members(rows)
         for task, sites in averages.groupby("task", sort=False):
             scope = _scope(str(task), str(rule), str(layers), shows_rule)
-            findings.append(_compare_sites(str(model), scope, read_site_findings(sites)))
+            findings.append(_compare_sites(str(model), scope, read_site_findings(sites), differences))
     return tuple(findings)
 
 
-def _compare_sites(model: str, scope: Conditions, sites: Sequence[SiteFinding]) -> SiteComparison:
+def _compare_sites(
+    model: str, scope: Conditions, sites: Sequence[SiteFinding], differences: pd.DataFrame
+) -> SiteComparison:
     best = _best_site(sites)
+    others = [site for site in sites if site is not best]
+    tested = _tested_differences(best, differences)
     most_skippable = max(sites, key=_skippable_macs)
     return SiteComparison(
         model=model,
         scope=scope,
         best=best,
-        rivals=_rivals(best, sites),
+        rivals=_rivals(best, sites, tested),
+        lead=tested.get(_best_site(others).site) if others else None,
         site_count=len(sites),
         most_skippable=None if most_skippable.skippable_macs.value is None else most_skippable,
     )
 
 
-def _find_best_sites(critical: pd.DataFrame) -> tuple[BestSiteTally, ...]:
+def _find_best_sites(critical: pd.DataFrame, differences: pd.DataFrame) -> tuple[BestSiteTally, ...]:
     shows_rule = critical["rule"].nunique() > 1
     findings = []
     for (rule, layers, task), rows in headline_rows(critical).groupby(["rule", "layers", "task"], sort=False):
         groups = [read_site_findings(sites) for _, sites in rows.groupby("model", sort=False) if len(sites) > 1]
         if len(groups) > 1:
             scope = _scope(str(task), str(rule), str(layers), shows_rule)
-            findings.append(BestSiteTally(scope, len(groups), _count_best_sites(groups)))
+            findings.append(BestSiteTally(scope, len(groups), _count_best_sites(groups, differences)))
     return tuple(findings)
 
 
-def _count_best_sites(groups: Sequence[Sequence[SiteFinding]]) -> tuple[BestSiteCount, ...]:
+def _count_best_sites(groups: Sequence[Sequence[SiteFinding]], differences: pd.DataFrame) -> tuple[BestSiteCount, ...]:
     models: dict[str, int] = {}
     clear_models: dict[str, int] = {}
     for sites in groups:
         best = _best_site(sites)
         models[best.site] = models.get(best.site, 0) + 1
         clear_models.setdefault(best.site, 0)
-        if not _rivals(best, sites):
+        if not _rivals(best, sites, _tested_differences(best, differences)):
             clear_models[best.site] += 1
     return tuple(BestSiteCount(site, count, clear_models[site]) for site, count in models.items())
 
@@ -293,6 +303,17 @@ def _skippable_macs(site: SiteFinding) -> float:
     return site.skippable_macs.rank
 
 
-def _rivals(best: SiteFinding, sites: Sequence[SiteFinding]) -> tuple[str, ...]:
-    others = [site for site in sites if site is not best]
-    return tuple(site.site for site in others if site.sparsity.can_reach(best.sparsity))
+def _tested_differences(site: SiteFinding, differences: pd.DataFrame) -> dict[str, SiteDifference]:
+    return find_differences(differences, asdict(site))
+
+
+def _rivals(best: SiteFinding, sites: Sequence[SiteFinding], tested: Mapping[str, SiteDifference]) -> tuple[str, ...]:
+    rivals = []
+    for site in sites:
+        if site is best:
+            continue
+        difference = tested.get(site.site)
+        can_reach = site.sparsity.can_reach(best.sparsity) if difference is None else not difference.is_more
+        if can_reach:
+            rivals.append(site.site)
+    return tuple(rivals)

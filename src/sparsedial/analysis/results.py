@@ -13,6 +13,7 @@ from sparsedial.analysis import breakdowns
 from sparsedial.analysis.comparison_notes import make_notes
 from sparsedial.analysis.curve_rows import critical_row, point_rows, trend_rows
 from sparsedial.analysis.retention_curves import DisplayNames, LabelledCurve, read_curves
+from sparsedial.analysis.site_differences import difference_rows
 from sparsedial.analysis.study_provenance import summarize_provenance
 from sparsedial.analysis.task_averages import Averages, average_curves
 from sparsedial.analysis.trial_set import TrialSet, read_studies, required_retention
@@ -40,6 +41,7 @@ class Results:
         steps: Sparsity by denoising step, at the measured point nearest to the critical sparsity.
         step_overlap: Overlap of kept sets along the denoising steps.
         generated: Length of the generated texts and sparsity by phase at each point, for generation tasks.
+        differences: One row per pair of sites of a model on a task: the difference of their critical sparsities.
     """
 
     critical: pd.DataFrame
@@ -55,6 +57,7 @@ class Results:
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)
     step_overlap: pd.DataFrame = field(default_factory=pd.DataFrame)
     generated: pd.DataFrame = field(default_factory=pd.DataFrame)
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def compute_results(stores: Store | Sequence[Store], retain: float | None = None) -> Results:
@@ -92,6 +95,7 @@ def compute_results(stores: Store | Sequence[Store], retain: float | None = None
         step_overlap=pd.DataFrame(rows["step_overlap"]),
         generated=pd.DataFrame(rows["generated"]),
         trends=pd.DataFrame(trend_rows(displayed, retain)),
+        differences=pd.DataFrame(difference_rows(displayed, retain)),
         problems=[*trial_set.problems, *curve_problems],
         provenance=summarize_provenance(trial_set, names),
         title=_title(curves, names),

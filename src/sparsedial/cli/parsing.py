@@ -110,3 +110,26 @@ def parse_pairs(texts: Sequence[str] | None, option: str, problems: list[str]) -
         elif pairs.setdefault(name, value) != value:
             problems.append(f"{option} {text!r}: {name} is {pairs[name]!r} already. Give it once.")
     return pairs
+
+
+def parse_batch(text: str | None, option: str, problems: list[str]) -> int | None:
+    """Parse a number of rows per forward pass.
+
+    Args:
+        text: The text of the option. None if it was not given.
+        option: The option, for error messages.
+        problems: Receives a line if the text is neither a number nor ``auto``.
+
+    Returns:
+        The number. None if it is chosen automatically.
+
+    Example:
+        >>> parse_batch("16", "--batch", []), parse_batch("auto", "--batch", [])
+        (16, None)
+    """
+    if text is None or text == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
+        problems.append(f"{option} {text!r}: expected a whole number of at least 1, or auto")
+        return None
+    return int(text)

@@ -11,7 +11,7 @@ import typer
 from sparsedial.cli import run_options as options
 from sparsedial.cli.execution import default_folder, execute_study
 from sparsedial.cli.options import Device, DType, Kind, MaskToken, Model, Modules, RetryFailed, TrustRemoteCode
-from sparsedial.cli.parsing import parse_layers, parse_numbers, parse_pairs, split_names
+from sparsedial.cli.parsing import parse_batch, parse_layers, parse_numbers, parse_pairs, split_names
 from sparsedial.study.run_command_options import TASK_OPTIONS, option_name
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def run(  # noqa: PLR0913 - one parameter per command-line option
     reuse_mask: options.ReuseMask = None,
     retain: options.Retain = 0.99,
     tolerance: options.Tolerance = 0.01,
+    precision: options.Precision = None,
     retry_failed: RetryFailed = False,
     out_dir: options.OutDir = None,
 ) -> None:
@@ -82,6 +83,7 @@ def _make_spec(arguments: Mapping[str, Any], problems: list[str]) -> StudySpec:
         task_options=_task_options(arguments, problems),
         values=parse_numbers(values, option_name("values"), problems) if values else None,
         tolerance=arguments["tolerance"],
+        precision=arguments["precision"],
         retain=arguments["retain"],
         layers=parse_layers(arguments["layers"], option_name("layers"), problems),
         modules=parse_pairs(arguments["ffn"], option_name("modules"), problems),
@@ -96,6 +98,7 @@ def _task_options(arguments: Mapping[str, Any], problems: list[str]) -> dict[str
     """Return the task options that the user gave. Other options keep the defaults of the tasks."""
     task_options = {name: arguments[name] for name in TASK_OPTIONS}
     task_options["metrics"] = parse_pairs(arguments["metrics"], option_name("metrics"), problems)
+    task_options["batch"] = parse_batch(arguments["batch"], option_name("batch"), problems)
     if arguments["include_path"] is not None:
         task_options["include_path"] = str(arguments["include_path"])
     return {name: value for name, value in task_options.items() if value is not None}

@@ -93,7 +93,7 @@ Metrics = Annotated[
     list[str] | None,
     _task_option(
         "metrics",
-        "Metric of an lm-eval task: TASK=METRIC. Repeatable. Default: the metric that the paper uses.",
+        "Metric of a task: TASK=METRIC. Repeatable. Default: see docs/tasks.md.",
     ),
 ]
 Sequences = Annotated[
@@ -117,11 +117,11 @@ Seed = Annotated[
     ),
 ]
 Batch = Annotated[
-    int | None,
+    str | None,
     _task_option(
         "batch",
-        "Number of sequences or documents per forward pass. For lm-eval tasks, number of tokens in units of 512. "
-        "Default: 8.",
+        "Maximum number of sequences or documents per forward pass. For lm-eval tasks, number of tokens in units of "
+        "512. It is halved when memory runs out. Default: auto (8 on a CPU, 64 on other devices).",
     ),
 ]
 DiffusionSteps = Annotated[
@@ -183,6 +183,14 @@ Tolerance = Annotated[
     float,
     _search_option(
         "tolerance", "Precision of critical sparsity, as a fraction of sparsity, at which the search stops."
+    ),
+]
+Precision = Annotated[
+    float | None,
+    _search_option(
+        "precision",
+        "Half width of the 95% interval that the search aims at, in percentage points of sparsity, such as 1.5. It "
+        "replaces --tolerance, and more values of p are measured. Default: none.",
     ),
 ]
 OutDir = Annotated[

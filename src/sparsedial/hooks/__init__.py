@@ -4,7 +4,8 @@
 """
 
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
+from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 from sparsedial.hooks.step_mask_reuse import MaskReuse
 from sparsedial.hooks.step_overlap import KeptSetOverlap
 
-__all__ = ["KeptSetOverlap", "MaskReuse", "Sparsifier", "sparsify"]
+__all__ = ["KeptSetOverlap", "MaskReuse", "Sparsifier", "pause_sparsifiers", "sparsify"]

@@ -76,6 +76,15 @@ def sparsify(
     return Sparsifier(model, selected, site, rule)
 
 
+def is_sparsified(model: nn.Module) -> bool:
+    """Return True if a sparsifier is attached to a module of the model.
+
+    Args:
+        model: The model.
+    """
+    return any(module in _attached_vectors for module in model.modules())
+
+
 def select_ffns(ffns: FFNs, layers: Iterable[int] | None = None) -> list[FFN]:
     """Return the FFNs of these layers, after checking that all of them can be sparsified.
 

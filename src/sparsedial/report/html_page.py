@@ -39,7 +39,7 @@ SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 REQUIRED_TABLES = ("critical", "points", "layers")
 """Tables that are written even if they are empty."""
 
-OPTIONAL_TABLES = ("trends", "experts", "steps", "step_overlap", "generated")
+OPTIONAL_TABLES = ("trends", "differences", "experts", "steps", "step_overlap", "generated")
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

@@ -16,6 +16,7 @@ from sparsedial.analysis.findings import (
 )
 from sparsedial.analysis.labels import AVERAGE, is_average
 from sparsedial.analysis.results import Results
+from sparsedial.analysis.site_differences import SiteDifference
 from sparsedial.curves.difference import LESS, MORE, UNCLEAR
 from sparsedial.report.droppable_share import describe_droppable_share
 from sparsedial.report.formatting import (
@@ -92,12 +93,22 @@ def _describe_model(finding: SiteComparison, condition: str = "") -> str:
     best = finding.best
     comparison = f", the most of the {finding.site_count} sites" if finding.site_count > 1 else ""
     sentences = [describe_droppable_share(best, condition, comparison)]
+    if finding.lead is not None and finding.lead.value is not None:
+        sentences.append(_describe_lead(finding.lead))
     if finding.rivals:
         rivals = format_list(list(map(sanitize_text, finding.rivals)))
         sentences.append(f"Within the 95% intervals, the critical sparsity of {rivals} could be as high.")
     if finding.most_skippable is not None:
         sentences.append(_describe_saving(finding.most_skippable, finding.site_count))
     return f"{sanitize_text(finding.model)} {_describe_scope(finding.scope)}: {' '.join(sentences)}"
+
+
+def _describe_lead(lead: SiteDifference) -> str:
+    interval = f"{format_points(lead.low)} to {format_points(lead.high)}"
+    return (
+        f"The difference from {sanitize_text(lead.other)}, the next site, is {format_points(lead.value)} percentage "
+        f"points (95% interval {interval})."
+    )
 
 
 def _describe_saving(finding: SiteFinding, site_count: int) -> str:

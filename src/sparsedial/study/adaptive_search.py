@@ -55,6 +55,7 @@ POINTS_USED = "the largest number of points has been measured"
 MORE_EXAMPLES_NEEDED = "more examples are needed, because further points would not narrow the interval"
 SPARSEST_VALUE_REACHED = "the sparsest value of the rule does not lose the score"
 VALUES_TOO_CLOSE = "the values of the rule are as close to each other as they can be"
+NO_CURVE = "no task has scores that can be compared"
 
 
 @dataclass(frozen=True)
@@ -139,25 +140,6 @@ def next_step(
     if critical.verdicts:
         return _step_to_interval_ends(rule_name, measured, critical, precision)
     return _step_to_crossing(rule_name, measured, critical, precision)
-
-
-def next_rule(rule_name: str, measured: Curve | None, retain: float, tolerance: float) -> Rule | None:
-    """Return the rule of `next_step`, or None if the search has ended. It ends after `MAX_POINTS` points.
-
-    Args:
-        rule_name: A name from `RULES`.
-        measured: The curve measured so far, whose ``p`` holds values of the rule. None at the start.
-        retain: Share of the dense score to keep, between 0 and 1.
-        tolerance: Precision of critical sparsity, as a fraction of sparsity.
-
-    Returns:
-        A rule that has not been measured yet, or None.
-
-    Example:
-        >>> next_rule("top_p", None, 0.99, 0.01)
-        TopP(p=0.9)
-    """
-    return next_step(rule_name, measured, retain, tolerance, MAX_POINTS).rule
 
 
 def _distances(rule_name: str, measured: Curve) -> np.ndarray:

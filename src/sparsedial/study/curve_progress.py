@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparsedial.curves.curve import Curve
 from sparsedial.rules import Rule
 from sparsedial.study.job import Job
 
@@ -24,16 +25,31 @@ class CurveKey:
 
 
 @dataclass(frozen=True)
+class SearchEnd:
+    """The end of the adaptive search of one curve.
+
+    Attributes:
+        reason: Why the search has ended, such as `MORE_EXAMPLES_NEEDED`.
+        measured: The curve that the search has followed. None if no task has scores that can be compared.
+    """
+
+    reason: str
+    measured: Curve | None = None
+
+
+@dataclass(frozen=True)
 class CurveProgress:
     """Known points of one curve, and the jobs that can be run now.
 
     Attributes:
         rules: The rules at the known points of the curve. A search adds one rule at a time.
         pending: Jobs of the curve that can be run now.
+        end: The end of its search. None if the search has not ended, or if the values are given.
     """
 
     rules: tuple[Rule, ...]
     pending: list[Job]
+    end: SearchEnd | None = None
 
 
 @dataclass(frozen=True)

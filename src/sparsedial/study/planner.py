@@ -7,9 +7,9 @@ from typing import Any
 
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.rules import Rule
-from sparsedial.study.adaptive_search import first_rules, next_rule
+from sparsedial.study.adaptive_search import MAX_POINTS, NO_CURVE, first_rules, next_step
 from sparsedial.study.canonical_json import json_digest
-from sparsedial.study.curve_progress import CurveKey, CurveProgress, TrialCount
+from sparsedial.study.curve_progress import CurveKey, CurveProgress, SearchEnd, TrialCount
 from sparsedial.study.job import MAX_ATTEMPTS, FailureRecord, Job, ResolvedModel
 from sparsedial.study.leading_curve import TaskTrials, leading_curve
 from sparsedial.study.records import TrialIdentity, TrialRecord
@@ -46,7 +46,7 @@ class Planner:
         self._keys: dict[Job, str] = {}
         self._records: dict[str, TrialRecord] = {}  # finished trials never change, so they are read once
         self._score_problems: dict[str, str | None] = {}
-        self._next_rules: dict[tuple[Any, ...], Rule | None] = {}  # the search always gives the same answer
+        self._search_steps: dict[tuple[Any, ...], Rule | SearchEnd] = {}  # the search always gives the same answer
 
     def jobs(self, *, assume_dense: bool = False) -> list[Job]:
         """Return the jobs that can be run now, in the order of the spec.
@@ -236,11 +236,11 @@ class Planner:
         """Repeat the search on the finished trials, up to the first point with pending jobs."""
         rules: list[Rule] = []
         while tasks:
-            rule = self._next_rule(curve, tasks, rules)
-            if rule is None:
-                break
-            rules.append(rule)
-            jobs = _jobs_at(curve, rule, tasks)
+            step = self._search_step(curve, tasks, rules)
+            if isinstance(step, SearchEnd):
+                return CurveProgress(tuple(rules), [], step)
+            rules.append(step)
+            jobs = _jobs_at(curve, step, tasks)
             pending = self.pending_jobs(jobs)
             if pending:
                 return CurveProgress(tuple(rules), pending)
@@ -270,20 +270,27 @@ class Planner:
             self._score_problems[record.key] = find_score_problem(record, self.store.samples(record))
         return self._score_problems[record.key]
 
-    def _next_rule(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | None:
-        """Return the rule that the search measures after the given rules, or None if the search has ended."""
+    def _search_step(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | SearchEnd:
+        """Return the rule that the search measures after the given rules, or the end of the search."""
         cache_key = (curve, tuple(tasks), tuple(rules))
-        if cache_key not in self._next_rules:
-            self._next_rules[cache_key] = self._search(curve, tasks, rules)
-        return self._next_rules[cache_key]
+        if cache_key not in self._search_steps:
+            self._search_steps[cache_key] = self._search(curve, tasks, rules)
+        return self._search_steps[cache_key]
 
-    def _search(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | None:
+    def _search(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | SearchEnd:
         measured = None
         if rules:
             measured = leading_curve(self.store, [self._task_trials(curve, task, rules) for task in tasks])
             if measured is None:
-                return None
-        return next_rule(curve.rule_name, measured, self.spec.retain, self.spec.tolerance)
+                return SearchEnd(NO_CURVE)
+        spec = self.spec
+        if spec.precision is None:
+            step = next_step(curve.rule_name, measured, spec.retain, spec.tolerance, MAX_POINTS)
+        else:
+            step = next_step(curve.rule_name, measured, spec.retain, spec.precision / 100)
+        if step.rule is None:
+            return SearchEnd(step.end or "", measured)
+        return step.rule
 
     def _task_trials(self, curve: CurveKey, task: str, rules: Sequence[Rule]) -> TaskTrials:
         dense = self._records[self.key(Job(curve.model, task))]

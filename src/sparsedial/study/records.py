@@ -136,6 +136,8 @@ class TrialResult:
         details: Further statistics by name, such as the mean number of generated tokens.
         higher_is_better: Direction of the metric. None if the record does not state it.
         chance: Expected score of random choices, such as 1/4 for questions with four options. None if it is not known.
+        batch: Maximum number of rows per forward pass, in the unit of the option ``batch`` of the task. None if the
+            record does not state it.
     """
 
     metric: str
@@ -146,6 +148,7 @@ class TrialResult:
     details: Mapping[str, float] = field(default_factory=dict)
     higher_is_better: bool | None = field(default=None, compare=False)  # follows from the identity of the task, and
     chance: float | None = field(default=None, compare=False)  # older records of equal results do not have it
+    batch: int | None = field(default=None, compare=False)
 
     @property
     def sparsity(self) -> float:

@@ -14,6 +14,7 @@ from sparsedial.study.executors.factory import make_executor
 from sparsedial.study.integrity import check_study_readable
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind
 from sparsedial.study.planner import Planner
+from sparsedial.study.precision_summary import describe_precision
 from sparsedial.study.progress_listener import NullListener, ProgressListener
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
@@ -95,6 +96,8 @@ def _run_jobs(
             store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
         _StudyDriver(planner, listener).run(job_executor)
         store.set_aside_damaged_files(planner.finished_keys)
+        for line in describe_precision(planner):
+            listener.log(line)
     finally:
         job_executor.close()
 

@@ -24,6 +24,7 @@ NAMES_OF_INCREASING_METRICS = (
     "inverse_word_perplexity",
     "inverse_byte_perplexity",
     "agreement",
+    "expected_agreement",
     "accuracy",
     "restored",
 )

@@ -25,6 +25,9 @@ from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import make_tasks
 from sparsedial.tasks.spec import TaskSpec
 
+MAX_PRECISION = 50.0
+"""Half of the widest possible interval of critical sparsity, in percentage points."""
+
 
 def _parse_task(data: Any) -> TaskSpec:
     """Return the task that a name or a mapping describes."""
@@ -51,6 +54,8 @@ class StudySpec:
             which means an adaptive search.
         tolerance: Precision of critical sparsity, as a fraction of sparsity, at which the search ends. If the
             95% interval is wider, the search ends at the width of the interval. Defaults to 0.01.
+        precision: Half of the width of the 95% interval, in percentage points of sparsity, that the search aims at
+            instead of ``tolerance``. It measures more values to reach it. Defaults to None.
         retain: Share of the dense score that a sparse model has to keep, between 0 and 1. Defaults to 0.99.
         layers: Indices of the sparsified layers. Defaults to None, which means all layers.
         modules: Name patterns of the FFN projections "up", "gate" and "down". Defaults to None,
@@ -77,6 +82,7 @@ class StudySpec:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     values: tuple[float, ...] | None = None
     tolerance: float = 0.01
+    precision: float | None = None
     retain: float = RETAIN
     layers: tuple[int, ...] | None = None
     modules: dict[str, str] | None = None
@@ -268,6 +274,17 @@ class StudySpec:
             number = getattr(self, name)
             if not 0.0 < number < 1.0:
                 problems.append(f"{name} {number!r}: expected a number between 0 and 1")
+        if self.precision is None:
+            return problems
+        if not 0.0 < self.precision < MAX_PRECISION:
+            problems.append(
+                f"precision {self.precision!r}: expected percentage points, above 0 and below {MAX_PRECISION:g}"
+            )
+        if self.values is not None:
+            problems.append(
+                f"precision {self.precision!r}: it cannot be combined with values of p, because it lets the search "
+                "choose them. Leave out one of the two."
+            )
         return problems
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sparsedial.ffn.feed_forward import FFN, FFNs, skippable_mac_share
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.hooks.step_mask_reuse import MaskReuse
 from sparsedial.hooks.step_overlap import KeptSetOverlap
+from sparsedial.inference.batch_size import FittingBatch
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel
@@ -32,6 +33,7 @@ from sparsedial.study.records import (
     counts_from_table,
 )
 from sparsedial.tasks.base import Scores, Task, TaskGroup
+from sparsedial.tasks.batch_option import BatchedTask
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Trial:
         examples: dict[str, Any],
         provenance: Provenance,
         progress: Progress = ignore_progress,
+        batch: FittingBatch | None = None,
     ) -> tuple[TrialRecord, np.ndarray]:
         """Evaluate the task.
 
@@ -98,6 +101,8 @@ class Trial:
             examples: Examples of the task, as returned by `Task.prepare`.
             provenance: Software versions and hardware of this process.
             progress: Called while the task runs.
+            batch: Number of rows per forward pass, which is reduced if memory runs out. Defaults to None, which means
+                the number that the task chooses.
 
         Returns:
             The record of the trial, and the per-example scores, float64, shape [examples].
@@ -107,13 +112,9 @@ class Trial:
             NonFiniteError: The logits or the sparsified vectors contain NaN or Inf.
         """
         start = time.time()
-        evaluation = self._evaluate(lm, ffns, examples, progress)
+        evaluation = self._evaluate_in_memory(lm, ffns, examples, progress, batch)
         scores = evaluation.scores
-        if not len(scores.values) or not np.isfinite(scores.values).all():
-            raise TaskError(
-                f"task {self.task.name}: expected at least one score and only finite scores, got "
-                f"{np.isfinite(scores.values).sum()} finite scores of {len(scores.values)}. The trial is not stored."
-            )
+        _check_scores(self.task.name, scores.values)
         counts = evaluation.counts
         record = TrialRecord(
             identity=self.identity(lm, ffns),
@@ -134,6 +135,7 @@ class Trial:
                 details={**scores.details, **evaluation.usage},
                 higher_is_better=scores.higher_is_better,
                 chance=scores.chance,
+                batch=None if batch is None else batch.rows,
             ),
             counts=counts,
             skippable_macs=self._skippable_macs(ffns, counts),
@@ -142,6 +144,20 @@ class Trial:
             step_overlap=evaluation.step_overlap,
         )
         return record, scores.values
+
+    def _evaluate_in_memory(
+        self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress, batch: FittingBatch | None
+    ) -> _Evaluation:
+        """Evaluate the task with batches that fit into memory."""
+        task = self.task
+        if batch is None or not isinstance(task, BatchedTask):
+            return self._evaluate(lm, ffns, examples, progress)
+
+        def evaluate(rows: int) -> _Evaluation:
+            trial = replace(self, task=task.with_batch(rows))
+            return trial._evaluate(lm, ffns, examples, progress)
+
+        return batch.run(evaluate)
 
     def _evaluate(self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress) -> _Evaluation:
         if self.site is None or self.rule is None:
@@ -172,6 +188,14 @@ class Trial:
         if self.site is None:
             return {}
         return skippable_mac_shares(_ffns_in_layers(ffns, self.layers), self.site, counts)
+
+
+def _check_scores(task_name: str, values: np.ndarray) -> None:
+    if not len(values) or not np.isfinite(values).all():
+        raise TaskError(
+            f"task {task_name}: expected at least one score and only finite scores, got "
+            f"{np.isfinite(values).sum()} finite scores of {len(values)}. The trial is not stored."
+        )
 
 
 def _add_affected_layers(error: NonFiniteOutputError, sparsifier: Sparsifier) -> NonFiniteError:

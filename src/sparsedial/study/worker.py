@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sparsedial.errors import SparsedialError, StorageError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import FFN, SITES, FFNs, check_site
 from sparsedial.hooks.sparsifier import select_ffns
+from sparsedial.inference.batch_size import FittingBatch, free_memory, is_memory_error
 from sparsedial.inference.run_context import Progress
 from sparsedial.models.loading import LanguageModel, load_language_model
 from sparsedial.models.parameter_count import format_parameter_count
@@ -27,6 +26,7 @@ from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.study.trial_evaluation import Trial, ffns_digest
 from sparsedial.tasks.base import Task
+from sparsedial.tasks.batch_option import BatchedTask
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class Worker:
         self.provenance = collect_provenance()
         self._model: _LoadedModel | None = None
         self._examples: dict[str, dict[str, Any]] = {}
+        self._batches: dict[str, FittingBatch] = {}
 
     def run(self, job: Job) -> Outcome:
         """Run a job. Errors are returned as outcomes, not raised.
@@ -137,14 +138,11 @@ class Worker:
         except SparsedialError as error:
             return Outcome(OutcomeKind.INVALID, str(error), type(error).__name__)
         except Exception as error:
-            if not _is_memory_error(error):
+            if not is_memory_error(error):
                 message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
                 return Outcome(OutcomeKind.ERROR, message)
             outcome = Outcome(OutcomeKind.OUT_OF_MEMORY, f"out of memory: {error}")
-        # Memory is freed after the handler, because inside of it the traceback still refers to tensors.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         return outcome
 
     def _load(self, name: str) -> _LoadedModel:
@@ -153,6 +151,7 @@ class Worker:
             return self._model
         self._model = None
         self._examples = {}
+        self._batches = {}
         gc.collect()  # frees the memory of the previous model
         source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
         self.listener.log(f"loading {name}")
@@ -198,8 +197,22 @@ class Worker:
         examples = self._prepare_examples(model.lm, task)
         progress = self._progress(str(job))
         progress(0, 1)
-        record, samples = trial.run(model.lm, model.ffns, examples, self.provenance, progress)
+        batch = self._find_batch(model.lm, task)
+        record, samples = trial.run(model.lm, model.ffns, examples, self.provenance, progress, batch)
         self.store.write_trial(record, samples)
+
+    def _find_batch(self, lm: LanguageModel, task: Task) -> FittingBatch | None:
+        """Return the batch of a task, which is kept for later trials. None if the task has no batches."""
+        if not isinstance(task, BatchedTask):
+            return None
+        if task.name not in self._batches:
+
+            def log(message: str) -> None:
+                self.listener.log(f"{lm.source.name}, {task.name}: {message}")
+
+            self._batches[task.name] = FittingBatch(task.batch_rows(lm), log)
+            log(f"batch of at most {self._batches[task.name].rows} rows per forward pass")
+        return self._batches[task.name]
 
     def _prepare_examples(self, lm: LanguageModel, task: Task) -> dict[str, Any]:
         """Return the examples of a task. They are prepared once and kept for later runs."""
@@ -226,10 +239,3 @@ def _unsupported_reason(ffns: Sequence[FFN], site: str) -> str | None:
         if reason:
             return reason
     return None
-
-
-def _is_memory_error(error: Exception) -> bool:
-    """Return True if an error means that memory ran out, which torch reports as a RuntimeError on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

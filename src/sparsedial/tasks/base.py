@@ -86,7 +86,8 @@ class Task(Protocol):
 
         Trials are stored under a hash of this dictionary. It contains at least the key ``task`` with the name, and a
         version that is incremented when the same settings would give other numbers. The scores of a model must not
-        depend on anything else, so data sets are included as a hash.
+        depend on anything else, so data sets are included as a hash. The number of rows per forward pass changes
+        scores by rounding only and is left out: see `sparsedial.tasks.batch_option.BatchedTask`.
         """
         ...
 

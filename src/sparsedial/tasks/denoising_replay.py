@@ -9,17 +9,23 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.hooks.sparsifier import Sparsifier, is_sparsified
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
-from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
-from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
+from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.sampled_denoising import (
+    SampledDenoising,
+    compute_denoising_reference,
+    find_denoising_reference,
+)
 from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
 from sparsedial.tasks.base import Scores
+from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.option_parsing import check_at_least
 
-VERSION = 1  # incremented when the same settings would give other numbers
+VERSION = 2  # incremented when the same settings would give other numbers
 TEMPERATURE = 1.0
 
 
@@ -31,7 +37,8 @@ class DenoisingReplayOptions:
         sequences: Number of examples.
         length: Number of sampled tokens per example.
         seed: Random seed of the sampling.
-        batch: Sequences per forward pass.
+        batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB. None
+            means the default of the device.
         diffusion_steps: Denoising steps. The default is one per token.
         block_length: Tokens per block of semi-autoregressive denoising. None means that all tokens are one block.
         remasking: ``random`` or ``low_confidence``: which predictions of a step are masked again.
@@ -39,18 +46,20 @@ class DenoisingReplayOptions:
             share this option.
         guidance: Weight of classifier-free guidance. 0 turns it off.
         reuse_mask: Number of denoising steps for which kept sets are reused. 1 turns reuse off.
+        metric: ``expected_agreement`` or ``agreement``, see `DenoisingReplay`.
     """
 
     sequences: int = 64
     length: int = 96
     seed: int = 0
-    batch: int = 8
+    batch: int | None = None
     diffusion_steps: int | None = None
     block_length: int | None = None
     remasking: str = RANDOM
     temperature: float = TEMPERATURE
     guidance: float = 0.0
     reuse_mask: int = 1
+    metric: str = EXPECTED_AGREEMENT
 
     def create_task(self) -> DenoisingReplay:
         """Create the task.
@@ -68,24 +77,32 @@ class DenoisingReplayOptions:
             self.temperature or TEMPERATURE,
             self.guidance,
         )
-        return DenoisingReplay(self.sequences, self.length, self.seed, self.batch, config, self.reuse_mask)
+        return DenoisingReplay(self.sequences, self.length, self.seed, self.batch, config, self.reuse_mask, self.metric)
 
 
 @dataclass(frozen=True)
-class DenoisingReplay:
+class DenoisingReplay(BatchOption):
     """Task that replays denoising trajectories sampled from the dense model.
 
-    In every step, the model reads the sequence with the masks that it had in that step. The score of a sequence is the
-    share of its tokens that are the arg max in the step in which they were filled in. Every step is a forward pass, so
-    kept sets of consecutive steps can be compared and reused.
+    In every step, the model reads the sequence with the masks that it had in that step. Every step is a forward pass,
+    so kept sets of consecutive steps can be compared and reused.
+
+    With the metric ``agreement``, the score of a sequence is the share of its tokens that are the arg max in the step
+    in which they were filled in. With ``expected_agreement``, each token is replaced by the distribution from which it
+    was sampled, as in `CausalSelfPrediction`: the score is the mean probability of the arg max under the dense model in
+    the same step, at the temperature and guidance of the sampling. This needs the remasking ``random``. With
+    ``low_confidence``, a token is kept because of its probability, so it has another distribution, and the metric is
+    always ``agreement``.
 
     Attributes:
         sequences: Number of examples.
         length: Number of sampled tokens per example.
         seed: Random seed of the sampling.
-        batch: Sequences per forward pass.
+        batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB. None
+            means the default of the device.
         config: Schedule, temperature and guidance of the sampling.
         reuse_mask: Number of denoising steps for which kept sets are reused. 1 turns reuse off.
+        metric: ``expected_agreement`` or ``agreement``.
     """
 
     name: ClassVar[str] = "denoising"
@@ -93,11 +110,13 @@ class DenoisingReplay:
     sequences: int = 64
     length: int = 96
     seed: int = 0
-    batch: int = 8
+    batch: int | None = None
     config: DenoisingConfig = field(default_factory=partial(DenoisingConfig, remasking=RANDOM, temperature=TEMPERATURE))
     reuse_mask: int = 1
+    metric: str = EXPECTED_AGREEMENT
 
     def __post_init__(self) -> None:
+        check_metric(self.name, self.metric)
         check_at_least(
             self.name,
             1,
@@ -109,16 +128,16 @@ class DenoisingReplay:
         self.config.schedule(self.length)
 
     def identity(self) -> dict[str, Any]:
-        """Return the name, the version and the options of the task."""
+        """Return the name, the version and the options that change a score."""
         return {
             "task": self.name,
             "version": VERSION,
             "sequences": self.sequences,
             "length": self.length,
             "seed": self.seed,
-            "batch": self.batch,
             "how": self.config.to_json(),
             "reuse_mask": self.reuse_mask,
+            "metric": self._metric,
         }
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
@@ -147,7 +166,7 @@ class DenoisingReplay:
         sparsifier: Sparsifier | None = None,
         progress: Progress = ignore_progress,
     ) -> Scores:
-        """Return the share of each sequence's tokens that are the arg max in the step that filled them in.
+        """Return the score of each sequence.
 
         Args:
             lm: Masked diffusion model.
@@ -156,62 +175,28 @@ class DenoisingReplay:
             progress: Called with the sequences done and in total.
 
         Returns:
-            Scores with the metric ``agreement``.
+            Scores with the metric ``expected_agreement`` or ``agreement``.
 
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
             NonFiniteOutputError: The model's logits are NaN or infinite.
         """
-        model = MaskedDiffusionModel.from_language_model(lm)
-        run = RunContext(sparsifier)
         tokens = torch.tensor(examples["tokens"])
-        filled_at = torch.tensor(examples["step"])
-        steps = int(filled_at.max()) + 1
-        shares: list[np.ndarray] = []
-        completed = 0
-        for rows, row_steps in zip(tokens.split(self.batch), filled_at.split(self.batch), strict=True):
-            shares.append(self._score_batch(model, rows.to(lm.device), row_steps.to(lm.device), steps, run))
-            completed += len(rows)
-            progress(completed, len(tokens))
-        return Scores("agreement", np.concatenate(shares), higher_is_better=True)
+        batch = max_logit_rows(lm.model, tokens.shape[1], self.batch_rows(lm))
+        replay = SampledDenoising(tokens, torch.tensor(examples["step"]), batch, self.config)
+        if self._metric == EXPECTED_AGREEMENT and sparsifier is None and not is_sparsified(lm.model):
+            scores = compute_denoising_reference(lm, replay, progress).best_probabilities
+        else:
+            predicted_tokens = replay.predict(lm, RunContext(sparsifier, progress))
+            if self._metric == AGREEMENT:
+                scores = predicted_tokens == replay.tokens
+            else:
+                scores = find_denoising_reference(lm, replay).find_probabilities(lm, predicted_tokens)
+        is_sampled = replay.filled_at >= 0
+        values: np.ndarray = ((scores.double() * is_sampled).sum(1) / is_sampled.sum(1)).numpy()
+        return Scores(self._metric, values, higher_is_better=True)
 
-    def _score_batch(
-        self,
-        model: MaskedDiffusionModel,
-        tokens: torch.Tensor,
-        filled_at: torch.Tensor,
-        steps: int,
-        run: RunContext,
-    ) -> np.ndarray:
-        """Return the share of hits in each row of ``tokens`` [rows, length], shape [rows]."""
-
-        def repeat(row: int) -> object:
-            return self._replay(model, tokens[row : row + 1], filled_at[row : row + 1], steps, run)
-
-        shares = self._replay(model, tokens, filled_at, steps, run)
-        check_finite_scores(model.model, shares, repeat)
-        return shares
-
-    def _replay(
-        self,
-        model: MaskedDiffusionModel,
-        tokens: torch.Tensor,
-        filled_at: torch.Tensor,
-        steps: int,
-        run: RunContext,
-    ) -> np.ndarray:
-        """Return the result of `_score_batch`. It is NaN if the logits are."""
-        is_start = filled_at < 0
-        hits = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-        is_broken = torch.zeros_like(hits, dtype=torch.bool)
-        for step in range(steps):
-            masked = filled_at >= step
-            noisy = MaskedTokens(tokens.masked_fill(masked, model.mask_token), masked, is_start)
-            logits = model.logits(noisy, phase="generation", step=step, guidance=self.config.guidance, run=run)
-            logits[..., model.mask_token] = -torch.inf  # the mask token is never a prediction
-            predicted_tokens, is_finite = predict_tokens(logits)
-            hits += ((predicted_tokens == tokens) & (filled_at == step)).sum(1)
-            is_broken |= ~is_finite.all(1)
-        shares = (hits.double() / (~is_start).sum(1)).masked_fill(is_broken, torch.nan)
-        result: np.ndarray = shares.cpu().numpy()
-        return result
+    @property
+    def _metric(self) -> str:
+        """Name of the metric that the scores have."""
+        return self.metric if self.config.remasking == RANDOM else AGREEMENT

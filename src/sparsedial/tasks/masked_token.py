@@ -9,6 +9,7 @@ from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores
+from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.next_token import NextToken, check_document_lengths
 from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restored_shares
 
@@ -16,7 +17,7 @@ VERSION = 1  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
-class MaskedToken:
+class MaskedToken(BatchOption):
     """Task that scores a document by the share of its masked tokens that a diffusion model predicts correctly.
 
     The fields are the options of the task.
@@ -25,7 +26,7 @@ class MaskedToken:
         text: File with documents, as in `NextToken`.
         limit: Number of documents, counted from the first. None means all.
         length: Maximum number of tokens per document.
-        batch: Documents per forward pass.
+        batch: Maximum number of documents per forward pass, as in `NextToken`.
         seed: Random seed of the masks.
         fraction: Share of the tokens that are masked, above 0 and at most 1.
     """
@@ -36,7 +37,7 @@ class MaskedToken:
     text: str | None = None
     limit: int | None = None
     length: int = 96
-    batch: int = 8
+    batch: int | None = None
     seed: int = 0
     fraction: float = 0.5
 
@@ -45,7 +46,7 @@ class MaskedToken:
         self._document_task()
 
     def identity(self) -> dict[str, Any]:
-        """Return the name, the version, the SHA-256 of the documents and the other options."""
+        """Return the name, the version, the SHA-256 of the documents and the options that change a score."""
         return {
             **self._document_task().identity(),
             "task": self.name,
@@ -96,7 +97,7 @@ class MaskedToken:
             ModelError: The model is not a masked diffusion model, or has no mask token.
             NonFiniteOutputError: The model's logits are NaN or infinite.
         """
-        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch, sparsifier, progress)
+        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
         return Scores("accuracy", shares, higher_is_better=True)
 
     def _document_task(self) -> NextToken:

@@ -22,13 +22,14 @@ from sparsedial.models import zoo_package
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores
+from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.option_parsing import check_at_least
 
 VERSION = 1  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(BatchOption):
     """Task that scores a document by the share of its tokens that are the model's arg max, given all earlier tokens.
 
     The model reads the first tokens of each document, after the BOS token if the tokenizer has one. The fields are the
@@ -40,7 +41,8 @@ class NextToken:
             zoo model was trained.
         limit: Number of documents, counted from the first. None means all.
         length: Maximum number of predicted tokens per document.
-        batch: Maximum number of documents per forward pass. Fewer are used if their logits would exceed 1 GiB.
+        batch: Maximum number of documents per forward pass. Fewer are used if their logits would exceed 1 GiB. None
+            means the default of the device.
     """
 
     name: ClassVar[str] = "next_token"
@@ -49,7 +51,7 @@ class NextToken:
     text: str | None = None
     limit: int | None = None
     length: int = 96
-    batch: int = 8
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         check_at_least(self.name, 1, length=self.length, batch=self.batch, limit=self.limit)
@@ -60,7 +62,7 @@ class NextToken:
             raise SpecError(f"text {name!r}: {len(documents)} documents found, expected at least {expected}")
 
     def identity(self) -> dict[str, Any]:
-        """Return the name, the version, the SHA-256 of the documents and the other options."""
+        """Return the name, the version, the SHA-256 of the documents and the options that change a score."""
         documents = self._read_documents()
         return {
             "task": self.name,
@@ -68,7 +70,6 @@ class NextToken:
             "text": hashlib.sha256("\0".join(documents).encode()).hexdigest(),
             "documents": len(documents[: self.limit]),
             "length": self.length,
-            "batch": self.batch,
         }
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class NextToken:
         rows: list[list[int]] = examples["tokens"]
         scores = np.zeros(len(rows))
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # similar lengths need little padding
-        batch = max_logit_rows(lm.model, max(map(len, rows)), self.batch)
+        batch = max_logit_rows(lm.model, max(map(len, rows)), self.batch_rows(lm))
         for first in range(0, len(rows), batch):
             indices = by_length[first : first + batch]
             scores[indices] = _score_batch(lm, [rows[index] for index in indices], sparsifier)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sparsedial.errors import SpecError
 from sparsedial.suggestions import suggest
+from sparsedial.tasks.batch_option import AUTOMATIC
 
 OptionsT = TypeVar("OptionsT")
 
@@ -45,7 +46,8 @@ def parse_options(options_type: type[OptionsT], values: Mapping[str, Any], task_
 
     Args:
         options_type: Frozen dataclass that declares the options, with a default for each.
-        values: Options by name. An option that is missing or None keeps its default.
+        values: Options by name. An option that is missing or None keeps its default, and so does a batch that
+            is ``auto``.
         task_name: Name of the task, for error messages.
 
     Returns:
@@ -75,7 +77,7 @@ def parse_options(options_type: type[OptionsT], values: Mapping[str, Any], task_
         if name not in known:
             hint = did_you_mean(name, known)
             problems.append(f"task {task_name!r}: unknown option {name!r}{hint} Its options are {', '.join(known)}.")
-        elif value is not None:
+        elif value is not None and (name, value) != ("batch", AUTOMATIC):
             try:
                 arguments[name] = TypeAdapter(types[name]).validate_python(value, strict=True)
             except ValidationError as error:

@@ -80,7 +80,7 @@ def task_option_names(task_name: str) -> tuple[str, ...]:
 
     Example:
         >>> task_option_names("self_prediction")
-        ('sequences', 'length', 'seed', 'batch')
+        ('sequences', 'length', 'seed', 'batch', 'metric')
     """
     return option_field_names(_options_type(task_name))
 
@@ -109,6 +109,7 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
         Traceback (most recent call last):
         sparsedial.errors.SpecError: unknown task option 'sequence': did you mean 'sequences'? The tasks have the ...
     """
+    specs, shared_options = _assign_metrics(specs, shared_options)
     errors: list[SparsedialError] = _find_unused_options(specs, shared_options)
     builtin_tasks: dict[str, Task] = {}
     selections: list[TaskSelection] = []
@@ -131,6 +132,27 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
             errors.append(error)
     _raise_all(errors)
     return tasks
+
+
+def _assign_metrics(
+    specs: Sequence[TaskSpec], shared_options: Mapping[str, Any]
+) -> tuple[Sequence[TaskSpec], Mapping[str, Any]]:
+    """Move entries of the shared option ``metrics`` to the option ``metric`` of the tasks that have one."""
+    metrics = shared_options.get("metrics")
+    if not isinstance(metrics, Mapping):
+        return specs, shared_options
+    assigned_specs = []
+    remaining = dict(metrics)
+    for spec in specs:
+        if spec.name in metrics and "metric" in task_option_names(spec.name):
+            assigned_specs.append(TaskSpec(spec.name, {"metric": metrics[spec.name], **spec.options}))
+            remaining.pop(spec.name, None)
+        else:
+            assigned_specs.append(spec)
+    options = {name: value for name, value in shared_options.items() if name != "metrics"}
+    if remaining or not metrics:
+        options["metrics"] = remaining
+    return assigned_specs, options
 
 
 def _options_type(task_name: str) -> type[Any]:

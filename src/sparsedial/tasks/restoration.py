@@ -13,12 +13,14 @@ from sparsedial.errors import SpecError
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.batching import batch_equal_lengths
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
+from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
 from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores
+from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.option_parsing import check_at_least
 
@@ -53,19 +55,21 @@ class MaskedExamples:
 
 
 @dataclass(frozen=True)
-class Restoration:
+class Restoration(BatchOption):
     """Task in which a masked diffusion model predicts masked tokens of sequences sampled from the dense model.
 
     Sequences are sampled by denoising at temperature 1 and in random order, after the BOS token if the model has one.
     The score of a sequence is the share of its masks at which the arg max is the original token. As with
-    `SelfPrediction`, the dense score is below 1, so sparse scores are divided by it. The fields are the options of the
-    task.
+    `SelfPrediction`, the dense score is below 1, so sparse scores are divided by it. There is no expected score as in
+    `CausalSelfPrediction`, because a token was sampled when other tokens were filled in. Its distribution is not that
+    of the dense model in the context in which it is predicted. The fields are the options of the task.
 
     Attributes:
         sequences: Number of examples.
         length: Number of sampled tokens per example.
         seed: Random seed of the sampling and of the masks.
-        batch: Sequences per forward pass.
+        batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB. None
+            means the default of the device.
         fraction: Share of the sampled tokens that are masked again, above 0 and at most 1.
         diffusion_steps: Denoising steps of the sampling. The default is one per token.
     """
@@ -76,7 +80,7 @@ class Restoration:
     sequences: int = 64
     length: int = 96
     seed: int = 0
-    batch: int = 8
+    batch: int | None = None
     fraction: float = 0.5
     diffusion_steps: int | None = None
 
@@ -86,14 +90,13 @@ class Restoration:
         DenoisingConfig(steps=self.diffusion_steps).schedule(self.length)
 
     def identity(self) -> dict[str, Any]:
-        """Return the name, the version and the options of the task."""
+        """Return the name, the version and the options that change a score."""
         return {
             "task": self.name,
             "version": VERSION,
             "sequences": self.sequences,
             "length": self.length,
             "seed": self.seed,
-            "batch": self.batch,
             "fraction": self.fraction,
             "steps": self.diffusion_steps,
         }
@@ -138,7 +141,7 @@ class Restoration:
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
         """
-        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch, sparsifier, progress)
+        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
         return Scores("restored", shares, higher_is_better=True)
 
 
@@ -194,7 +197,8 @@ def restored_shares(
     Args:
         lm: Masked diffusion model.
         examples: Sequences and their masks.
-        batch_size: Number of sequences of the maximum length per forward pass.
+        batch_size: Maximum number of sequences of the maximum length per forward pass. Fewer are used if their logits
+            would exceed 1 GiB.
         sparsifier: Sparsifier attached to the model, or None.
         progress: Called with the sequences done and in total.
 
@@ -210,7 +214,8 @@ def restored_shares(
     shares = np.zeros(len(lengths))
     completed = 0
     run = RunContext(sparsifier)
-    for indices in batch_equal_lengths(lengths, batch_size * max(lengths)):
+    rows = max_logit_rows(lm.model, max(lengths), batch_size)
+    for indices in batch_equal_lengths(lengths, rows * max(lengths)):
         shares[indices] = _score_batch(model, examples, indices, run)
         completed += len(indices)
         progress(completed, len(lengths))

@@ -1,4 +1,4 @@
-"""Self-prediction: the share of tokens sampled from the dense model that the sparse model predicts correctly."""
+"""Self-prediction: the probability that a sparse model predicts the token that is sampled from the dense model."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import numpy as np
 import torch
 
 from sparsedial.errors import NonFiniteOutputError, SpecError, TaskError
-from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.hooks.sparsifier import Sparsifier, is_sparsified
 from sparsedial.inference.logit_budget import max_logit_rows, vocabulary_size
 from sparsedial.inference.model_limits import check_length
-from sparsedial.inference.nonfinite_outputs import (
-    GenerationCheck,
-    check_finite_scores,
-    describe_nonfinite_logits,
-    predict_tokens,
+from sparsedial.inference.next_token_prediction import (
+    compute_dense_reference,
+    find_dense_reference,
+    predict_next_tokens,
 )
+from sparsedial.inference.nonfinite_outputs import GenerationCheck, describe_nonfinite_logits
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.sampling import TokenSampler
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.kind import BLOCK_DIFFUSION, MASKED_DIFFUSION, attends_to_later_tokens
 from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
 from sparsedial.tasks.base import Scores
+from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import find_bos_token
 from sparsedial.tasks.option_parsing import check_at_least
 from sparsedial.tasks.restoration import Restoration
 
-VERSION = 3  # incremented when the same settings would give other numbers
+VERSION = 4  # incremented when the same settings would give other numbers
 MAX_SAMPLED_ROWS = 256
 """Sequences sampled at once. A forward pass reads one token of each, so wide batches cost little."""
 START_TOKENS = 64
@@ -38,7 +40,7 @@ START_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class SelfPrediction:
+class SelfPrediction(BatchOption):
     """Task that scores a model on sequences sampled from the dense model.
 
     A masked diffusion model predicts masked tokens (`Restoration`), every other model predicts next tokens
@@ -49,7 +51,10 @@ class SelfPrediction:
         sequences: Number of examples.
         length: Number of sampled tokens per example, without the start token.
         seed: Random seed of the sampling.
-        batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB.
+        batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB. None
+            means the default of the device.
+        metric: ``expected_agreement`` or ``agreement``, see `CausalSelfPrediction`. Masked diffusion models do not
+            use it.
     """
 
     name: ClassVar[str] = "self_prediction"
@@ -58,16 +63,20 @@ class SelfPrediction:
     sequences: int = 64
     length: int = 96
     seed: int = 0
-    batch: int = 8
+    batch: int | None = None
+    metric: str = EXPECTED_AGREEMENT
 
     def __post_init__(self) -> None:
         check_at_least(self.name, 1, sequences=self.sequences, length=self.length, batch=self.batch)
+        check_metric(self.name, self.metric)
         if not 0 <= self.seed < 2**63:
             raise SpecError(f"{self.name}: seed={self.seed}: expected a number from 0 to 2**63 - 1")
 
     def identity(self) -> dict[str, Any]:
-        """Return the name, the version and the options of the task."""
-        return {"task": self.name, "version": VERSION, **asdict(self)}
+        """Return the name, the version and the options that change a score."""
+        options = asdict(self)
+        del options["batch"]
+        return {"task": self.name, "version": VERSION, **options}
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """Sample the sequences from the dense model.
@@ -92,7 +101,7 @@ class SelfPrediction:
         sparsifier: Sparsifier | None = None,
         progress: Progress = ignore_progress,
     ) -> Scores:
-        """Return the share of correctly predicted tokens of each sequence.
+        """Return the score of each sequence.
 
         Args:
             lm: Model of the kind that the examples were prepared for.
@@ -101,7 +110,7 @@ class SelfPrediction:
             progress: Called with the sequences done and in total.
 
         Returns:
-            Scores with the metric ``agreement`` (next tokens) or ``restored`` (masked tokens).
+            Scores with the metric of the options (next tokens) or ``restored`` (masked tokens).
         """
         return self._task_for_kind(lm).score(lm, examples, sparsifier, progress)
 
@@ -118,8 +127,13 @@ class CausalSelfPrediction:
 
     Tokens are sampled at temperature 1 from the whole distribution. Each sequence starts with the BOS token or, if the
     model has none, with one of a fixed set of tokens. Its random numbers depend on the seed and on its index, but not
-    on the number of sequences. The score of a sequence is the share of its sampled tokens that are the arg max of the
-    scored model.
+    on the number of sequences.
+
+    With the metric ``agreement``, the score of a sequence is the share of its sampled tokens that are the arg max of
+    the scored model. With ``expected_agreement``, each sampled token is replaced by its distribution: the score is the
+    mean probability, under the dense model and after the same tokens, of the scored model's arg max. Both have the same
+    expected value. The second one has no noise from the sampled tokens: a position at which the arg max does not change
+    contributes the same to the dense and the sparse score, and at any other position the sparse score is not higher.
 
     Attributes:
         options: Options of the task.
@@ -165,7 +179,7 @@ class CausalSelfPrediction:
         sparsifier: Sparsifier | None = None,
         progress: Progress = ignore_progress,
     ) -> Scores:
-        """Return the share of sampled tokens that are the model's arg max, for each sequence.
+        """Return the score of each sequence.
 
         Args:
             lm: Causal language model.
@@ -174,20 +188,26 @@ class CausalSelfPrediction:
             progress: Called with the sequences done and in total.
 
         Returns:
-            Scores with the metric ``agreement``.
+            Scores with the metric of the options.
 
         Raises:
             NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         tokens = torch.tensor(examples["tokens"])
-        shares: list[np.ndarray] = []
-        scored = 0
-        with RunContext(sparsifier).observe(phase="prefill"):
-            for rows in tokens.split(max_logit_rows(lm.model, tokens.shape[1], self.options.batch)):
-                shares.append(_score_batch(lm, rows))
-                scored += len(rows)
-                progress(scored, len(tokens))
-        return Scores("agreement", np.concatenate(shares), higher_is_better=True)
+        inputs = tokens[:, :-1].contiguous()
+        batch = max_logit_rows(lm.model, tokens.shape[1], self.options.batch_rows(lm))
+        metric = self.options.metric
+        if metric == EXPECTED_AGREEMENT and sparsifier is None and not is_sparsified(lm.model):
+            scores = compute_dense_reference(lm, inputs, batch, progress).best_probabilities
+        else:
+            with RunContext(sparsifier).observe(phase="prefill"):
+                predicted_tokens = _predict_all(lm, inputs, batch, progress)
+            if metric == AGREEMENT:
+                scores = predicted_tokens == tokens[:, 1:]
+            else:
+                scores = find_dense_reference(lm, inputs, batch).find_probabilities(lm, predicted_tokens)
+        values: np.ndarray = scores.double().mean(1).numpy()
+        return Scores(metric, values, higher_is_better=True)
 
     def _check_model(self, lm: LanguageModel) -> None:
         name = self.options.name
@@ -246,21 +266,15 @@ def _sample(
     return rows
 
 
-def _score_batch(lm: LanguageModel, rows: torch.Tensor) -> np.ndarray:
-    """Return the share of correctly predicted next tokens of each row, shape [rows]."""
-    shares = _agreement(lm, rows)
-    check_finite_scores(lm.model, shares, lambda index: _agreement(lm, rows[index : index + 1]))
-    return shares
-
-
-def _agreement(lm: LanguageModel, rows: torch.Tensor) -> np.ndarray:
-    """Return the result of `_score_batch`. It is NaN if the logits are."""
-    inputs = rows[:, :-1].to(lm.device)
-    targets = rows[:, 1:].to(lm.device)
-    predicted_tokens, is_finite = predict_tokens(lm.model(input_ids=inputs, use_cache=False).logits)
-    shares = (predicted_tokens == targets).double().mean(1).masked_fill(~is_finite.all(1), torch.nan)
-    result: np.ndarray = shares.cpu().numpy()
-    return result
+def _predict_all(lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress) -> torch.Tensor:
+    """Return the model's arg max at every position, int64 of shape [sequences, tokens], on the CPU."""
+    predicted_tokens: list[torch.Tensor] = []
+    completed = 0
+    for rows in inputs.split(batch):
+        predicted_tokens.append(predict_next_tokens(lm.model, rows.to(lm.device))[1].cpu())
+        completed += len(rows)
+        progress(completed, len(inputs))
+    return torch.cat(predicted_tokens)
 
 
 def _start_tokens(lm: LanguageModel, count: int) -> torch.Tensor:

@@ -206,11 +206,21 @@ def test_fewer_examples_than_requested_are_an_error(folder, lm, monkeypatch):
 # ---------------------------------------------------------------------- identity
 
 
+def test_the_batch_changes_neither_the_identity_nor_the_prepared_requests(folder, lm):
+    task = load_task(folder, "tiny_choice")
+    for batch_tokens in (1, 64, 1 << 16):
+        changed = load_task(folder, "tiny_choice", batch_tokens=batch_tokens)
+        assert changed.identity() == task.identity()
+        assert changed.prepare(lm) == task.prepare(lm)
+    assert task.with_batch(3).settings.batch_tokens == 3 * 512
+    assert task.batch_rows(lm) == 8
+
+
 def test_the_identity_follows_everything_that_changes_the_score(folder, tmp_path):
     base = load_task(folder, "tiny_choice").identity()
     assert json.loads(json.dumps(base)) == base
     assert load_task(folder, "tiny_choice").identity() == base
-    for change in ({"limit": 3}, {"num_fewshot": 2}, {"seed": 1}, {"apply_chat_template": True}, {"batch_tokens": 64}):
+    for change in ({"limit": 3}, {"num_fewshot": 2}, {"seed": 1}, {"apply_chat_template": True}):
         assert load_task(folder, "tiny_choice", **change).identity() != base
     config = yaml.safe_load((folder / "tiny_choice.yaml").read_text())
     other = tmp_path / "other.jsonl"

@@ -28,7 +28,7 @@ class LmEvalSettings:
         metrics: ``metric`` or ``metric,filter`` by task name, with ``:higher`` or ``:lower`` at its end if the task
             does not say which is better. Other tasks use the metric of the paper.
         seed: Random seed of few-shot examples and of sampling.
-        batch_tokens: Tokens per forward pass, padding included.
+        batch_tokens: Maximum number of tokens per forward pass, padding included. None means the default of the device.
         diffusion: How diffusion models answer requests. The default follows LLaDA's evaluation.
     """
 
@@ -38,7 +38,7 @@ class LmEvalSettings:
     apply_chat_template: bool = False
     metrics: Mapping[str, str] = field(default_factory=dict)
     seed: int = FEWSHOT_SEED
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
     diffusion: DiffusionOptions = field(default_factory=DiffusionOptions)
 
     def __post_init__(self) -> None:
@@ -65,7 +65,8 @@ class LmEvalOptions:
         metrics: ``metric`` or ``metric,filter`` by task name, with ``:higher`` or ``:lower`` at its end if the task
             does not say which is better. Other tasks use the metric of the paper.
         seed: Random seed of few-shot examples and of sampling.
-        batch: Number of tokens per forward pass, in units of `TOKENS_PER_BATCH_ROW` (512) tokens.
+        batch: Maximum number of tokens per forward pass, in units of `TOKENS_PER_BATCH_ROW` (512) tokens. None means
+            the default of the device.
         diffusion_steps: Denoising steps of generated texts. The default is one per token.
         block_length: Tokens per block of semi-autoregressive denoising. None means that all tokens are one block.
         remasking: ``low_confidence`` or ``random``: which predictions of a denoising step are masked again.
@@ -81,7 +82,7 @@ class LmEvalOptions:
     include_path: str | None = None
     metrics: dict[str, str] | None = None
     seed: int = FEWSHOT_SEED
-    batch: int = 8
+    batch: int | None = None
     diffusion_steps: int | None = None
     block_length: int | None = None
     remasking: str = LOW_CONFIDENCE
@@ -109,6 +110,6 @@ class LmEvalOptions:
             apply_chat_template=self.apply_chat_template,
             metrics=self.metrics or {},
             seed=self.seed,
-            batch_tokens=TOKENS_PER_BATCH_ROW * self.batch,
+            batch_tokens=None if self.batch is None else TOKENS_PER_BATCH_ROW * self.batch,
             diffusion=DiffusionOptions(denoising, self.mc_samples, self.reuse_mask),
         )

@@ -12,19 +12,22 @@ from typing import Any
 from sparsedial.errors import TaskError
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.backend_factory import make_backend
+from sparsedial.inference.batch_size import default_rows
 from sparsedial.inference.diffusion_options import DiffusionOptions
 from sparsedial.inference.model_limits import check_token_ids
+from sparsedial.inference.prefix_tree import MAX_TREE_TOKENS
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.models.kind import MASKED_DIFFUSION
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, TaskGroup
+from sparsedial.tasks.batch_option import copy_with
 from sparsedial.tasks.lm_eval.answering import Answers, LoglikelihoodPlan, answer_requests
 from sparsedial.tasks.lm_eval.chance import chance_score
 from sparsedial.tasks.lm_eval.digests import code_digest, config_digest, digest, unread_code
 from sparsedial.tasks.lm_eval.encoder import make_weightless_hflm, seed_random_generators, silence_lm_eval
 from sparsedial.tasks.lm_eval.judging import aggregate_metrics, apply_metrics
 from sparsedial.tasks.lm_eval.metrics import Metric, check_mean, per_example_values
-from sparsedial.tasks.lm_eval.options import LmEvalSettings
+from sparsedial.tasks.lm_eval.options import TOKENS_PER_BATCH_ROW, LmEvalSettings
 from sparsedial.tasks.lm_eval.requests import PreparedRequests, encode_requests
 
 VERSION = 2  # incremented when the same examples would get other numbers
@@ -62,6 +65,27 @@ class LmEvalTask:
         """Number of denoising steps for which a diffusion model reuses its kept sets."""
         return self.settings.diffusion.reuse_mask
 
+    def batch_rows(self, lm: LanguageModel) -> int:
+        """Return the maximum number of tokens per forward pass, in units of `TOKENS_PER_BATCH_ROW`. See `BatchedTask`.
+
+        Args:
+            lm: The model, on its device.
+        """
+        if self.settings.batch_tokens is None:
+            return default_rows(lm.device)
+        return max(1, self.settings.batch_tokens // TOKENS_PER_BATCH_ROW)
+
+    def with_batch(self, rows: int) -> LmEvalTask:
+        """Return a task that differs only in its number of tokens per forward pass.
+
+        Args:
+            rows: Maximum number of tokens, in units of `TOKENS_PER_BATCH_ROW`.
+        """
+        return copy_with(self, settings=replace(self.settings, batch_tokens=TOKENS_PER_BATCH_ROW * rows))
+
+    def _batch_tokens(self, lm: LanguageModel) -> int:
+        return self.settings.batch_tokens or TOKENS_PER_BATCH_ROW * self.batch_rows(lm)
+
     def is_same_evaluation(self, other: LmEvalTask) -> bool:
         """Return True if another task of the same name and settings has the same score.
 
@@ -98,7 +122,6 @@ class LmEvalTask:
             "num_fewshot": self.num_fewshot,
             "apply_chat_template": self.settings.apply_chat_template,
             "seed": self.settings.seed,
-            "batch_tokens": self.settings.batch_tokens,
         }
         if self.unread_code:
             identity["unread_code"] = list(self.unread_code)
@@ -138,7 +161,7 @@ class LmEvalTask:
         max_shared_length = backend.max_shared_length(
             LoglikelihoodPlan.from_requests(prepared).groups,
             max_length=prepared.max_length,
-            batch_tokens=self.settings.batch_tokens,
+            batch_tokens=MAX_TREE_TOKENS,  # any batch size has the same prepared requests
         )
         return replace(prepared, max_shared_length=max_shared_length).to_json()
 
@@ -195,7 +218,7 @@ class LmEvalTask:
             PreparedRequests.from_json(examples),
             self.name,
             need_greedy="acc" in self.metric.name and self.lm_eval_task.OUTPUT_TYPE == "loglikelihood",
-            run=RunContext(sparsifier, progress, self.settings.batch_tokens, self.settings.seed),
+            run=RunContext(sparsifier, progress, self._batch_tokens(lm), self.settings.seed),
         )
 
     def judge(self, examples: dict[str, Any], responses: Sequence[Sequence[Any]]) -> Scores:

@@ -1,0 +1,201 @@
+"""Probabilities that the dense model assigns to tokens which a sparse model predicts in the same contexts.
+
+The dense model is run once. For each position, its most probable tokens are kept with their probabilities, which
+answers nearly all look-ups. The last hidden states are kept as well, from which the probability of any other token is
+computed without running the layers again. Logits are never kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sparsedial.inference.logit_budget import LOGITS_PER_CHUNK, vocabulary_size
+from sparsedial.inference.output_stage import OutputStage
+from sparsedial.models.loading import LanguageModel
+
+TOP_TOKENS = 32
+"""Tokens whose probabilities are kept for each position."""
+LOGITS_IN_CACHE = 1 << 21
+"""Number of logits that are summarized at once on a CPU, so that they stay in its cache: 8 MiB."""
+MAX_REFERENCES = 4
+"""References that are kept for one model. The oldest one is dropped."""
+MAX_SUBSET = 0.25
+"""Largest share of the vocabulary for which only the logits of the required tokens are computed."""
+
+# The references of each model that is in memory, by a digest of the sequences and the weights.
+_references: WeakKeyDictionary[Any, OrderedDict[str, DenseReference]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class DenseReference:
+    """Predictions of the dense model at every position of a set of sequences. All tensors are on the CPU.
+
+    Attributes:
+        repeat: Function that runs the model again, for a model without a stage. Its arguments are the model, one token
+            per position and a boolean mask of positions, both of shape [sequences, tokens]. It returns the logits of
+            the tokens at the masked positions, divided by the temperature.
+        top_tokens: The arg max of each position, followed by its `TOP_TOKENS` most probable tokens, int32 of shape
+            [sequences, tokens, 1 + TOP_TOKENS].
+        top_probabilities: Their probabilities, float32 of the same shape.
+        normalizers: Logarithm of the sum of the exponentials of the logits, float32 of shape [sequences, tokens].
+        hidden: Last hidden states, shape [sequences, tokens, D], in the dtype of the model. None without a stage.
+        stage: The part of the model that turns hidden states into logits, or None if it cannot be evaluated alone.
+        temperature: Divisor of the logits. Defaults to 1.
+    """
+
+    repeat: Callable[[LanguageModel, torch.Tensor, torch.Tensor], torch.Tensor]
+    top_tokens: torch.Tensor
+    top_probabilities: torch.Tensor
+    normalizers: torch.Tensor
+    hidden: torch.Tensor | None = None
+    stage: OutputStage | None = None
+    temperature: float = 1.0
+
+    @property
+    def best_probabilities(self) -> torch.Tensor:
+        """Probability of the dense arg max at each position, float32 of shape [sequences, tokens]."""
+        return self.top_probabilities[..., 0]
+
+    @torch.inference_mode()
+    def find_probabilities(self, lm: LanguageModel, predicted_tokens: torch.Tensor) -> torch.Tensor:
+        """Return the probability that the dense model assigns to one token per position.
+
+        It is never higher than that of the dense arg max, and exactly that one for the dense arg max itself. Attached
+        sparsifiers do not change the result, and they count nothing.
+
+        Args:
+            lm: The model of this reference.
+            predicted_tokens: Token IDs, int64 of shape [sequences, tokens], on the CPU.
+
+        Returns:
+            Probabilities, float32 of shape [sequences, tokens].
+        """
+        matches = self.top_tokens == predicted_tokens[..., None]
+        first_match = matches.int().argmax(-1, keepdim=True)
+        probabilities = self.top_probabilities.gather(-1, first_match)[..., 0]
+        is_missing = ~matches.any(-1)
+        if is_missing.any():
+            if self.stage is None:
+                logits = self.repeat(lm, predicted_tokens, is_missing)
+            else:
+                logits = self._evaluate_stage(lm, predicted_tokens, is_missing)
+            others = (logits - self.normalizers[is_missing]).exp()
+            probabilities[is_missing] = torch.minimum(others, self.top_probabilities[..., -1][is_missing])
+        return probabilities
+
+    def _evaluate_stage(self, lm: LanguageModel, tokens: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
+        """Return what `repeat` returns, but computed from the hidden states."""
+        assert self.stage is not None and self.hidden is not None
+        wanted = tokens[selected]
+        vocabulary = vocabulary_size(lm.model)
+        distinct, columns = wanted.unique(return_inverse=True)
+        if not self.stage.is_divisible or len(distinct) > MAX_SUBSET * vocabulary:
+            distinct = None
+            columns = wanted
+        positions_per_chunk = max(1, LOGITS_PER_CHUNK // vocabulary)
+        chunks = []
+        for hidden, chunk_columns in zip(
+            self.hidden[selected].split(positions_per_chunk), columns.split(positions_per_chunk), strict=True
+        ):
+            logits = self.stage.logits(lm.model, hidden, distinct)
+            chunks.append(gather_logits(logits, chunk_columns))
+        return torch.cat(chunks) / self.temperature
+
+
+def summarize_logits(
+    logits: torch.Tensor, predicted_tokens: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a `DenseReference` keeps of the logits of some positions.
+
+    Args:
+        logits: Logits, shape [positions, vocabulary].
+        predicted_tokens: Their arg max, int64 of shape [positions].
+        temperature: Divisor of the logits. Defaults to 1.
+
+    Returns:
+        The top tokens and their probabilities, shape [positions, 1 + `TOP_TOKENS`], and the normalizers, shape
+        [positions], on the CPU.
+    """
+    count = min(TOP_TOKENS, logits.shape[-1])
+    logits_per_chunk = LOGITS_IN_CACHE if logits.device.type == "cpu" else LOGITS_PER_CHUNK
+    positions_per_chunk = max(1, logits_per_chunk // logits.shape[-1])
+    top_tokens: list[torch.Tensor] = []
+    probabilities: list[torch.Tensor] = []
+    normalizers: list[torch.Tensor] = []
+    for chunk, best in zip(logits.split(positions_per_chunk), predicted_tokens.split(positions_per_chunk), strict=True):
+        scaled = chunk.float()
+        if temperature != 1:
+            scaled = scaled / temperature
+        log_probabilities = scaled.log_softmax(-1)
+        # The arg max comes first, because `topk` may choose another one of several equal logits.
+        top = torch.cat([best[:, None], log_probabilities.topk(count).indices], dim=-1)
+        top_tokens.append(top.int().cpu())
+        top_log_probabilities = log_probabilities.gather(-1, top)
+        probabilities.append(top_log_probabilities.exp().cpu())
+        normalizers.append((scaled.gather(-1, top[:, :1]) - top_log_probabilities[:, :1])[:, 0].cpu())
+    return torch.cat(top_tokens), torch.cat(probabilities), torch.cat(normalizers)
+
+
+def gather_logits(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the logit of one token per position.
+
+    Args:
+        logits: Logits, shape [..., vocabulary].
+        tokens: Token IDs, int64 of shape [...], on any device.
+
+    Returns:
+        The logits, float32 on the CPU, in the shape of ``tokens``.
+    """
+    return logits.gather(-1, tokens.to(logits.device)[..., None])[..., 0].float().cpu()
+
+
+def keep_reference(model: Any, key: str, reference: DenseReference) -> None:
+    """Keep a reference until the model is deleted, or until `MAX_REFERENCES` newer ones are kept for it.
+
+    Args:
+        model: The model.
+        key: Result of `reference_key`.
+        reference: The reference.
+    """
+    references = _references.setdefault(model, OrderedDict())
+    references.pop(key, None)
+    references[key] = reference
+    while len(references) > MAX_REFERENCES:
+        references.popitem(last=False)
+
+
+def find_reference(model: Any, key: str) -> DenseReference | None:
+    """Return the reference that `keep_reference` kept in this process, or None.
+
+    Args:
+        model: The model.
+        key: Result of `reference_key`.
+    """
+    return _references.get(model, OrderedDict()).get(key)
+
+
+def reference_key(model: Any, settings: str, *sequences: torch.Tensor) -> str:
+    """Return a digest of everything on which a reference depends.
+
+    The state of the weights is the address of each parameter and the number of changes in place that torch has counted.
+
+    Args:
+        model: The model.
+        settings: Settings of the forward passes.
+        *sequences: Tensors on the CPU that describe the sequences.
+    """
+    digest = hashlib.sha256(settings.encode())
+    for tensor in sequences:
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    for parameter in model.parameters():
+        version = 0 if parameter.is_inference() else parameter._version
+        digest.update(f"{parameter.data_ptr()} {version} ".encode())
+    return digest.hexdigest()

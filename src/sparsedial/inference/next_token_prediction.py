@@ -1,0 +1,131 @@
+"""Forward passes of a causal model that predict the next token at every position, and the probabilities of tokens."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+from sparsedial.errors import NonFiniteOutputError
+from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
+from sparsedial.inference.dense_reference import (
+    DenseReference,
+    find_reference,
+    gather_logits,
+    keep_reference,
+    reference_key,
+    summarize_logits,
+)
+from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits, predict_tokens
+from sparsedial.inference.output_stage import find_output_stage
+from sparsedial.inference.run_context import Progress, ignore_progress
+from sparsedial.models.loading import LanguageModel
+
+CHECKED_TOKENS = 8
+"""Tokens of the forward pass with which the output stage is compared."""
+
+
+def predict_next_tokens(model: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of all positions and the most probable token of each.
+
+    Args:
+        model: Causal language model.
+        inputs: Token IDs without padding, int64 of shape [rows, tokens], on the device of the model.
+
+    Returns:
+        The logits, shape [rows, tokens, vocabulary], and the token IDs, int64 of shape [rows, tokens].
+
+    Raises:
+        NonFiniteOutputError: The logits are NaN or infinite. The message names the first module whose output is not
+            finite.
+    """
+    logits = model(input_ids=inputs, use_cache=False).logits
+    predicted_tokens, is_finite = predict_tokens(logits)
+    is_finite_row = is_finite.all(1)
+    if not is_finite_row.all():
+        row = int(is_finite_row.int().argmin())
+        repeat = partial(model, input_ids=inputs[row : row + 1], use_cache=False)
+        raise NonFiniteOutputError(describe_nonfinite_logits(model, repeat))
+    return logits, predicted_tokens
+
+
+@torch.inference_mode()
+def compute_dense_reference(
+    lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress = ignore_progress
+) -> DenseReference:
+    """Run the dense model and keep the result for `find_dense_reference`. Attached sparsifiers have no effect.
+
+    Args:
+        lm: Causal language model.
+        inputs: Token IDs without padding, int64 of shape [sequences, tokens], on the CPU.
+        batch: Sequences per forward pass.
+        progress: Called with the sequences done and in total.
+
+    Returns:
+        The reference.
+
+    Raises:
+        NonFiniteOutputError: The model's logits are NaN or infinite.
+    """
+    with pause_sparsifiers():
+        reference = _run_dense_model(lm, inputs, batch, progress)
+    keep_reference(lm.model, reference_key(lm.model, f"next tokens {batch}", inputs), reference)
+    return reference
+
+
+def find_dense_reference(lm: LanguageModel, inputs: torch.Tensor, batch: int) -> DenseReference:
+    """Return the reference that `compute_dense_reference` kept in this process. Compute it if there is none.
+
+    Args:
+        lm: Causal language model.
+        inputs: Token IDs without padding, int64 of shape [sequences, tokens], on the CPU.
+        batch: Sequences per forward pass.
+
+    Returns:
+        The reference.
+
+    Raises:
+        NonFiniteOutputError: The model's logits are NaN or infinite.
+    """
+    reference = find_reference(lm.model, reference_key(lm.model, f"next tokens {batch}", inputs))
+    if reference is None:
+        return compute_dense_reference(lm, inputs, batch)
+    return reference
+
+
+def _run_dense_model(lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress) -> DenseReference:
+    stage = find_output_stage(lm.model, inputs[:1, :CHECKED_TOKENS].to(lm.device))
+    recording: AbstractContextManager[list[torch.Tensor] | None] = nullcontext()
+    if stage is not None:
+        recording = stage.record(lm.model)
+    summaries: list[tuple[torch.Tensor, ...]] = []
+    hidden: list[torch.Tensor] = []
+    completed = 0
+    with recording as recorded:
+        for rows in inputs.split(batch):
+            logits, predicted_tokens = predict_next_tokens(lm.model, rows.to(lm.device))
+            summary = summarize_logits(logits.flatten(0, 1), predicted_tokens.flatten())
+            summaries.append(tuple(part.unflatten(0, rows.shape) for part in summary))
+            if recorded is not None:
+                hidden.append(recorded.pop().cpu())
+            completed += len(rows)
+            progress(completed, len(inputs))
+    top_tokens, top_probabilities, normalizers = (torch.cat(parts) for parts in zip(*summaries, strict=True))
+    repeat = partial(_repeat_sequences, inputs, batch)
+    states = torch.cat(hidden) if hidden else None
+    return DenseReference(repeat, top_tokens, top_probabilities, normalizers, states, stage)
+
+
+def _repeat_sequences(
+    inputs: torch.Tensor, batch: int, lm: LanguageModel, tokens: torch.Tensor, selected: torch.Tensor
+) -> torch.Tensor:
+    """Return the logits of the tokens at the selected positions. See `DenseReference.repeat`."""
+    chunks = []
+    for rows, wanted, is_selected in zip(inputs.split(batch), tokens.split(batch), selected.split(batch), strict=True):
+        if is_selected.any():
+            with pause_sparsifiers():
+                logits, _ = predict_next_tokens(lm.model, rows.to(lm.device))
+            chunks.append(gather_logits(logits, wanted)[is_selected])
+    return torch.cat(chunks)

@@ -1,0 +1,198 @@
+"""Evaluation of the part of a model that follows its last hidden state, without the layers before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
+
+
+@dataclass(frozen=True)
+class OutputStage:
+    """The part of a model that turns the last hidden states into logits.
+
+    It is evaluated by the model's own forward, in which the base model returns given hidden states. It thus includes
+    everything that the model does after its output embedding, such as a soft cap or a scale. Use `find_output_stage`
+    to create one, because not every model can be evaluated in this way.
+
+    Attributes:
+        base: Path of the base model, whose output contains the last hidden states.
+        output_type: Class of the base model's output.
+        device: Device of the last hidden states.
+        is_divisible: True if the logits of single tokens can be computed without those of the others. Defaults to
+            False.
+    """
+
+    base: str
+    output_type: Callable[..., Any]
+    device: torch.device
+    is_divisible: bool = False
+
+    @contextmanager
+    def record(self, model: nn.Module) -> Iterator[list[torch.Tensor]]:
+        """Record the last hidden states of the forward passes inside the `with` block.
+
+        Args:
+            model: The model.
+
+        Yields:
+            list[torch.Tensor]: A list to which each forward pass appends its hidden states, shape [rows, tokens, D].
+                The caller removes them.
+        """
+        with _record_outputs(model.get_submodule(self.base)) as outputs:
+            yield outputs
+
+    def logits(self, model: nn.Module, hidden: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the logits of positions whose last hidden states are known. Attached sparsifiers count nothing.
+
+        Args:
+            model: The model.
+            hidden: Last hidden states, shape [positions, D], on any device.
+            tokens: Token IDs whose logits are computed, shape [count], if the stage is divisible. Defaults to None,
+                which means the whole vocabulary.
+
+        Returns:
+            Logits of shape [positions, vocabulary] or [positions, count].
+        """
+        output = self._make_output(hidden[None].to(self.device))
+        inputs = torch.zeros(1, len(hidden), dtype=torch.int64, device=self.device)  # only their shape is read
+        with ExitStack() as stack:
+            stack.enter_context(pause_sparsifiers())
+            stack.enter_context(_replace_forward(model.get_submodule(self.base), lambda *_, **__: output))
+            if tokens is not None:
+                embedding = _output_embedding(model)
+                stack.enter_context(_replace_forward(embedding, _select_rows(embedding, tokens)))
+            logits: torch.Tensor = model(input_ids=inputs, use_cache=False).logits
+        return logits[0]
+
+    def _make_output(self, hidden: torch.Tensor) -> Any:
+        """Return an output of the base model that contains only the last hidden states."""
+        if self.output_type is torch.Tensor:
+            return hidden
+        if self.output_type is tuple:
+            return (hidden,)
+        return self.output_type(last_hidden_state=hidden)
+
+
+def find_output_stage(model: nn.Module, inputs: torch.Tensor) -> OutputStage | None:
+    """Return the output stage of a model, after comparing its logits with those of a forward pass.
+
+    Args:
+        model: Causal language model.
+        inputs: A few token IDs that the model can read, int64 of shape [1, tokens].
+
+    Returns:
+        The output stage, or None if no part of the model can be evaluated alone.
+    """
+    for base in _list_base_models(model):
+        try:
+            stage = _try_base_model(model, base, inputs)
+        except Exception:  # the code of a model may fail in any way if its base model returns only hidden states
+            continue
+        if stage is not None:
+            return stage
+    return None
+
+
+def _try_base_model(model: nn.Module, base: str, inputs: torch.Tensor) -> OutputStage | None:
+    """Return the output stage after a base model, or None if it gives other logits than the whole model."""
+    raw_outputs: list[Any] = []
+    handle = model.get_submodule(base).register_forward_hook(lambda _, __, output: raw_outputs.append(output))
+    try:
+        with pause_sparsifiers():
+            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+    finally:
+        handle.remove()
+    if len(raw_outputs) != 1:
+        return None
+    hidden = _last_hidden_state(raw_outputs[0])
+    stage = OutputStage(base, type(raw_outputs[0]), hidden.device)
+    # In reverse order, so that an output stage that ignores the given hidden states is detected.
+    logits = stage.logits(model, hidden[0].flip(0)).flip(0).float()
+    tolerance = max(1e-4, 8 * torch.finfo(hidden.dtype).eps) * float(expected[expected.isfinite()].abs().max())
+    if not torch.allclose(logits, expected, rtol=0, atol=tolerance):
+        return None
+    return replace(stage, is_divisible=_is_divisible(stage, model, hidden[0], expected, tolerance))
+
+
+def _is_divisible(
+    stage: OutputStage, model: nn.Module, hidden: torch.Tensor, expected: torch.Tensor, tolerance: float
+) -> bool:
+    """Return True if the stage gives the expected logits of a few tokens alone, in reverse order."""
+    embedding = _output_embedding(model)
+    if type(embedding) is not nn.Linear or "forward" in vars(embedding):
+        return False  # quantised, offloaded, or with an adapter
+    last = expected.shape[-1] - 1
+    tokens = torch.tensor([last, last // 2, last // 3, 0])
+    try:
+        logits = stage.logits(model, hidden, tokens).float()
+    except Exception:  # code that expects the whole vocabulary may fail in any way
+        return False
+    wanted = expected[:, tokens.to(expected.device)]
+    return logits.shape == wanted.shape and torch.allclose(logits, wanted, rtol=0, atol=tolerance)
+
+
+def _output_embedding(model: nn.Module) -> Any:
+    get_output_embeddings: Callable[[], Any] = getattr(model, "get_output_embeddings", lambda: None)
+    return get_output_embeddings()
+
+
+def _select_rows(embedding: nn.Linear, tokens: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a forward of the output embedding that computes the logits of these tokens only."""
+    rows = tokens.to(embedding.weight.device)
+    weight = embedding.weight[rows]
+    bias = None if embedding.bias is None else embedding.bias[rows]
+    return lambda hidden: nn.functional.linear(hidden, weight, bias)
+
+
+def _list_base_models(model: nn.Module) -> list[str]:
+    """Return the paths of the modules that may return the last hidden states of a model."""
+    find_decoder: Callable[[], Any] = getattr(model, "get_decoder", lambda: None)
+    candidates = [getattr(model, getattr(model, "base_model_prefix", "") or "model", None), find_decoder()]
+    names = []
+    for name, module in model.named_modules():
+        if name and any(module is candidate for candidate in candidates):
+            names.append(name)
+    return names
+
+
+def _last_hidden_state(output: Any) -> torch.Tensor:
+    if isinstance(output, torch.Tensor):
+        return output
+    hidden: torch.Tensor = output[0]
+    return hidden
+
+
+@contextmanager
+def _record_outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Append the last hidden states to a list whenever a module is called."""
+    outputs: list[torch.Tensor] = []
+
+    def record(_: nn.Module, __: Any, output: Any) -> None:
+        outputs.append(_last_hidden_state(output))
+
+    handle = module.register_forward_hook(record)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace the forward of a module inside the `with` block."""
+    previous = vars(module).get("forward")  # set on the instance by other code, such as accelerate
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if previous is None:
+            del module.forward
+        else:
+            module.forward = previous
