@@ -150,7 +150,7 @@ def _read_phase(
 def _read_padding(arguments: ForwardArguments, outer: Scope | None, cache: CacheState | None) -> _Padding:
     tokens = arguments.single_input
     if tokens is None:
-        if any(_may_have_padding(entry) for entry in arguments.inputs):
+        if any(entry.mask is not None for entry in arguments.inputs):
             return _Padding(unknown=UnknownPadding("The model reads two sequences of tokens, each with its mask"))
         return _Padding()
     if tokens.mask is None:
@@ -181,10 +181,6 @@ def _describe_derived_tokens(tokens: TokenInput, outer: Scope) -> UnknownPadding
         f"model has the shape {list(real.shape)}",
         real,
     )
-
-
-def _may_have_padding(tokens: TokenInput) -> bool:
-    return tokens.mask is not None
 
 
 def _read_mask(tokens: TokenInput, cache: CacheState | None) -> _Padding:

@@ -93,10 +93,9 @@ class ModelHooks:
 
     def _find_innermost_model(self, ffn: FFN) -> int:
         """Return the index of the innermost hooked model that contains an FFN."""
-        module = ffn.stacked_module or ffn.down
         innermost = 0
         for index, model in enumerate(self._models):
-            if module in self._modules_of[model]:
+            if ffn.down in self._modules_of[model]:
                 innermost = index
         return innermost
 
@@ -105,7 +104,7 @@ class ModelHooks:
         for vector in self._vectors:
             ffn = vector.ffn
             cause = find_bypass(self._model, ffn.name)
-            if cause is not None and (ffn.stacked_module or ffn.down) in self._modules_of[model]:
+            if cause is not None and ffn.down in self._modules_of[model]:
                 raise AttachError(
                     "A forward pass of the model was dense, because no sparsified vector was reached: "
                     f"{ffn.name} {cause}."

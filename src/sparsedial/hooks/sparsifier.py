@@ -287,7 +287,7 @@ def _list_devices(ffns: Sequence[FFN]) -> set[torch.device]:
     """Return the devices of the FFNs' weights, without those that are loaded only when they are needed."""
     devices = set()
     for ffn in ffns:
-        for parameter in (ffn.stacked_module or ffn.down).parameters():
+        for parameter in ffn.down.parameters():
             devices.add(parameter.device)
     return devices - {torch.device("meta")}
 
@@ -296,7 +296,7 @@ def _check_model_contains(model: nn.Module, ffns: Sequence[FFN]) -> None:
     """Raise an error if an FFN belongs to another model, which would leave this model dense."""
     modules = set(model.modules())
     for ffn in ffns:
-        if (ffn.stacked_module or ffn.down) not in modules:
+        if ffn.down not in modules:
             raise SpecError(
                 f"ffns=: {ffn.name} is not a module of this model ({type(model).__name__}), but of another one or of a "
                 "copy of it. Pass the result of find_ffns(model), or leave out ffns=."
