@@ -3,9 +3,10 @@
     python -m benchmarks.bench_coverage [--quick] [--repetitions 300]
 
 The scores of models whose curve is known are drawn again and again, and measured as a study measures them: on a grid of
-24 points, or by the adaptive search. The table has one line per number of examples, tasks, kind of score and choice of
-points, over eight shapes of curves. Then the per-example scores of a real model of the zoo are resampled. Then come
-differences of two curves and trends over model size. The last line is JSON, also kept in benchmarks/results.
+24 points, by the adaptive search, or by a search that starts with 64 examples and adds examples where the tests do not
+decide, as `--precision` does. The table has one line per number of examples, tasks, kind of score and choice of points,
+over eight shapes of curves. Then the per-example scores of a real model of the zoo are resampled. Then come differences
+of two curves and trends over model size. The last line is JSON, also kept in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +35,8 @@ from benchmarks.simulated_scores import (
     power,
     true_critical_sparsity,
 )
+from sparsedial.analysis.retention_curves import DisplayNames, read_curves
+from sparsedial.analysis.trial_set import read_studies
 from sparsedial.curves import (
     RETAIN,
     Curve,
@@ -44,15 +47,14 @@ from sparsedial.curves import (
     make_curve,
 )
 from sparsedial.curves.crossings import find_crossings
-from sparsedial.rules import make_rule
+from sparsedial.curves.curve import curve_from_scores
+from sparsedial.rules import Rule
 from sparsedial.study.adaptive_search import next_step
-from sparsedial.study.curve_from_trials import measured_curve
-from sparsedial.study.integrity import read_planner
-from sparsedial.study.job import Job
+from sparsedial.study.example_growth import add_examples
 from sparsedial.study.progress_listener import NullListener
 from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
-from sparsedial.study.store import Store
+from sparsedial.tasks.example_blocks import block_ends
 from sparsedial.tasks.spec import TaskSpec
 
 REQUIRED_COVERAGE = 0.93
@@ -76,6 +78,7 @@ REAL_STUDY = (384, (0.995, 0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8, 0
 QUICK_STUDY = (16, (0.97, 0.9, 0.7))
 GRID_NAME = "grid"
 SEARCH_NAME = "search"
+ADDED_NAME = "added"
 EXAMPLES = (64, 200, 600, 2000)
 TASKS = (1, 3)
 PRECISION = 0.015
@@ -105,7 +108,7 @@ class Cell:
         kind: ``0/1`` or ``smooth``.
         examples: Number of examples of each task.
         tasks: Number of tasks that are averaged.
-        points: ``grid`` or ``search``.
+        points: ``grid``, ``search`` with all examples, or ``added``: a search that adds examples.
         name: Name of the curve, pair of curves or family.
         shared: Share of the variance of an example's tolerance that several models have in common.
     """
@@ -142,27 +145,46 @@ class Summary:
 
 
 def measure_curve(tasks: Sequence[SimulatedTask], points: str) -> Curve:
-    """Measure the average of some tasks on the grid, or by the adaptive search."""
+    """Measure the average of some tasks on the grid, or by an adaptive search."""
+    examples = len(tasks[0].dense)
     if points == GRID_NAME:
-        return _curve(tasks, [1 - sparsity**2 for sparsity in GRID])
-    values: list[float] = []
+        return _curve(tasks, {1 - sparsity**2: examples for sparsity in GRID})
+    ends = block_ends(examples)
+    if points == SEARCH_NAME:
+        ends = [examples]
+    extra_by_rule: dict[Rule, int] = {}
     curve = None
-    while (step := next_step("top_p", curve, RETAIN, PRECISION)).rule is not None:
-        values.append(step.rule.value)
-        curve = _curve(tasks, values)
-    assert curve is not None
-    return curve
+    while True:
+        step = next_step("top_p", curve, RETAIN, PRECISION)
+        if step.rule is not None:
+            extra_by_rule[step.rule] = max(extra_by_rule.values(), default=0)
+        else:
+            assert curve is not None
+            added = add_examples("top_p", curve, extra_by_rule, RETAIN, len(ends) - 1) if step.needs_examples else {}
+            if not added:
+                return curve
+            extra_by_rule.update(added)
+        curve = _curve(tasks, {rule.value: ends[extra] for rule, extra in extra_by_rule.items()})
 
 
-def _curve(tasks: Sequence[SimulatedTask], values: Sequence[float]) -> Curve:
-    """Return the average curve of some tasks. The sparsity at p is the root of 1 - p."""
+def _curve(tasks: Sequence[SimulatedTask], examples_at: Mapping[float, int]) -> Curve:
+    """Return the average curve of some tasks. The sparsity at p is the root of 1 - p.
+
+    Args:
+        tasks: The tasks.
+        examples_at: For each p, the number of scored examples.
+    """
+    values = np.array(sorted(examples_at, reverse=True))
+    sparsity = np.maximum(np.sqrt(1 - values), 1e-12)
+    most = max(examples_at.values())
     curves = []
     for task in tasks:
-        points = []
-        for p in values:
-            sparsity = max(float(np.sqrt(1 - p)), 1e-12)
-            points.append((sparsity, task.score(round(sparsity, 9)), p))
-        curves.append(make_curve(points, dense=task.dense))
+        matrix = np.full((most, 1 + len(values)), np.nan)
+        matrix[:, 0] = task.dense[:most]
+        for column, value in enumerate(values, 1):
+            scored = examples_at[value]
+            matrix[:scored, column] = task.score(round(float(sparsity[column - 1]), 9))[:scored]
+        curves.append(curve_from_scores(sparsity, values, matrix, higher_is_better=True))
     return average_at_each_p(curves)
 
 
@@ -278,18 +300,17 @@ def measure_real_curves(texts: int, values: Sequence[float]) -> dict[tuple[str, 
     )
     curves = {}
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        run_study(spec, Path(folder), listener=NullListener())
-        planner = read_planner(store)
-        dense = planner.finished_trial(Job(REAL_MODEL, "next_token"))
-        for site in REAL_SITES:
-            jobs = [Job(REAL_MODEL, "next_token", site, make_rule("top_p", value)) for value in values]
-            curve = measured_curve(store, dense, [planner.finished_trial(job) for job in jobs])
-            curves[SMOOTH, site] = curve
-            (matrix,) = curve.examples
-            above = (matrix >= np.median(matrix[:, 0])).astype(float)
-            points = zip(curve.sparsity, above[:, 1:].T, curve.p, strict=True)
-            curves[BINARY, site] = make_curve(list(points), dense=above[:, 0])
+        trial_set = read_studies([run_study(spec, Path(folder), listener=NullListener())])
+        measured, problems = read_curves(trial_set, DisplayNames.from_trials(trial_set.trials))
+    if problems:
+        raise RuntimeError(f"the curves of {REAL_MODEL} cannot be read: {problems}")
+    for labelled in measured:
+        curve = labelled.curve
+        curves[SMOOTH, labelled.group.site] = curve
+        (matrix,) = curve.examples
+        above = (matrix >= np.median(matrix[:, 0])).astype(float)
+        points = zip(curve.sparsity, above[:, 1:].T, curve.p, strict=True)
+        curves[BINARY, labelled.group.site] = make_curve(list(points), dense=above[:, 0])
     return curves
 
 
@@ -310,8 +331,10 @@ def make_cells(quick: bool) -> dict[str, list[Cell]]:
     examples = QUICK_EXAMPLES if quick else EXAMPLES
     kinds = (BINARY, SMOOTH)
     curves = []
-    for kind, n, tasks, points, name in itertools.product(kinds, examples, TASKS, (GRID_NAME, SEARCH_NAME), SHAPES):
-        curves.append(Cell(kind, n, tasks, points, name))
+    choices = (GRID_NAME, SEARCH_NAME, ADDED_NAME)
+    for kind, n, tasks, points, name in itertools.product(kinds, examples, TASKS, choices, SHAPES):
+        if points != ADDED_NAME or len(block_ends(n)) > 1:
+            curves.append(Cell(kind, n, tasks, points, name))
     pairs = itertools.combinations_with_replacement(DIFFERENCE_SHAPES, 2)
     names = [" - ".join(pair) for pair in pairs]
     differences = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), (GRID_NAME,), names, SHARED)]

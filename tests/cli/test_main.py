@@ -160,7 +160,7 @@ def test_a_study_is_previewed_run_checked_and_extended(tiny, tmp_path):
         ("models: [no/where/]\nrules: [top-q]\n", (), ["no/where/", "top-q"]),
         ("models: [smollm2-135m]", ("--timeout", -1, "--num-workers", 3), ["timeout -1", "--workers ray"]),
         ("models: [smollm2-135m]", ("--workers", "slurm"), ["'slurm'", "local or ray"]),
-        ("version: 9\nmodels: [smollm2-135m]", (), ["version 9", "reads version 3"]),
+        ("version: 9\nmodels: [smollm2-135m]", (), ["version 9", "reads version 4"]),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_run_exits_with_2(tmp_path, text, args, words):

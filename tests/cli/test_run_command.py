@@ -22,6 +22,7 @@ EVERYTHING = StudySpec(
     values=(0.9, 0.5),
     tolerance=0.02,
     precision=1.5,
+    max_examples=512,
     retain=0.95,
     layers=(0, 2),
     modules={"up": "w1", "down": "w2"},

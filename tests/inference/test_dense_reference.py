@@ -186,12 +186,19 @@ def test_a_reference_is_found_again_for_the_same_model_sequences_and_weights_onl
     np.testing.assert_allclose(doubled.best_probabilities, dense_probabilities(lm, inputs).amax(-1), rtol=1e-4)
 
 
-def test_the_number_of_kept_references_is_bounded_and_they_end_with_their_model():
+def test_the_memory_of_kept_references_is_bounded_and_they_end_with_their_model(monkeypatch):
     lm = build("llama")
     models_before = len(dense_reference._references)
-    for rows in range(1, dense_reference.MAX_REFERENCES + 3):
-        compute_dense_reference(lm, draw_inputs(rows), batch=2)
-    assert len(dense_reference._references[lm.model]) == dense_reference.MAX_REFERENCES
+    size = compute_dense_reference(lm, draw_inputs(1), batch=2).size_in_bytes
+    monkeypatch.setattr(dense_reference, "MAX_REFERENCE_BYTES", 5 * size)
+    kept = dense_reference._references[lm.model]
+    for rows in (2, 3, 4):
+        latest = compute_dense_reference(lm, draw_inputs(rows), batch=2)
+        assert latest.size_in_bytes == rows * size
+        assert list(kept.values())[-1] is latest
+        assert sum(reference.size_in_bytes for reference in kept.values()) <= 5 * size
+    compute_dense_reference(lm, draw_inputs(6), batch=2)  # the latest one is kept, although it is too large
+    assert [reference.size_in_bytes for reference in kept.values()] == [6 * size]
     del lm
     gc.collect()
     assert len(dense_reference._references) < models_before + 1

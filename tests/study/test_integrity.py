@@ -115,7 +115,7 @@ def leave_a_hidden_file(store):
 
 def leave_a_file_of_another_version(store):
     path = store.trial_path(first_sparse_trial(store).key)
-    path.write_text(path.read_text().replace('"schema":3', '"schema":2'))
+    path.write_text(path.read_text().replace('"schema":4', '"schema":2'))
     return "corrupt", "schema version 2"
 
 
@@ -205,7 +205,7 @@ def test_a_study_of_another_schema_is_refused_and_both_versions_are_named(store,
     old = {**store.read_spec(), "version": 2}
     (store.folder / "study.json").write_text(json.dumps(old))
     before = contents(store.folder)
-    with pytest.raises(StorageError, match=r"version 2\b.*version 3\b"):
+    with pytest.raises(StorageError, match=r"version 2\b.*version 4\b"):
         run_study(spec, store.folder)
     (problem,) = find_problems(store)  # of the records, nothing is known
     assert problem.kind == "unusable" and "version 2" in problem.text

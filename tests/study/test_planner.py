@@ -14,9 +14,10 @@ from sparsedial.study.planner import Planner
 from sparsedial.study.records import TrialIdentity
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.study.task_plan import TaskPlan
 from tests.support.trial_records import make_record
 
-TASKS = {"made_up": {"task": "made_up"}}
+TASKS = {"made_up": TaskPlan(({"task": "made_up"},), 1)}
 MODEL = ResolvedModel("m", ModelIdentity("0" * 64, "float32"), "f", ("input", "gate"), 1000)
 SPEC = StudySpec(models=("m",), tasks=("made_up",), sites=("input",), values=(0.5, 0.9))
 
@@ -28,7 +29,7 @@ def store(tmp_path):
 
 def finish(store, rule=None):
     """Write a finished trial, dense or at the site "input"."""
-    identity = TrialIdentity(MODEL.identity, TASKS["made_up"])
+    identity = TrialIdentity(MODEL.identity, {"task": "made_up"})
     if rule is not None:
         identity = dataclasses.replace(identity, site="input", rule=rule, ffns="f")
     store.write_trial(dataclasses.replace(make_record(), identity=identity), np.array([0.5, 0.25, 0.75]))
@@ -60,13 +61,13 @@ def test_jobs_of_a_model_that_is_not_loaded_can_be_assumed(store):
 def test_a_search_adds_one_rule_at_a_time(store):
     planner = Planner(dataclasses.replace(SPEC, values=None), TASKS, store, {"m": MODEL})
     curve = CurveKey("m", "input", "top_p")
-    assert planner.curve_progress(curve).rules == ()
-    assert planner.curve_progress(curve, assume_dense=True).rules == (TopP(0.9), TopP(0.97), TopP(0.8))
+    assert planner.curve_progress(curve).points == {}
+    assert tuple(planner.curve_progress(curve, assume_dense=True).points) == (TopP(0.9), TopP(0.97), TopP(0.8))
     finish(store)
-    assert planner.curve_progress(curve).rules == (TopP(0.9),)
+    assert tuple(planner.curve_progress(curve).points) == (TopP(0.9),)
     finish(store, TopP(0.9))
     progress = planner.curve_progress(curve)
-    assert progress.rules == (TopP(0.9), TopP(0.97))
+    assert tuple(progress.points) == (TopP(0.9), TopP(0.97))
     assert progress.pending == [Job("m", "made_up", "input", TopP(0.97))]
 
 
@@ -96,7 +97,7 @@ def finish_task(store, task, rule, scores, **result):
 def search_values(store, tasks, scores_at, precision=None, **results):
     """Run a search whose trials are written here. Return the values of p, in order."""
     spec = dataclasses.replace(SPEC, tasks=tasks, values=None, precision=precision)
-    planner = Planner(spec, {task: {"task": task} for task in tasks}, store, {"m": MODEL})
+    planner = Planner(spec, {task: TaskPlan(({"task": task},), 1) for task in tasks}, store, {"m": MODEL})
     values = []
     for _ in range(50):
         jobs = planner.jobs()

@@ -8,6 +8,7 @@ import pytest
 from sparsedial.curves import critical_sparsity
 from sparsedial.errors import TaskError
 from sparsedial.study.curve_from_trials import measured_curve
+from sparsedial.study.pooled_trials import pool_trials
 from sparsedial.study.score_scale import find_direction, find_score_problem, has_score_at_chance
 from tests.support.trial_records import make_record
 
@@ -54,7 +55,7 @@ def test_scores_without_a_ratio_are_refused(scores, direction, message):
 
     record = record_of(score=float(np.mean(scores)), metric="made_up", higher_is_better=direction)
     with pytest.raises(TaskError, match=message):
-        measured_curve(Source(), record, [record])
+        measured_curve(Source(), pool_trials([record]), [pool_trials([record])])
 
 
 @pytest.mark.parametrize(("direction", "retention"), [(True, 1.25), (False, 0.8)])
@@ -66,7 +67,7 @@ def test_the_curve_has_the_direction_of_the_record(direction, retention):
         def samples(self, record):
             return np.array([5.0, 5.0]) if record is sparse else np.array([4.0, 4.0])
 
-    curve = measured_curve(Source(), dense, [sparse])
+    curve = measured_curve(Source(), pool_trials([dense]), [pool_trials([sparse])])
     np.testing.assert_allclose(curve.retention, [retention])
     assert critical_sparsity(curve).status == ("right-censored" if direction else "left-censored")
 
@@ -78,8 +79,8 @@ def test_instructions_weight_examples_on_the_unit_scale():
         def samples(self, record):
             return np.array([1.5, 0.0, 0.5])
 
-    assert measured_curve(Source(), dense, [dense]).is_unit_scale
-    percentage = record_of(metric="quality", higher_is_better=True)
+    assert measured_curve(Source(), pool_trials([dense]), [pool_trials([dense])]).is_unit_scale
+    percentage = pool_trials([record_of(metric="quality", higher_is_better=True)])
     assert not measured_curve(Source(), percentage, [percentage]).is_unit_scale
 
 

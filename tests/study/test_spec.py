@@ -107,7 +107,7 @@ def test_a_task_with_two_sets_of_options_is_a_problem():
         ("", "got nothing"),
         ("- a", "got a list"),
         ("a: [", "not YAML"),
-        ("version: 2\nmodels: [m]", "version 2; this version of sparsedial reads version 3"),
+        ("version: 2\nmodels: [m]", "version 2; this version of sparsedial reads version 4"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("models: &a [*a]", "not plain data"),
     ],

@@ -47,7 +47,7 @@ def test_the_identity_follows_the_text(text, tmp_path):
     identities = [NextToken(text=path).identity() for path in (None, text, str(other))]
     assert len({identity["text"] for identity in identities}) == 3
     task = make_task("next_token", text=text, limit=2)
-    assert task.identity()["documents"] == 2
+    assert task.identity()["examples"] == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_only_line_feeds_separate_documents(tmp_path, suffix, line_end):
     path = tmp_path / f"documents{suffix}"
     path.write_bytes("\ufeff".encode() + line_end.join([*lines, " ", ""]).encode())
     task = NextToken(text=str(path))
-    assert task.identity()["documents"] == len(documents)
+    assert task.identity()["examples"] == [0, len(documents)]
     assert task.identity()["text"] == hashlib.sha256("\0".join(documents).encode()).hexdigest()
 
 

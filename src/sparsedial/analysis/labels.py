@@ -68,19 +68,19 @@ def name_tasks(records: Iterable[TrialRecord]) -> dict[str, str]:
     for record in records:
         key = task_digest(record)
         names.setdefault(key, record.task.name)
-        identities.setdefault(key, record.identity.task)
+        identities.setdefault(key, record.identity.task_settings)
         models[key].add(record.identity.model)
     _ignore_counts(identities, models)
     return _disambiguate(names, _task_details(identities))
 
 
 def task_digest(record: TrialRecord) -> str:
-    """Return the SHA-256 of the identity of a trial's task. It is the key in the result of `name_tasks`.
+    """Return the SHA-256 of the settings of a trial's task. It is the key in the result of `name_tasks`.
 
     Args:
         record: A trial.
     """
-    return json_digest(record.identity.task)
+    return json_digest(record.identity.task_settings)
 
 
 def model_family(model: ModelLabel) -> str:

@@ -15,6 +15,7 @@ from sparsedial.ffn.feed_forward import SITES
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.curve_from_trials import measured_curve
+from sparsedial.study.pooled_trials import PooledTrial
 from sparsedial.study.records import TrialRecord
 from sparsedial.study.score_scale import has_score_at_chance
 
@@ -79,8 +80,8 @@ class LabelledCurve:
 
     label: CurveLabel
     curve: Curve
-    dense: TrialRecord
-    trials: tuple[TrialRecord, ...]
+    dense: PooledTrial
+    trials: tuple[PooledTrial, ...]
     averaged_tasks: tuple[str, ...] = ()
     chance: float = 0.0
     is_at_chance: bool = False
@@ -192,7 +193,7 @@ def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[Labelled
             problems.append(f"{name}: the curve is left out: {error}")
             continue
         if key.setting not in at_chance:
-            at_chance[key.setting] = has_score_at_chance(dense, trial_set.samples(dense))
+            at_chance[key.setting] = has_score_at_chance(dense, dense.samples(trial_set))
         curves.append(
             LabelledCurve(
                 label=label,
@@ -206,12 +207,12 @@ def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[Labelled
     return sorted(curves, key=lambda curve: curve.sort_key), problems
 
 
-def _labelled_groups(trial_set: TrialSet, names: DisplayNames) -> list[tuple[_CurveKey, CurveLabel, list[TrialRecord]]]:
+def _labelled_groups(trial_set: TrialSet, names: DisplayNames) -> list[tuple[_CurveKey, CurveLabel, list[PooledTrial]]]:
     """Return the key, the label and the trials of each curve. Its trials are sorted by sparsity.
 
     Curves with equal labels are distinguished by a variant in the name of the model.
     """
-    groups: dict[_CurveKey, list[TrialRecord]] = defaultdict(list)
+    groups: dict[_CurveKey, list[PooledTrial]] = defaultdict(list)
     for record in trial_set.trials:
         if not record.identity.is_dense:
             groups[_curve_key(record)].append(record)

@@ -23,7 +23,7 @@ def summarize_provenance(trial_set: TrialSet, names: DisplayNames) -> dict[str, 
         Plain data by topic: "made by", "models", "tasks", "study" or "studies", number of trials, seconds, and the
         command or commands that run the studies.
     """
-    trials = trial_set.trials
+    trials = trial_set.block_trials
     specs = []
     commands = []
     for spec in trial_set.specs:
@@ -34,7 +34,7 @@ def summarize_provenance(trial_set: TrialSet, names: DisplayNames) -> dict[str, 
     seconds = 0.0
     for record in trials:
         models[names.models[record.identity.model]] = {**asdict(record.model), **record.identity.model.to_json()}
-        tasks[names.tasks[task_digest(record)]] = record.identity.task
+        tasks[names.tasks[task_digest(record)]] = record.identity.task_settings
         seconds += record.seconds
     return {
         "made by": _merge_provenance(trials),

@@ -13,7 +13,7 @@ from sparsedial.analysis.retention_curves import CurveLabel, CurveSetting, Label
 from sparsedial.curves.chance import is_at_chance
 from sparsedial.curves.curve import Curve, average_at_each_p
 from sparsedial.curves.task_average import average_tasks, have_common_scale
-from sparsedial.study.records import TrialRecord
+from sparsedial.study.pooled_trials import PooledTrial
 from sparsedial.tasks.base import TaskGroup
 from sparsedial.tasks.registry import is_data_free
 from sparsedial.tasks.self_prediction import SelfPrediction
@@ -204,8 +204,8 @@ def _task_names(curves: Sequence[LabelledCurve]) -> tuple[str, ...]:
     return tuple(curve.label.task for curve in curves)
 
 
-def _all_trials(curves: Sequence[LabelledCurve]) -> tuple[TrialRecord, ...]:
-    trials: list[TrialRecord] = []
+def _all_trials(curves: Sequence[LabelledCurve]) -> tuple[PooledTrial, ...]:
+    trials: list[PooledTrial] = []
     for curve in curves:
         trials += curve.trials
     return tuple(trials)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -12,9 +14,11 @@ import numpy as np
 from sparsedial.errors import SpecError, StorageError
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.study.integrity import find_problems
+from sparsedial.study.pooled_trials import PooledTrial, pool_trials, select_disjoint_blocks
 from sparsedial.study.records import TrialRecord
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.tasks.example_blocks import ExampleBlock, find_block
 
 MAX_PROBLEMS_PER_KIND = 10
 SEARCH = "search"
@@ -40,24 +44,42 @@ class TrialSet:
     """The finished trials of several studies.
 
     Attributes:
-        trials: The distinct finished trials that match the specification of their study.
+        block_trials: The distinct finished trials that match the specification of their study. Each has scored one
+            block of examples.
         specs: Specification of each study.
         problems: Problems of the studies, one sentence each.
         excluded: Number of finished trials that are not used, because they do not match the current specification.
     """
 
-    trials: list[TrialRecord] = field(default_factory=list)
+    block_trials: list[TrialRecord] = field(default_factory=list)
     specs: list[StudySpec] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     excluded: int = 0
     _trial_by_key: dict[str, TrialRecord] = field(default_factory=dict, repr=False)
     _source_by_key: dict[str, StudySource] = field(default_factory=dict, repr=False)
 
+    @cached_property
+    def trials(self) -> list[PooledTrial]:
+        """The trials of each model, site, rule and task, pooled over the blocks of examples.
+
+        No study can be added afterwards.
+        """
+        groups: dict[str, list[TrialRecord]] = defaultdict(list)
+        blocks_by_setting: dict[str, set[ExampleBlock]] = defaultdict(set)
+        for record in self.block_trials:
+            identity = record.identity
+            groups[replace(identity, task=identity.task_settings).key].append(record)
+            block = find_block(identity.task)
+            if identity.is_dense and block is not None:
+                blocks_by_setting[identity.setting].add(block)
+        selected = {setting: select_disjoint_blocks(blocks) for setting, blocks in blocks_by_setting.items()}
+        return [_pool_group(group, selected.get(group[0].identity.setting, set())) for group in groups.values()]
+
     def samples(self, record: TrialRecord) -> np.ndarray:
         """Return the per-example scores of a trial, float64 ``[examples]``.
 
         Args:
-            record: One of `trials`.
+            record: One of `block_trials`.
 
         Returns:
             The scores, in the order of the task's examples.
@@ -67,7 +89,7 @@ class TrialSet:
         """
         return self._source_by_key[record.key].store.samples(record)
 
-    def explain_choice(self, record: TrialRecord) -> str:
+    def explain_choice(self, record: PooledTrial) -> str:
         """Return why a value of p was measured.
 
         Args:
@@ -77,7 +99,7 @@ class TrialSet:
             "search" if the adaptive search chose it, "grid" if the study lists it, "earlier" if only an earlier
             version of the study lists it.
         """
-        grid = self._source_by_key[record.key].spec.values
+        grid = self._source_by_key[record.blocks[0].key].spec.values
         if grid is None:
             return SEARCH
         if record.p in grid:
@@ -110,7 +132,7 @@ class TrialSet:
     def _add_trial(self, record: TrialRecord, source: StudySource) -> None:
         first = self._trial_by_key.setdefault(record.key, record)
         if first is record:
-            self.trials.append(record)
+            self.block_trials.append(record)
             self._source_by_key[record.key] = source
         elif first.result != record.result or first.samples_sha256 != record.samples_sha256:
             shown = self._source_by_key[record.key].store.folder
@@ -137,9 +159,23 @@ def read_studies(stores: Sequence[Store]) -> TrialSet:
     trial_set = TrialSet()
     for store in distinct:
         trial_set.add_study(store, prefix=f"{store.folder}: " if len(distinct) > 1 else "")
-    if not trial_set.trials:
+    if not trial_set.block_trials:
         raise StorageError("; ".join(trial_set.problems) or "no study to report on: expected at least one directory")
     return trial_set
+
+
+def _pool_group(records: Sequence[TrialRecord], selected: Container[ExampleBlock]) -> PooledTrial:
+    """Pool trials that differ only in their blocks of examples.
+
+    Args:
+        records: The trials.
+        selected: Blocks of the dense trials that do not overlap. They are used if one of the trials has them.
+    """
+    by_block = {find_block(record.identity.task): record for record in records}
+    usable = [block for block in by_block if block is not None and block in selected]
+    if not usable:  # the dense trial is missing, or the task is not divided
+        usable = list(select_disjoint_blocks(block for block in by_block if block is not None))
+    return pool_trials([by_block[block] for block in usable] or records)
 
 
 def required_retention(specs: Sequence[StudySpec]) -> float:

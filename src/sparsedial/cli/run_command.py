@@ -53,6 +53,7 @@ def run(  # noqa: PLR0913 - one parameter per command-line option
     retain: options.Retain = 0.99,
     tolerance: options.Tolerance = 0.01,
     precision: options.Precision = None,
+    max_examples: options.MaxExamples = None,
     retry_failed: RetryFailed = False,
     out_dir: options.OutDir = None,
 ) -> None:
@@ -84,6 +85,7 @@ def _make_spec(arguments: Mapping[str, Any], problems: list[str]) -> StudySpec:
         values=parse_numbers(values, option_name("values"), problems) if values else None,
         tolerance=arguments["tolerance"],
         precision=arguments["precision"],
+        max_examples=arguments["max_examples"],
         retain=arguments["retain"],
         layers=parse_layers(arguments["layers"], option_name("layers"), problems),
         modules=parse_pairs(arguments["ffn"], option_name("modules"), problems),

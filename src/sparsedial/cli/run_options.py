@@ -190,7 +190,16 @@ Precision = Annotated[
     _search_option(
         "precision",
         "Half width of the 95% interval that the search aims at, in percentage points of sparsity, such as 1.5. It "
-        "replaces --tolerance, and more values of p are measured. Default: none.",
+        "replaces --tolerance. More values of p are measured and, where these do not help, more examples. "
+        "Default: none.",
+    ),
+]
+MaxExamples = Annotated[
+    int | None,
+    _search_option(
+        "max-examples",
+        "Maximum number of examples of each task that the search for --precision may use. Default: 1024, or all "
+        "examples of the task if it has fewer.",
     ),
 ]
 OutDir = Annotated[

@@ -23,13 +23,15 @@ class Curve:
         score: Scores of the points, shape [K].
         dense: The dense score.
         p: Rule parameter of each point, shape [K]. NaN if unknown.
-        examples: For each task, the scores of its N examples, shape [N, 1 + K]: dense first, then the points. In an
-            average over tasks, the scores are multiplied by the weight of the task. Empty if the per-example scores
-            are not known. The curve then has no confidence interval.
+        examples: For each task, the scores of its N examples, shape [N, 1 + K]: dense first, then the points. NaN if an
+            example was not scored at a point. In an average over tasks, the scores are multiplied by the weight of the
+            task. Empty if the per-example scores are not known. The curve then has no confidence interval.
         higher_is_better: Direction of the metric. It decides how retention is defined (`compute_retention`).
         is_unit_scale: True if every score lies between 0 and 1, as accuracies do.
         members: The curves whose retentions are averaged (`average_retentions_at_each_p`). ``examples`` then holds
             their scores without weights. Empty for every other curve.
+        dense_at_points: The dense score on the examples of each point, shape [K]. None if every point was scored on all
+            examples, so that it is ``dense`` everywhere.
     """
 
     sparsity: np.ndarray
@@ -40,11 +42,19 @@ class Curve:
     higher_is_better: bool = True
     is_unit_scale: bool = True
     members: tuple[Curve, ...] = ()
+    dense_at_points: np.ndarray | None = None
+
+    @property
+    def reference(self) -> np.ndarray:
+        """The dense score on the examples of each point, shape [K]."""
+        if self.dense_at_points is None:
+            return np.full(len(self.sparsity), self.dense)
+        return self.dense_at_points
 
     @property
     def retention(self) -> np.ndarray:
         """Share of the dense score that each point keeps (`compute_retention`), shape [K]."""
-        return compute_retention(self.dense, self.score, self.higher_is_better)
+        return compute_retention(self.reference, self.score, self.higher_is_better)
 
     def select_points(self, index: np.ndarray) -> Curve:
         """Return a curve with some of the points.
@@ -63,6 +73,7 @@ class Curve:
             p=self.p[index],
             examples=tuple(matrix[:, columns] for matrix in self.examples),
             members=tuple(member.select_points(index) for member in self.members),
+            dense_at_points=None if self.dense_at_points is None else self.dense_at_points[index],
         )
 
 
@@ -108,19 +119,49 @@ def make_curve(
     matrix = np.stack(columns, 1)
     if not np.isfinite(matrix).all():
         raise SpecError("critical_sparsity: a score is NaN or infinite; expected finite scores")
-    means = matrix.mean(0)
-    if means.min() < 0:
-        raise SpecError(f"critical_sparsity: {describe_negative_score(float(means.min()))}")
-    if means[0] <= 0:
-        raise SpecError(f"critical_sparsity: the dense score is {means[0]:g}; expected a dense score above 0")
+    sparsity = np.array([point.sparsity for point in sparse])
+    p = np.array([point.p for point in sparse])
+    return curve_from_scores(sparsity, p, matrix, higher_is_better)
+
+
+def curve_from_scores(sparsity: np.ndarray, p: np.ndarray, matrix: np.ndarray, higher_is_better: bool) -> Curve:
+    """Return the curve of one task from the scores of its examples.
+
+    Args:
+        sparsity: Sparsity of the points, shape [K], ascending.
+        p: Rule parameter of each point, shape [K]. NaN if unknown.
+        matrix: Scores of the N examples, shape [N, 1 + K]: dense first, then the points. NaN if an example was not
+            scored at a point. At least one example was scored at each point.
+        higher_is_better: Direction of the metric.
+
+    Returns:
+        The curve. It has no per-example scores if there is only one example.
+
+    Raises:
+        SpecError: A score is negative, or a dense score is not positive.
+    """
+    is_scored = np.isfinite(matrix[:, 1:])
+    counts = is_scored.sum(0)
+    score = np.where(is_scored, matrix[:, 1:], 0.0).sum(0) / counts
+    dense = float(matrix[:, 0].mean())
+    dense_at_points = None
+    if not is_scored.all():
+        dense_at_points = np.where(is_scored, matrix[:, :1], 0.0).sum(0) / counts
+    lowest = float(min(score.min(), dense))
+    if lowest < 0:
+        raise SpecError(f"critical_sparsity: {describe_negative_score(lowest)}")
+    lowest_dense = dense if dense_at_points is None else float(dense_at_points.min())
+    if lowest_dense <= 0:
+        raise SpecError(f"critical_sparsity: the dense score is {lowest_dense:g}; expected a dense score above 0")
     return Curve(
-        sparsity=np.array([point.sparsity for point in sparse]),
-        score=means[1:],
-        dense=float(means[0]),
-        p=np.array([point.p for point in sparse]),
+        sparsity=sparsity,
+        score=score,
+        dense=dense,
+        p=p,
         examples=(matrix,) if len(matrix) > 1 else (),
         higher_is_better=higher_is_better,
-        is_unit_scale=bool(((matrix >= 0) & (matrix <= 1)).all()),
+        is_unit_scale=bool((np.nanmin(matrix) >= 0) and (np.nanmax(matrix) <= 1)),
+        dense_at_points=dense_at_points,
     )
 
 
@@ -181,8 +222,16 @@ def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None =
         examples=tuple(examples),
         higher_is_better=directions.pop(),
         is_unit_scale=all(map(attrgetter("is_unit_scale"), curves)),
+        dense_at_points=_average_reference(shares, ordered),
     )
     return sort_by_sparsity(average)
+
+
+def _average_reference(shares: np.ndarray, curves: Sequence[Curve]) -> np.ndarray | None:
+    """Return the average of ``dense_at_points``, or None if every point of every curve was scored on all examples."""
+    if all(curve.dense_at_points is None for curve in curves):
+        return None
+    return np.asarray(shares @ [curve.reference for curve in curves])
 
 
 def sort_by_p(curves: Sequence[Curve]) -> list[Curve]:

@@ -85,7 +85,8 @@ def critical_difference(first: Curve, second: Curve, retain: float = RETAIN) -> 
     Args:
         first: A curve.
         second: The curve to subtract. If its tasks have as many examples as those of ``first``, they are assumed to be
-            the same examples in the same order. Otherwise the curves are assumed to be independent.
+            the same examples in the same order. Otherwise the curves are assumed to be independent. A point of either
+            curve may have been scored on a part of the examples.
         retain: Share of the dense score to keep, in (0, 1]. A `SpecError` is raised for other values.
 
     Returns:
@@ -153,12 +154,14 @@ def _margin_covariance(first: Curve, second: Curve, retain: float) -> np.ndarray
     if list(map(len, first.examples)) != list(map(len, second.examples)):
         return total
     for task, other in zip(split_tasks(first), split_tasks(second), strict=True):
-        margins = _centered_margins(task, retain)
-        total += margins.T @ _centered_margins(other, retain) / (len(margins) - 1) / len(margins)
+        products = _centered_margins(task, retain).T @ _centered_margins(other, retain)
+        shared = np.isfinite(task.numerator).T.astype(np.float64) @ np.isfinite(other.numerator)
+        covariance = products / np.maximum(shared - 1, 1)  # of two scores of one example
+        total += covariance * shared / (task.counts[:, None] * other.counts[None, :])
     return total
 
 
 def _centered_margins(task: TaskScores, retain: float) -> np.ndarray:
-    """Return the margins of one task's examples, minus their mean, shape [N, K]."""
+    """Return the margins of one task's examples, minus their mean, shape [N, K]. 0 if an example was not scored."""
     margins = task.numerator - retain * task.denominator
-    return margins - margins.mean(0)
+    return np.nan_to_num(margins - np.nanmean(margins, 0))

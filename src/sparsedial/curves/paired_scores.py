@@ -98,14 +98,19 @@ class TaskScores:
     """The scores of one task's examples in the numerator and the denominator of retention.
 
     Attributes:
-        numerator: Scores in the numerator, shape [N, K].
-        denominator: Scores in the denominator, shape [N, K].
+        numerator: Scores in the numerator, shape [N, K]. NaN if an example was not scored at a point.
+        denominator: Scores in the denominator, shape [N, K], with the same NaN.
         squared_change: Mean square of one change of an example's score, shape [K].
     """
 
     numerator: np.ndarray
     denominator: np.ndarray
     squared_change: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of scored examples at each point, integer, shape [K]."""
+        return np.asarray(np.isfinite(self.numerator).sum(0))
 
 
 def pair_scores(measured: Curve) -> PairedScores | None:
@@ -115,14 +120,15 @@ def pair_scores(measured: Curve) -> PairedScores | None:
         measured: A curve. The examples of its tasks are independent.
 
     Returns:
-        The means and variances. None if the scores of the examples are not known, or if a task has only one example.
+        The means and variances. None if the scores of the examples are not known, or if a task has only one example at
+        a point.
     """
     tasks = split_tasks(measured)
-    counts = np.array([len(task.numerator) for task in tasks])[:, None]
+    counts = np.array([task.counts for task in tasks])
     if not tasks or counts.min() < 2:
         return None
-    numerator = np.array([task.numerator.mean(0) for task in tasks])
-    denominator = np.array([task.denominator.mean(0) for task in tasks])
+    numerator = np.array([np.nanmean(task.numerator, 0) for task in tasks])
+    denominator = np.array([np.nanmean(task.denominator, 0) for task in tasks])
     scale = counts * (counts - 1)
     numerator_variance = _sum_products(tasks, "numerator", "numerator") / scale
     denominator_variance = _sum_products(tasks, "denominator", "denominator") / scale
@@ -164,7 +170,7 @@ def split_tasks(measured: Curve) -> list[TaskScores]:
 
 def _direct_scores(matrix: np.ndarray, higher_is_better: bool) -> TaskScores:
     sparse = matrix[:, 1:]
-    dense = np.broadcast_to(matrix[:, :1], sparse.shape)
+    dense = np.where(np.isfinite(sparse), matrix[:, :1], np.nan)
     if higher_is_better:
         return TaskScores(sparse, dense, _squared_change(matrix))
     return TaskScores(dense, sparse, _squared_change(matrix))
@@ -179,27 +185,28 @@ def _linearized_scores(member: Curve, weight: float) -> list[TaskScores]:
     """
     retention = member.retention
     tasks = split_tasks(member)
-    mean_denominator = np.sum([task.denominator.mean(0) for task in tasks], axis=0)
+    mean_denominator = np.sum([np.nanmean(task.denominator, 0) for task in tasks], axis=0)
     slope = weight / np.maximum(mean_denominator, NO_CHANGE)
     share = weight / len(tasks)
     linearized = []
     for task in tasks:
         margins = task.numerator - retention * task.denominator
-        numerator = share * retention + slope * (margins - margins.mean(0))
+        numerator = share * retention + slope * (margins - np.nanmean(margins, 0))
         change = task.squared_change * slope**2
         if not member.higher_is_better:
             change = change * retention**2  # the changing score is in the denominator
-        linearized.append(TaskScores(numerator, np.full_like(numerator, share), change))
+        denominator = np.where(np.isfinite(numerator), share, np.nan)
+        linearized.append(TaskScores(numerator, denominator, change))
     return linearized
 
 
 def _sum_products(tasks: Sequence[TaskScores], first: str, second: str) -> np.ndarray:
-    """Return the sum over the examples of the product of two centered scores, shape [tasks, K]."""
+    """Return the sum over the scored examples of the product of two centered scores, shape [tasks, K]."""
     sums = []
     for task in tasks:
         scores = getattr(task, first)
         others = getattr(task, second)
-        sums.append(((scores - scores.mean(0)) * (others - others.mean(0))).sum(0))
+        sums.append(np.nansum((scores - np.nanmean(scores, 0)) * (others - np.nanmean(others, 0)), 0))
     return np.array(sums)
 
 
@@ -241,21 +248,24 @@ def fewest_examples(measured: Curve, scores: PairedScores, retain: float) -> int
     """
     if retain >= 1.0 or not all(map(_is_all_or_nothing, measured.examples)):
         return 0
-    examples = sum(map(len, measured.examples))
-    needed = scores.quantile[0] * math.sqrt(scores.extra_variance[0]) / ((1 - retain) * measured.dense)
+    first = 0  # every point would do, because the number does not depend on the number of scored examples
+    examples = sum(int(np.isfinite(matrix[:, 1 + first]).sum()) for matrix in measured.examples)
+    needed = scores.quantile[first] * math.sqrt(scores.extra_variance[first])
+    needed /= (1 - retain) * float(measured.reference[first])
     return math.ceil(round(examples * float(needed), 6))
 
 
 def _is_all_or_nothing(matrix: np.ndarray) -> bool:
     """Return True if every score is 0 or the largest score."""
-    largest = matrix.max()
-    return bool((np.minimum(np.abs(matrix), np.abs(matrix - largest)) <= NO_CHANGE * largest).all())
+    scores = matrix[np.isfinite(matrix)]
+    largest = scores.max()
+    return bool((np.minimum(np.abs(scores), np.abs(scores - largest)) <= NO_CHANGE * largest).all())
 
 
 def _squared_change(matrix: np.ndarray) -> np.ndarray:
     """Return the mean square of the changes of one task's scores at each point, shape [K]. It is above 0."""
-    change = matrix[:, 1:] - matrix[:, :1]
-    largest = np.abs(matrix).max()
+    change = matrix[:, 1:] - matrix[:, :1]  # NaN counts as unchanged
+    largest = np.nanmax(np.abs(matrix))
     is_changed = np.abs(change) > NO_CHANGE * largest
     counts = is_changed.sum(0)
     squares = np.where(is_changed, change**2, 0.0).sum(0)

@@ -24,8 +24,8 @@ TOP_TOKENS = 32
 """Tokens whose probabilities are kept for each position."""
 LOGITS_IN_CACHE = 1 << 21
 """Number of logits that are summarized at once on a CPU, so that they stay in its cache: 8 MiB."""
-MAX_REFERENCES = 4
-"""References that are kept for one model. The oldest one is dropped."""
+MAX_REFERENCE_BYTES = 1 << 30
+"""Memory of the references that are kept for one model. The oldest ones are dropped, but never the latest one."""
 MAX_SUBSET = 0.25
 """Largest share of the vocabulary for which only the logits of the required tokens are computed."""
 
@@ -62,6 +62,14 @@ class DenseReference:
     def best_probabilities(self) -> torch.Tensor:
         """Probability of the dense arg max at each position, float32 of shape [sequences, tokens]."""
         return self.top_probabilities[..., 0]
+
+    @property
+    def size_in_bytes(self) -> int:
+        """Memory of the tensors."""
+        tensors = [self.top_tokens, self.top_probabilities, self.normalizers]
+        if self.hidden is not None:
+            tensors.append(self.hidden)
+        return sum(tensor.nbytes for tensor in tensors)
 
     @torch.inference_mode()
     def find_probabilities(self, lm: LanguageModel, predicted_tokens: torch.Tensor) -> torch.Tensor:
@@ -157,7 +165,7 @@ def gather_logits(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def keep_reference(model: Any, key: str, reference: DenseReference) -> None:
-    """Keep a reference until the model is deleted, or until `MAX_REFERENCES` newer ones are kept for it.
+    """Keep a reference until the model is deleted, or until newer ones need its memory (`MAX_REFERENCE_BYTES`).
 
     Args:
         model: The model.
@@ -167,7 +175,7 @@ def keep_reference(model: Any, key: str, reference: DenseReference) -> None:
     references = _references.setdefault(model, OrderedDict())
     references.pop(key, None)
     references[key] = reference
-    while len(references) > MAX_REFERENCES:
+    while len(references) > 1 and sum(kept.size_in_bytes for kept in references.values()) > MAX_REFERENCE_BYTES:
         references.popitem(last=False)
 
 

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsedial.curves.critical import LEFT_CENSORED, RIGHT_CENSORED, CriticalSparsity, critical_sparsity
+from sparsedial.curves.critical import (
+    LEFT_CENSORED,
+    RIGHT_CENSORED,
+    UNDECIDED,
+    CriticalSparsity,
+    critical_sparsity,
+)
 from sparsedial.curves.curve import Curve
 from sparsedial.rules import RULES, Rule, make_rule
 
@@ -64,11 +70,16 @@ class SearchStep:
 
     Attributes:
         rule: The rule to measure next.
-        end: The reason for which the search has ended, such as `MORE_EXAMPLES_NEEDED`.
+        end: The reason for which no further rule is measured, such as `MORE_EXAMPLES_NEEDED`.
     """
 
     rule: Rule | None = None
     end: str | None = None
+
+    @property
+    def needs_examples(self) -> bool:
+        """True if the interval is wider than requested, and further examples can narrow it."""
+        return self.end in (MORE_EXAMPLES_NEEDED, POINTS_USED, SPARSEST_VALUE_REACHED)
 
 
 def rule_at_distance(rule_name: str, distance: float) -> Rule:
@@ -140,6 +151,27 @@ def next_step(
     if critical.verdicts:
         return _step_to_interval_ends(rule_name, measured, critical, precision)
     return _step_to_crossing(rule_name, measured, critical, precision)
+
+
+def undecided_rules(rule_name: str, measured: Curve, retain: float) -> tuple[Rule, ...]:
+    """Return the rules at which further examples can narrow the 95% interval.
+
+    They are the points inside the interval whose tests do not decide whether the model keeps the score.
+
+    Args:
+        rule_name: A name from `RULES`.
+        measured: The curve measured so far, whose ``p`` holds values of the rule.
+        retain: Share of the dense score to keep, between 0 and 1.
+
+    Returns:
+        The rules, in ascending order of sparsity. Empty if the scores of the examples are not known.
+    """
+    critical = critical_sparsity(measured, retain)
+    rules = []
+    for point in critical.verdicts:
+        if point.verdict == UNDECIDED and point.p is not None and point.sparsity > (critical.low or 0.0):
+            rules.append(make_rule(rule_name, point.p))
+    return tuple(rules)
 
 
 def _distances(rule_name: str, measured: Curve) -> np.ndarray:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
-from sparsedial.curves.curve import Curve, make_curve
+from sparsedial.curves.curve import Curve, curve_from_scores
 from sparsedial.errors import TaskError
-from sparsedial.study.records import TrialRecord
+from sparsedial.study.pooled_trials import PooledTrial, SampleReader
 from sparsedial.study.score_scale import find_direction, find_score_problem
+from sparsedial.tasks.example_blocks import ExampleBlock
+
+BlockScores = Mapping[ExampleBlock, np.ndarray]
+"""Scores of the examples of each block."""
 
 MIN_SPARSITY = 1e-12
 """Sparsity assigned to a sparse trial without dropped entries, to distinguish it from the dense trial."""
@@ -24,41 +27,48 @@ Scores of single examples may then exceed 1, but their mean is a share of the in
 """
 
 
-class ScoreSource(Protocol):
-    """Interface of sources of per-example scores, such as `Store`."""
-
-    def samples(self, record: TrialRecord) -> np.ndarray:
-        """Return the per-example scores of a trial.
-
-        Args:
-            record: The trial.
-
-        Returns:
-            Scores, float64, shape [examples].
-        """
-
-
-def measured_curve(source: ScoreSource, dense: TrialRecord, sparse: Sequence[TrialRecord]) -> Curve:
+def measured_curve(source: SampleReader, dense: PooledTrial, sparse: Sequence[PooledTrial]) -> Curve:
     """Return the curve of the trials of one model, site, rule and task.
 
     Args:
         source: Source of the per-example scores.
         dense: The trial without a rule.
-        sparse: The trials with a rule.
+        sparse: The trials with a rule. Each may have scored a part of the examples.
 
     Returns:
-        A curve with one point per sparse trial.
+        A curve with one point per sparse trial. Examples that no sparse trial has scored are left out.
 
     Raises:
-        TaskError: The dense scores cannot be compared with others (`find_score_problem`).
-        SpecError: A sparse score is negative, or the trials differ in their number of examples.
+        TaskError: The dense scores cannot be compared with others (`find_score_problem`), or a sparse trial has scored
+            none of their examples.
+        SpecError: A sparse score is negative.
     """
-    dense_scores = source.samples(dense)
-    problem = find_score_problem(dense, dense_scores)
+    dense_scores = dense.block_samples(source)
+    problem = find_score_problem(dense, np.concatenate(list(dense_scores.values())))
     if problem is not None:
         raise TaskError(problem)
-    points = [(max(trial.result.sparsity, MIN_SPARSITY), source.samples(trial), trial.p) for trial in sparse]
-    curve = make_curve(points, dense=dense_scores, higher_is_better=find_direction(dense) is not False)
+    ordered = sorted(sparse, key=lambda trial: trial.result.sparsity)
+    scores = [trial.block_samples(source) for trial in ordered]
+    for trial, trial_scores in zip(ordered, scores, strict=True):
+        if dense_scores.keys().isdisjoint(trial_scores):
+            raise TaskError(f"the trial at p={trial.p:g} has scored none of the examples of the dense trial")
+    curve = curve_from_scores(
+        sparsity=np.array([max(trial.result.sparsity, MIN_SPARSITY) for trial in ordered]),
+        p=np.array([trial.p for trial in ordered]),
+        matrix=_join_blocks(dense_scores, scores),
+        higher_is_better=find_direction(dense) is not False,
+    )
     if WEIGHTED_BY_INSTRUCTIONS in dense.result.metric:
         return replace(curve, is_unit_scale=True)
     return curve
+
+
+def _join_blocks(dense: BlockScores, sparse: Sequence[BlockScores]) -> np.ndarray:
+    """Return the scores of the dense and the sparse trials, shape [examples, 1 + trials]. NaN if not scored."""
+    parts = []
+    for block, dense_scores in dense.items():
+        if any(block in trial for trial in sparse):
+            missing = np.full(len(dense_scores), np.nan)
+            columns = [trial.get(block, missing) for trial in sparse]
+            parts.append(np.stack([dense_scores, *columns], 1))
+    return np.concatenate(parts)

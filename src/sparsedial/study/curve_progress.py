@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsedial.curves.curve import Curve
@@ -42,12 +43,13 @@ class CurveProgress:
     """Known points of one curve, and the jobs that can be run now.
 
     Attributes:
-        rules: The rules at the known points of the curve. A search adds one rule at a time.
+        points: The rules at the known points of the curve, and the number of blocks that a search has added to the
+            requested examples of each.
         pending: Jobs of the curve that can be run now.
         end: The end of its search. None if the search has not ended, or if the values are given.
     """
 
-    rules: tuple[Rule, ...]
+    points: Mapping[Rule, int]
     pending: list[Job]
     end: SearchEnd | None = None
 

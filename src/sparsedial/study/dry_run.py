@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sparsedial.study.adaptive_search import MAX_POINTS
 from sparsedial.study.job import Job
 from sparsedial.study.planner import Planner
+from sparsedial.study.records import TrialRecord
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 
@@ -49,17 +50,21 @@ def preview_study(spec: StudySpec, store: Store) -> Preview:
         The trials and their estimated duration.
     """
     reader = Store(store.folder, repair=False)
-    planner = Planner(spec, spec.task_identities(), reader, reader.resolved_models(spec.models))
+    planner = Planner(spec, spec.plan_tasks(), reader, reader.resolved_models(spec.models))
     jobs = planner.jobs(assume_dense=True)
     further = _count_further_trials(planner)
-    seconds_per_trial = _mean_seconds(reader)
+    durations = _mean_durations(reader)
 
     pairs = [(job.model, str(job.task)) for job in jobs]
-    untimed = [pair for pair in dict.fromkeys(pairs) if pair not in seconds_per_trial]
+    untimed = [pair for pair in dict.fromkeys(pairs) if pair not in durations]
     seconds = None
     if len(untimed) < len(set(pairs)):
-        next_seconds = sum(seconds_per_trial.get(pair, 0.0) for pair in pairs)
-        further_seconds = sum(seconds_per_trial.get(pair, 0.0) * count for pair, count in further.items())
+        next_seconds = sum(_estimate_seconds(job, durations) for job in jobs)
+        further_seconds = 0.0
+        for (model, task), count in further.items():
+            requested = [Job(model, task, block=block) for block in planner.tasks[task].first_blocks(0)]
+            trials = count / len(requested)
+            further_seconds += trials * sum(_estimate_seconds(job, durations) for job in requested)
         seconds = (next_seconds, next_seconds + further_seconds)
     return Preview(
         finished_trials=sum(planner.finished_trial(job) is not None for job in planner.known_jobs()),
@@ -80,14 +85,42 @@ def _count_further_trials(planner: Planner) -> Mapping[ModelTask, int]:
         for curve in planner.curves(model):
             progress = planner.curve_progress(curve, assume_dense=True)
             if progress.pending:
-                for task in planner.tasks:
-                    further[model, task] += MAX_POINTS - len(progress.rules)
+                for task, plan in planner.tasks.items():
+                    further[model, task] += (MAX_POINTS - len(progress.points)) * plan.requested
     return further
 
 
-def _mean_seconds(store: Store) -> dict[ModelTask, float]:
+@dataclass(frozen=True)
+class _Duration:
+    """Mean duration of a finished trial.
+
+    Attributes:
+        trial: Seconds per trial.
+        example: Seconds per example.
+    """
+
+    trial: float
+    example: float
+
+
+def _mean_durations(store: Store) -> dict[ModelTask, _Duration]:
     """Return the mean duration of a finished trial for each model and task."""
-    durations: dict[ModelTask, list[float]] = defaultdict(list)
+    records: dict[ModelTask, list[TrialRecord]] = defaultdict(list)
     for record in store.trials():
-        durations[record.model.name, record.task.name].append(record.seconds)
-    return {pair: sum(seconds) / len(seconds) for pair, seconds in durations.items()}
+        records[record.model.name, record.task.name].append(record)
+    durations = {}
+    for pair, trials in records.items():
+        seconds = sum(record.seconds for record in trials)
+        examples = sum(record.result.examples for record in trials)
+        durations[pair] = _Duration(seconds / len(trials), seconds / examples)
+    return durations
+
+
+def _estimate_seconds(job: Job, durations: Mapping[ModelTask, _Duration]) -> float:
+    """Return the estimated duration of a trial. 0 if there is no finished trial of its model and task."""
+    duration = durations.get((job.model, str(job.task)))
+    if duration is None:
+        return 0.0
+    if job.block is None:
+        return duration.trial
+    return duration.example * len(job.block)

@@ -26,7 +26,9 @@ from sparsedial.study.planner import Planner
 from sparsedial.study.records import SCHEMA_VERSION, TrialRecord
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store, decode_trial, is_consistent
+from sparsedial.study.task_plan import task_plans_from_json
 from sparsedial.study.verified_records import decode_record, read_file
+from sparsedial.tasks.example_blocks import find_block
 
 REPORT_SUFFIXES = {".html", ".csv", ".json", ".svg", ".png", ".log", ".txt", ".md", ".yaml", ".yml"}
 """Suffixes of files beside the records that are expected: the report, notes and logs."""
@@ -125,8 +127,7 @@ def read_planner(store: Store) -> Planner:
     """
     spec = StudySpec.from_json(store.read_spec(), str(store.folder / SPEC_NAME))
     resolved = store.read_resolved() or {}
-    tasks = {str(task.get("task")): task for task in resolved.get("tasks", [])}
-    return Planner(spec, tasks, store, store.resolved_models(spec.models))
+    return Planner(spec, task_plans_from_json(resolved), store, store.resolved_models(spec.models))
 
 
 def check_study_readable(folder: Path) -> None:
@@ -157,7 +158,8 @@ def describe_trial(record: TrialRecord) -> str:
     Returns:
         Model, task, site and rule.
     """
-    return str(Job(record.model.name, record.task.name, record.identity.site, record.identity.rule))
+    identity = record.identity
+    return str(Job(record.model.name, record.task.name, identity.site, identity.rule, find_block(identity.task)))
 
 
 def _check_trials(store: Store) -> Iterator[Problem]:
@@ -269,8 +271,9 @@ def _check_plan(planner: Planner) -> Iterator[Problem]:
     for job in planner.known_jobs():
         if planner.finished_trial(job) is None:
             yield from _check_attempts(planner, job)
-        elif job.rule is None:
-            yield from _check_dense_score(planner, job)
+    for model in planner.resolved_models:
+        for task in planner.tasks:
+            yield from _check_dense_score(planner, model, task)
     set_aside = {path.name.partition(".")[0] for path in record_files(planner.store.folder, "quarantine")}
     for job in planner.jobs():
         key = planner.key(job)
@@ -289,12 +292,12 @@ def _check_attempts(planner: Planner, job: Job) -> Iterator[Problem]:
     yield Problem(kind, key, f"{job}: {last.kind} in {len(attempts)} attempt(s): {last.summary}")
 
 
-def _check_dense_score(planner: Planner, job: Job) -> Iterator[Problem]:
-    """Yield a problem if no sparse score can be compared with the dense score."""
-    record = planner.finished_trial(job)
+def _check_dense_score(planner: Planner, model: str, task: str) -> Iterator[Problem]:
+    """Yield a problem if no sparse score can be compared with the dense score of a task."""
+    record = planner.dense_trial(model, task)
     problem = None if record is None else planner.score_problem(record)
-    if problem is not None:
-        yield Problem(ProblemKind.INVALID, planner.key(job), f"{job}: {problem}")
+    if record is not None and problem is not None:
+        yield Problem(ProblemKind.INVALID, record.blocks[0].key, f"{Job(model, task)}: {problem}")
 
 
 def _relative_name(store: Store, path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.rules import Rule, rule_from_json
+from sparsedial.tasks.example_blocks import ExampleBlock
 
 MAX_ATTEMPTS = 3
 """Number of failed attempts after which a job is not tried again."""
@@ -59,40 +60,49 @@ class Job:
         task: Name of the task. None means that the model is loaded and its `ResolvedModel` is returned.
         site: Where the rule is applied. None for the dense run.
         rule: Which entries are kept. None for the dense run.
+        block: Range of examples to score. None if the task cannot be divided.
 
     Example:
         >>> from sparsedial.rules import TopP
         >>> str(Job("tiny", "arc_easy", "input", TopP(0.9)))
         'tiny, arc_easy, input top_p 0.9'
+        >>> str(Job("tiny", "arc_easy", block=ExampleBlock(64, 128)))
+        'tiny, arc_easy, dense, examples 64 to 127'
     """
 
     model: str
     task: str | None = None
     site: str | None = None
     rule: Rule | None = None
+    block: ExampleBlock | None = None
 
     def __str__(self) -> str:
         if self.task is None:
             return f"{self.model}, loading"
+        examples = ""
+        if self.block is not None and self.block.first > 0:
+            examples = f", {self.block}"
         if self.rule is None:
-            return f"{self.model}, {self.task}, dense"
-        return f"{self.model}, {self.task}, {self.site} {self.rule.name} {self.rule.value:g}"
+            return f"{self.model}, {self.task}, dense{examples}"
+        return f"{self.model}, {self.task}, {self.site} {self.rule.name} {self.rule.value:g}{examples}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` reads back."""
         rule = None if self.rule is None else self.rule.to_json()
-        return {"model": self.model, "task": self.task, "site": self.site, "rule": rule}
+        block = None if self.block is None else self.block.to_json()
+        return {"model": self.model, "task": self.task, "site": self.site, "rule": rule, "block": block}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
         """Return the job that `to_json` turned into ``data``.
 
         Args:
-            data: Dictionary with the keys "model", "task", "site" and "rule". The rule is a dictionary as well, or
-                None.
+            data: Dictionary with the keys "model", "task", "site", "rule" and "block". The rule is a dictionary as
+                well, or None. The block is a list of two indices, or None.
         """
         rule = None if data["rule"] is None else rule_from_json(data["rule"])
-        return cls(data["model"], data["task"], data["site"], rule)
+        block = None if data["block"] is None else ExampleBlock(*data["block"])
+        return cls(data["model"], data["task"], data["site"], rule, block)
 
 
 def _utc_now() -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from sparsedial.curves.curve import Curve
 from sparsedial.curves.task_average import average_tasks
 from sparsedial.errors import SparsedialError
-from sparsedial.study.curve_from_trials import ScoreSource, measured_curve
-from sparsedial.study.records import TrialRecord
+from sparsedial.study.curve_from_trials import measured_curve
+from sparsedial.study.pooled_trials import PooledTrial, SampleReader
 from sparsedial.study.score_scale import has_score_at_chance
 from sparsedial.tasks.registry import is_data_free
 
@@ -24,11 +24,11 @@ class TaskTrials:
         sparse: The sparse trials.
     """
 
-    dense: TrialRecord
-    sparse: tuple[TrialRecord, ...]
+    dense: PooledTrial
+    sparse: tuple[PooledTrial, ...]
 
 
-def leading_curve(source: ScoreSource, tasks: Sequence[TaskTrials]) -> Curve | None:
+def leading_curve(source: SampleReader, tasks: Sequence[TaskTrials]) -> Curve | None:
     """Return the curve that decides where to measure next.
 
     Tasks without data are left out if there are others, and so are tasks whose dense score is at chance.
@@ -51,5 +51,5 @@ def leading_curve(source: ScoreSource, tasks: Sequence[TaskTrials]) -> Curve | N
     return average_tasks(curves)
 
 
-def _is_at_chance(source: ScoreSource, task: TaskTrials) -> bool:
-    return has_score_at_chance(task.dense, source.samples(task.dense))
+def _is_at_chance(source: SampleReader, task: TaskTrials) -> bool:
+    return has_score_at_chance(task.dense, task.dense.samples(source))

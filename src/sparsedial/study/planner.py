@@ -10,12 +10,15 @@ from sparsedial.rules import Rule
 from sparsedial.study.adaptive_search import MAX_POINTS, NO_CURVE, first_rules, next_step
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.curve_progress import CurveKey, CurveProgress, SearchEnd, TrialCount
+from sparsedial.study.example_growth import Points, add_examples
 from sparsedial.study.job import MAX_ATTEMPTS, FailureRecord, Job, ResolvedModel
 from sparsedial.study.leading_curve import TaskTrials, leading_curve
+from sparsedial.study.pooled_trials import PooledTrial, pool_trials
 from sparsedial.study.records import TrialIdentity, TrialRecord
 from sparsedial.study.score_scale import find_score_problem
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.study.task_plan import TaskPlan
 
 TYPICAL_SEARCH_POINTS = 8
 """Number of points of a typical search, used only to estimate the number of remaining trials."""
@@ -26,7 +29,7 @@ class Planner:
 
     Args:
         spec: The study.
-        tasks: Identity of each task, by its name.
+        tasks: The blocks of examples of each task, by its name.
         store: Store with the finished trials.
         resolved_models: The models that have been loaded, by their names. Models can be added while the study runs.
     """
@@ -34,7 +37,7 @@ class Planner:
     def __init__(
         self,
         spec: StudySpec,
-        tasks: Mapping[str, Mapping[str, Any]],
+        tasks: Mapping[str, TaskPlan],
         store: Store,
         resolved_models: Mapping[str, ResolvedModel],
     ) -> None:
@@ -46,7 +49,7 @@ class Planner:
         self._keys: dict[Job, str] = {}
         self._records: dict[str, TrialRecord] = {}  # finished trials never change, so they are read once
         self._score_problems: dict[str, str | None] = {}
-        self._search_steps: dict[tuple[Any, ...], Rule | SearchEnd] = {}  # the search always gives the same answer
+        self._search_steps: dict[tuple[Any, ...], Points | SearchEnd] = {}  # the search always gives the same answer
 
     def jobs(self, *, assume_dense: bool = False) -> list[Job]:
         """Return the jobs that can be run now, in the order of the spec.
@@ -60,7 +63,7 @@ class Planner:
         jobs: list[Job] = []
         for model in self.models:
             jobs += self._model_jobs(model, assume_dense)
-        return jobs
+        return list(dict.fromkeys(jobs))  # searches at several sites may need the same dense trial
 
     def _model_jobs(self, model: str, assume_dense: bool) -> list[Job]:
         """Return the jobs of one model that can be run now: loading, then dense trials, then sparse trials."""
@@ -85,7 +88,7 @@ class Planner:
         if job.task is None:
             return json_digest({"model": job.model})
         if job not in self._keys:
-            self._keys[job] = self._identity(job, self.tasks[job.task]).key
+            self._keys[job] = self._identity(job, self.tasks[job.task].identity(job.block)).key
         return self._keys[job]
 
     def _identity(self, job: Job, task: Mapping[str, Any]) -> TrialIdentity:
@@ -156,10 +159,14 @@ class Planner:
         for model in self.models:
             if model not in self.resolved_models:
                 continue
-            yield from self._dense_jobs(model)
+            dense_jobs = dict.fromkeys(self._dense_jobs(model))
+            sparse_jobs: list[Job] = []
             for curve in self.curves(model):
-                for rule in self.curve_progress(curve).rules:
-                    yield from _jobs_at(curve, rule, self.tasks)
+                points = self.curve_progress(curve).points
+                dense_jobs.update(dict.fromkeys(self._dense_jobs(model, max(points.values(), default=0))))
+                for rule, extra in points.items():
+                    sparse_jobs += self._jobs_at(curve, rule, self.tasks, extra)
+            yield from (*dense_jobs, *sparse_jobs)
 
     def count_trials(self) -> TrialCount:
         """Return the number of finished trials and of all trials of the study."""
@@ -168,8 +175,9 @@ class Planner:
         for job in self.known_jobs():
             total += 1
             finished += self.finished_trial(job) is not None
+        blocks = sum(plan.requested for plan in self.tasks.values())
         for model in self.models:
-            total += len(self.tasks) * self._expected_points(model)
+            total += blocks * self._expected_points(model)
         return TrialCount(finished, total)
 
     def _expected_points(self, model: str) -> int:
@@ -182,8 +190,8 @@ class Planner:
         points = 0
         for curve in self.curves(model):
             progress = self.curve_progress(curve)
-            if progress.pending or not progress.rules:
-                points += max(0, typical - len(progress.rules))
+            if progress.pending or not progress.points:
+                points += max(0, typical - len(progress.points))
         return points
 
     def curves(self, model: str) -> list[CurveKey]:
@@ -229,58 +237,98 @@ class Planner:
         """Return the progress of a curve whose rules are known in advance."""
         jobs: list[Job] = []
         for rule in rules:
-            jobs += _jobs_at(curve, rule, tasks)
-        return CurveProgress(rules, self.pending_jobs(jobs))
+            jobs += self._jobs_at(curve, rule, tasks)
+        return CurveProgress(dict.fromkeys(rules, 0), self.pending_jobs(jobs))
 
-    def _search_progress(self, curve: CurveKey, tasks: list[str]) -> CurveProgress:
-        """Repeat the search on the finished trials, up to the first point with pending jobs."""
-        rules: list[Rule] = []
+    def _search_progress(self, curve: CurveKey, tasks: Sequence[str]) -> CurveProgress:
+        """Repeat the search on the finished trials, up to the first step with pending jobs."""
+        points: dict[Rule, int] = {}
         while tasks:
-            step = self._search_step(curve, tasks, rules)
+            step = self._search_step(curve, tasks, points)
             if isinstance(step, SearchEnd):
-                return CurveProgress(tuple(rules), [], step)
-            rules.append(step)
-            jobs = _jobs_at(curve, step, tasks)
-            pending = self.pending_jobs(jobs)
+                return CurveProgress(points, [], step)
+            points.update(step)
+            pending = self.pending_jobs(self._jobs_of_step(curve, step, tasks))
             if pending:
-                return CurveProgress(tuple(rules), pending)
+                return CurveProgress(points, pending)
             # A task that failed at one point of the curve no longer takes part in the search.
-            tasks = [task for task, job in zip(tasks, jobs, strict=True) if self.finished_trial(job) is not None]
-        return CurveProgress(tuple(rules), [])
+            tasks = [task for task in tasks if self._is_finished(self._jobs_of_step(curve, step, [task]))]
+        return CurveProgress(points, [])
 
-    def _dense_jobs(self, model: str) -> list[Job]:
-        return [Job(model, task) for task in self.tasks]
+    def _dense_jobs(self, model: str, extra: int = 0) -> list[Job]:
+        """Return the dense jobs of all tasks with the requested blocks, and with ``extra`` blocks more."""
+        jobs = []
+        for task in self.tasks:
+            jobs += self._dense_task_jobs(model, task, extra)
+        return jobs
+
+    def _dense_task_jobs(self, model: str, task: str, extra: int = 0) -> list[Job]:
+        return [Job(model, task, block=block) for block in self.tasks[task].first_blocks(extra)]
+
+    def _jobs_at(self, curve: CurveKey, rule: Rule, tasks: Iterable[str], extra: int = 0) -> list[Job]:
+        """Return the jobs of tasks at one point of a curve."""
+        jobs = []
+        for task in tasks:
+            for block in self.tasks[task].first_blocks(extra):
+                jobs.append(Job(curve.model, task, curve.site, rule, block))
+        return jobs
+
+    def _jobs_of_step(self, curve: CurveKey, step: Points, tasks: Iterable[str]) -> list[Job]:
+        """Return the dense and sparse jobs of tasks for the points of one step of a search."""
+        jobs: list[Job] = []
+        for task in tasks:
+            jobs += self._dense_task_jobs(curve.model, task, max(step.values()))
+            for rule, extra in step.items():
+                jobs += self._jobs_at(curve, rule, [task], extra)
+        return jobs
+
+    def _is_finished(self, jobs: Iterable[Job]) -> bool:
+        return all(self.finished_trial(job) is not None for job in jobs)
 
     def _tasks_with_dense_score(self, model: str) -> list[str]:
-        """Return the tasks whose dense trial is finished and has a score that sparse scores can be compared with."""
+        """Return the tasks whose dense trials are finished and have scores that sparse scores can be compared with."""
         tasks = []
         for task in self.tasks:
-            record = self.finished_trial(Job(model, task))
+            record = self.dense_trial(model, task)
             if record is not None and self.score_problem(record) is None:
                 tasks.append(task)
         return tasks
 
-    def score_problem(self, record: TrialRecord) -> str | None:
+    def dense_trial(self, model: str, task: str) -> PooledTrial | None:
+        """Return the pooled dense trial of a task with its requested examples, or None if it is not finished.
+
+        Args:
+            model: Name of the model.
+            task: Name of the task.
+        """
+        records = [self.finished_trial(job) for job in self._dense_task_jobs(model, task)]
+        finished = [record for record in records if record is not None]
+        if len(finished) < len(records):
+            return None
+        return pool_trials(finished)
+
+    def score_problem(self, record: PooledTrial) -> str | None:
         """Return why no sparse score can be compared with that of a dense trial, or None if it can.
 
         Args:
-            record: A finished dense trial.
+            record: A dense trial from `dense_trial`.
         """
         if record.key not in self._score_problems:
-            self._score_problems[record.key] = find_score_problem(record, self.store.samples(record))
+            self._score_problems[record.key] = find_score_problem(record, record.samples(self.store))
         return self._score_problems[record.key]
 
-    def _search_step(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | SearchEnd:
-        """Return the rule that the search measures after the given rules, or the end of the search."""
-        cache_key = (curve, tuple(tasks), tuple(rules))
+    def _search_step(self, curve: CurveKey, tasks: Sequence[str], points: Points) -> Points | SearchEnd:
+        """Return the points that the search measures after the given points, or the end of the search."""
+        cache_key = (curve, tuple(tasks), tuple(points.items()))
         if cache_key not in self._search_steps:
-            self._search_steps[cache_key] = self._search(curve, tasks, rules)
+            self._search_steps[cache_key] = self._search(curve, tasks, points)
         return self._search_steps[cache_key]
 
-    def _search(self, curve: CurveKey, tasks: Sequence[str], rules: Sequence[Rule]) -> Rule | SearchEnd:
+    def _search(self, curve: CurveKey, tasks: Sequence[str], points: Points) -> Points | SearchEnd:
+        extra = max(points.values(), default=0)
         measured = None
-        if rules:
-            measured = leading_curve(self.store, [self._task_trials(curve, task, rules) for task in tasks])
+        if points:
+            measured = leading_curve(self.store, [self._task_trials(curve, task, points) for task in tasks])
             if measured is None:
                 return SearchEnd(NO_CURVE)
         spec = self.spec
@@ -288,16 +336,19 @@ class Planner:
             step = next_step(curve.rule_name, measured, spec.retain, spec.tolerance, MAX_POINTS)
         else:
             step = next_step(curve.rule_name, measured, spec.retain, spec.precision / 100)
-        if step.rule is None:
-            return SearchEnd(step.end or "", measured)
-        return step.rule
+        if step.rule is not None:
+            return {step.rule: extra}
+        if measured is not None and spec.precision is not None and step.needs_examples:
+            max_extra = max(self.tasks[task].max_extra for task in tasks)
+            extended = add_examples(curve.rule_name, measured, points, spec.retain, max_extra)
+            if extended:
+                return extended
+        return SearchEnd(step.end or "", measured)
 
-    def _task_trials(self, curve: CurveKey, task: str, rules: Sequence[Rule]) -> TaskTrials:
-        dense = self._records[self.key(Job(curve.model, task))]
-        sparse = [self._records[self.key(Job(curve.model, task, curve.site, rule))] for rule in rules]
-        return TaskTrials(dense, tuple(sparse))
+    def _task_trials(self, curve: CurveKey, task: str, points: Points) -> TaskTrials:
+        extra = max(points.values())
+        sparse = [self._pool_jobs(self._jobs_at(curve, rule, [task], added)) for rule, added in points.items()]
+        return TaskTrials(self._pool_jobs(self._dense_task_jobs(curve.model, task, extra)), tuple(sparse))
 
-
-def _jobs_at(curve: CurveKey, rule: Rule, tasks: Iterable[str]) -> list[Job]:
-    """Return the jobs of all tasks at one point of a curve."""
-    return [Job(curve.model, task, curve.site, rule) for task in tasks]
+    def _pool_jobs(self, jobs: Iterable[Job]) -> PooledTrial:
+        return pool_trials([self._records[self.key(job)] for job in jobs])

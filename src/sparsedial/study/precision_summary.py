@@ -36,10 +36,12 @@ def _describe_curve(curve: CurveKey, end: SearchEnd, retain: float, precision: f
     if end.measured is None:
         return f"{name}: no critical sparsity: {end.reason}"
     critical = critical_sparsity(end.measured, retain)
+    examples = sum(map(len, end.measured.examples))
     missing = [end.reason]
     if end.reason in (MORE_EXAMPLES_NEEDED, POINTS_USED):
-        missing += _describe_missing(critical, sum(map(len, end.measured.examples)), precision)
-    return f"{name}: {_describe_interval(critical)} with {len(end.measured.p)} values of p: {'; '.join(missing)}"
+        missing += _describe_missing(critical, examples, precision)
+    used = f"{len(end.measured.p)} values of p and up to {examples:,} examples"
+    return f"{name}: {_describe_interval(critical)} with {used}: {'; '.join(missing)}"
 
 
 def _describe_interval(critical: CriticalSparsity) -> str:
@@ -57,7 +59,7 @@ def _describe_missing(critical: CriticalSparsity, examples: int, precision: floa
     needed = critical.examples_needed(examples, precision / 100)
     if needed is not None and needed > examples:
         bound = "at least" if critical.right_censored else "about"
-        missing.append(f"more examples needed: {bound} {needed:,} instead of {examples:,}")
+        missing.append(f"{bound} {needed:,} examples would be needed; raise --max-examples or --sequences and --limit")
     if critical.needs_points(precision / 100):
         missing.append("more values of p would narrow it as well")
     return missing

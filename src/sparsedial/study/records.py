@@ -18,8 +18,9 @@ from sparsedial.rules import Rule, rule_from_json
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.provenance import Provenance
 from sparsedial.tasks.base import TaskGroup
+from sparsedial.tasks.example_blocks import without_examples
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of everything that a study writes to disk. A study with another version cannot be read."""
 
 Count = TypeVar("Count", "SparsityCount", "StepOverlapCount")
@@ -31,7 +32,8 @@ class TrialIdentity:
 
     Attributes:
         model: The loaded model.
-        task: The task, as JSON: its name, version and every option that changes a score.
+        task: The task, as JSON: its name, version and every option that changes a score. The entry "examples" is the
+            range of the scored examples, see `sparsedial.tasks.example_blocks`.
         site: Where the rule is applied. None for the dense run.
         rule: Which entries are kept. None for the dense run.
         layers: Indices of the sparsified layers. None if all layers are sparsified, and for the dense run.
@@ -56,8 +58,18 @@ class TrialIdentity:
         return json_digest(self.to_json())
 
     @property
+    def task_settings(self) -> dict[str, Any]:
+        """The task without the range of its examples."""
+        return without_examples(self.task)
+
+    @property
     def setting(self) -> str:
-        """Digest of model and task. Trials of one setting are scored on the same examples, so they can be compared."""
+        """Digest of model and task. Trials of one setting can be compared on the examples that all of them scored."""
+        return json_digest({"model": self.model.to_json(), "task": self.task_settings})
+
+    @property
+    def examples_key(self) -> str:
+        """Digest of model, task and range of examples: the name of the file with the prepared examples."""
         return json_digest({"model": self.model.to_json(), "task": dict(self.task)})
 
     def to_json(self) -> dict[str, Any]:

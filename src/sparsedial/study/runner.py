@@ -19,6 +19,7 @@ from sparsedial.study.progress_listener import NullListener, ProgressListener
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.study.study_lock import lock_study
+from sparsedial.study.task_plan import task_plans_to_json
 from sparsedial.study.worker import Outcome, WorkerSetup
 
 LOCAL = ExecutorConfig()
@@ -91,7 +92,7 @@ def _run_jobs(
             )
         if retry_failed:
             store.forget_failures()
-        planner = Planner(spec, spec.task_identities(), store, {})
+        planner = Planner(spec, spec.plan_tasks(), store, {})
         for model in planner.models:
             store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
         _StudyDriver(planner, listener).run(job_executor)
@@ -157,7 +158,8 @@ class _StudyDriver:
         if record is None:
             self._record_failure(job, self._wrong_trial_outcome(job, outcome))
         elif job.rule is None:
-            problem = self._planner.score_problem(record)
+            dense = self._planner.dense_trial(job.model, str(job.task))
+            problem = None if dense is None else self._planner.score_problem(dense)
             if problem is not None:
                 self._keep_first_failure(Outcome(OutcomeKind.INVALID, f"task {job.task}: {problem}."))
 
@@ -190,7 +192,7 @@ class _StudyDriver:
         models = [known[name] for name in self._planner.models if name in known]
         self._store.write_resolved(
             {
-                "tasks": list(self._planner.tasks.values()),
+                **task_plans_to_json(self._planner.tasks),
                 "models": [model.identity.to_json() for model in models],
                 "resolved_models": [model.to_json() for model in models],
             }

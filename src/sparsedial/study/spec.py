@@ -20,6 +20,7 @@ from sparsedial.rules import RULES, Rule, make_rule
 from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dataclass
 from sparsedial.study.records import SCHEMA_VERSION
 from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
+from sparsedial.study.task_plan import DEFAULT_MAX_EXAMPLES, TaskPlan, plan_tasks
 from sparsedial.suggestions import describe_unknown
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import make_tasks
@@ -55,7 +56,9 @@ class StudySpec:
         tolerance: Precision of critical sparsity, as a fraction of sparsity, at which the search ends. If the
             95% interval is wider, the search ends at the width of the interval. Defaults to 0.01.
         precision: Half of the width of the 95% interval, in percentage points of sparsity, that the search aims at
-            instead of ``tolerance``. It measures more values to reach it. Defaults to None.
+            instead of ``tolerance``. It measures more values, and then more examples, to reach it. Defaults to None.
+        max_examples: Number of examples of each task that the search for ``precision`` may use. A task with fewer
+            examples uses all of them. Defaults to None, which means `DEFAULT_MAX_EXAMPLES`.
         retain: Share of the dense score that a sparse model has to keep, between 0 and 1. Defaults to 0.99.
         layers: Indices of the sparsified layers. Defaults to None, which means all layers.
         modules: Name patterns of the FFN projections "up", "gate" and "down". Defaults to None,
@@ -83,6 +86,7 @@ class StudySpec:
     values: tuple[float, ...] | None = None
     tolerance: float = 0.01
     precision: float | None = None
+    max_examples: int | None = None
     retain: float = RETAIN
     layers: tuple[int, ...] | None = None
     modules: dict[str, str] | None = None
@@ -216,9 +220,11 @@ class StudySpec:
         """Return the task objects. They are created once, because lm-eval tasks load their data."""
         return list(make_tasks(self.tasks, self.task_options))
 
-    def task_identities(self) -> dict[str, dict[str, Any]]:
-        """Return the identity of each task by its name."""
-        return {task.name: task.identity() for task in self.built_tasks}
+    def plan_tasks(self) -> dict[str, TaskPlan]:
+        """Return the blocks of examples of each task by its name."""
+        if self.precision is None:
+            return plan_tasks(self.built_tasks)
+        return plan_tasks(self.built_tasks, self.max_examples or DEFAULT_MAX_EXAMPLES)
 
     # ------------------------------------------------------------------ checking
 
@@ -274,7 +280,14 @@ class StudySpec:
             number = getattr(self, name)
             if not 0.0 < number < 1.0:
                 problems.append(f"{name} {number!r}: expected a number between 0 and 1")
+        if self.max_examples is not None and self.max_examples < 1:
+            problems.append(f"max_examples {self.max_examples}: expected at least 1")
         if self.precision is None:
+            if self.max_examples is not None:
+                problems.append(
+                    f"max_examples {self.max_examples}: it limits the examples that are added for a precision, but no "
+                    "precision is given"
+                )
             return problems
         if not 0.0 < self.precision < MAX_PRECISION:
             problems.append(

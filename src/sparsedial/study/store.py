@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,12 @@ from sparsedial.errors import StorageError
 from sparsedial.study.folder_layout import record_files
 from sparsedial.study.job import FailureRecord, OutcomeKind
 from sparsedial.study.records import TrialRecord
+from sparsedial.study.sample_table import NO_LABELS, SampleLabels, make_sample_table
 from sparsedial.study.spec_folder import SpecFolder
 from sparsedial.study.verified_records import decode_record, encode_record, read_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIGEST_PREFIX = 16
 """Number of hexadecimal digits of the digest in the name of a second file with scores of the same trial."""
@@ -75,7 +79,7 @@ class Store(SpecFolder):
             if record is not None:
                 yield record
 
-    def write_trial(self, record: TrialRecord, samples: np.ndarray) -> None:
+    def write_trial(self, record: TrialRecord, samples: np.ndarray, labels: SampleLabels = NO_LABELS) -> None:
         """Store a finished trial: first its per-example scores, then the record that refers to them.
 
         If the trial is finished already, the first record is kept. If the results differ, the second record is written
@@ -84,8 +88,9 @@ class Store(SpecFolder):
         Args:
             record: The trial, without the digest of its scores.
             samples: Per-example scores, float64, shape [examples].
+            labels: IDs and predictions of the examples. Defaults to none.
         """
-        digest = self._write_samples(record.key, samples)
+        digest = self._write_samples(record, samples, labels)
         record = replace(record, samples_sha256=digest)
         data = encode_record(record.to_json())
         if self.write_file(self.trial_path(record.key), data):
@@ -96,13 +101,11 @@ class Store(SpecFolder):
         elif (first.result, first.counts, first.samples_sha256) != (record.result, record.counts, digest):
             self.write_file(self.folder / "conflicts" / f"{record.key}.{secrets.token_hex(4)}.json", data)
 
-    def _write_samples(self, key: str, samples: np.ndarray) -> str:
+    def _write_samples(self, record: TrialRecord, samples: np.ndarray, labels: SampleLabels) -> str:
         """Write per-example scores and return their SHA-256."""
-        import pandas as pd
-
-        data = pd.DataFrame({"score": np.asarray(samples, dtype=np.float64)}).to_parquet(index=False)
+        data = make_sample_table(record, samples, labels).to_parquet(index=False)
         digest = hashlib.sha256(data).hexdigest()
-        for path in self._samples_paths(key, digest):
+        for path in self._samples_paths(record.key, digest):
             # A file with other scores is kept, because a finished trial may refer to it.
             if self.write_file(path, data) or path.read_bytes() == data:
                 break
@@ -140,12 +143,27 @@ class Store(SpecFolder):
         Raises:
             StorageError: A file cannot be read.
         """
+        table = self.find_sample_table(record)
+        return None if table is None else table["score"].to_numpy()
+
+    def find_sample_table(self, record: TrialRecord) -> pd.DataFrame | None:
+        """Return what happened to each example of a trial, or None if the file is missing or damaged.
+
+        Args:
+            record: A finished trial.
+
+        Returns:
+            One row per example, with the columns of `sparsedial.study.sample_table.make_sample_table`.
+
+        Raises:
+            StorageError: A file cannot be read.
+        """
         import pandas as pd
 
         for path in self._samples_paths(record.key, record.samples_sha256):
             data = read_file(path)
             if data is not None and hashlib.sha256(data).hexdigest() == record.samples_sha256:
-                return pd.read_parquet(io.BytesIO(data))["score"].to_numpy()
+                return pd.read_parquet(io.BytesIO(data))
         return None
 
     def trial_path(self, key: str) -> Path:
@@ -235,7 +253,7 @@ class Store(SpecFolder):
         """Return examples that were prepared earlier, so that a resumed run scores the same examples.
 
         Args:
-            key: The setting of the trials, see `TrialIdentity.setting`.
+            key: See `TrialIdentity.examples_key`.
 
         Returns:
             The examples, as returned by `Task.prepare`. None if no examples have been stored.
@@ -247,7 +265,7 @@ class Store(SpecFolder):
         """Store the examples of a task.
 
         Args:
-            key: The setting of the trials, see `TrialIdentity.setting`.
+            key: See `TrialIdentity.examples_key`.
             examples: The examples, as returned by `Task.prepare`.
 
         Returns:

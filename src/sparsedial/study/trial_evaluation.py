@@ -92,7 +92,7 @@ class Trial:
         provenance: Provenance,
         progress: Progress = ignore_progress,
         batch: FittingBatch | None = None,
-    ) -> tuple[TrialRecord, np.ndarray]:
+    ) -> tuple[TrialRecord, Scores]:
         """Evaluate the task.
 
         Args:
@@ -105,7 +105,7 @@ class Trial:
                 the number that the task chooses.
 
         Returns:
-            The record of the trial, and the per-example scores, float64, shape [examples].
+            The record of the trial, and the scores and predictions of the examples.
 
         Raises:
             TaskError: There are no scores, or some are not finite.
@@ -143,7 +143,7 @@ class Trial:
             provenance=provenance,
             step_overlap=evaluation.step_overlap,
         )
-        return record, scores.values
+        return record, scores
 
     def _evaluate_in_memory(
         self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress, batch: FittingBatch | None

@@ -22,11 +22,13 @@ from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
 from sparsedial.study.progress_listener import ProgressListener
 from sparsedial.study.provenance import collect_provenance
 from sparsedial.study.records import TrialIdentity
+from sparsedial.study.sample_table import SampleLabels
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.study.trial_evaluation import Trial, ffns_digest
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.batch_option import BatchedTask
+from sparsedial.tasks.example_blocks import DivisibleTask, ExampleBlock
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Worker:
         self.provenance = collect_provenance()
         self._model: _LoadedModel | None = None
         self._examples: dict[str, dict[str, Any]] = {}
+        self._block_tasks: dict[tuple[str, ExampleBlock], Task] = {}
         self._batches: dict[str, FittingBatch] = {}
 
     def run(self, job: Job) -> Outcome:
@@ -131,7 +134,7 @@ class Worker:
         try:
             model = self._load(job.model)
             if job.task is not None:
-                self._run_trial(job, self.tasks[job.task], model)
+                self._run_trial(job, self._select_examples(self.tasks[job.task], job.block), model)
             return Outcome(OutcomeKind.FINISHED, resolved_model=model.resolved)
         except StorageError as error:
             return Outcome(OutcomeKind.STOP, str(error), "StorageError")
@@ -198,8 +201,16 @@ class Worker:
         progress = self._progress(str(job))
         progress(0, 1)
         batch = self._find_batch(model.lm, task)
-        record, samples = trial.run(model.lm, model.ffns, examples, self.provenance, progress, batch)
-        self.store.write_trial(record, samples)
+        record, scores = trial.run(model.lm, model.ffns, examples, self.provenance, progress, batch)
+        self.store.write_trial(record, scores.values, SampleLabels(scores.ids, scores.predictions))
+
+    def _select_examples(self, task: Task, block: ExampleBlock | None) -> Task:
+        """Return the task with one block of its examples. It is kept, because lm-eval tasks read their data."""
+        if block is None or not isinstance(task, DivisibleTask):
+            return task
+        if (task.name, block) not in self._block_tasks:
+            self._block_tasks[task.name, block] = task.select_examples(block)
+        return self._block_tasks[task.name, block]
 
     def _find_batch(self, lm: LanguageModel, task: Task) -> FittingBatch | None:
         """Return the batch of a task, which is kept for later trials. None if the task has no batches."""
@@ -216,14 +227,14 @@ class Worker:
 
     def _prepare_examples(self, lm: LanguageModel, task: Task) -> dict[str, Any]:
         """Return the examples of a task. They are prepared once and kept for later runs."""
-        if task.name not in self._examples:
-            key = TrialIdentity(lm.identity(), task.identity()).setting
+        key = TrialIdentity(lm.identity(), task.identity()).examples_key
+        if key not in self._examples:
             examples = self.store.prepared(key)
             if examples is None:
                 progress = self._progress(f"{lm.source.name}, {task.name}, preparing")
                 examples = self.store.write_prepared(key, task.prepare(lm, progress))
-            self._examples[task.name] = examples
-        return self._examples[task.name]
+            self._examples[key] = examples
+        return self._examples[key]
 
     def _progress(self, description: str) -> Progress:
         def report_progress(finished: int, total: int) -> None:

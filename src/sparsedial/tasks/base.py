@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +26,9 @@ class Scores:
             one whose direction is known.
         chance: Expected score of random choices, for example 1/4 for questions with four options. None if it is not
             known.
+        predictions: What the model predicted for each example, as text: for example the chosen option, the generated
+            text, or a JSON list of token IDs. Empty if the task does not record it.
+        ids: Name of each example, for example its ID in a data set. Empty if the examples have only indices.
     """
 
     metric: str
@@ -32,11 +36,26 @@ class Scores:
     details: Mapping[str, float] = field(default_factory=dict)
     higher_is_better: bool | None = None
     chance: float | None = None
+    predictions: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
         """Score of the task."""
         return float(self.values.mean())
+
+
+def tokens_to_text(rows: Iterable[Iterable[int]]) -> tuple[str, ...]:
+    """Return a JSON list of token IDs for each example, as `Scores.predictions` takes it.
+
+    Args:
+        rows: Token IDs of each example.
+
+    Example:
+        >>> tokens_to_text([[5, 6], [7]])
+        ('[5, 6]', '[7]')
+    """
+    return tuple(json.dumps(list(row)) for row in rows)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from sparsedial.inference.sampled_denoising import (
 )
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
-from sparsedial.tasks.base import Scores
+from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
+from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
 from sparsedial.tasks.option_parsing import check_at_least
 
-VERSION = 2  # incremented when the same settings would give other numbers
+VERSION = 3  # incremented when the same settings would give other numbers
 TEMPERATURE = 1.0
 
 
@@ -81,7 +82,7 @@ class DenoisingReplayOptions:
 
 
 @dataclass(frozen=True)
-class DenoisingReplay(BatchOption):
+class DenoisingReplay(BatchOption, SampledExamples):
     """Task that replays denoising trajectories sampled from the dense model.
 
     In every step, the model reads the sequence with the masks that it had in that step. Every step is a forward pass,
@@ -103,6 +104,7 @@ class DenoisingReplay(BatchOption):
         config: Schedule, temperature and guidance of the sampling.
         reuse_mask: Number of denoising steps for which kept sets are reused. 1 turns reuse off.
         metric: ``expected_agreement`` or ``agreement``.
+        block: Range of examples to score. None means all.
     """
 
     name: ClassVar[str] = "denoising"
@@ -114,6 +116,7 @@ class DenoisingReplay(BatchOption):
     config: DenoisingConfig = field(default_factory=partial(DenoisingConfig, remasking=RANDOM, temperature=TEMPERATURE))
     reuse_mask: int = 1
     metric: str = EXPECTED_AGREEMENT
+    block: ExampleBlock | None = None
 
     def __post_init__(self) -> None:
         check_metric(self.name, self.metric)
@@ -132,12 +135,12 @@ class DenoisingReplay(BatchOption):
         return {
             "task": self.name,
             "version": VERSION,
-            "sequences": self.sequences,
             "length": self.length,
             "seed": self.seed,
             "how": self.config.to_json(),
             "reuse_mask": self.reuse_mask,
             "metric": self._metric,
+            EXAMPLES: self.example_block.to_json(),
         }
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class DenoisingReplay(BatchOption):
             ModelError: The model is not a masked diffusion model, or has no mask token.
             TaskError: The model has fewer positions than the sequences have tokens.
         """
-        sampled = sample_by_denoising(lm, self.sequences, self.length, self.config, self.seed, progress)
+        sampled = sample_by_denoising(lm, self.example_block, self.length, self.config, self.seed, progress)
         return {"tokens": sampled.tokens.tolist(), "step": sampled.step.tolist()}
 
     @torch.inference_mode()
@@ -185,7 +188,9 @@ class DenoisingReplay(BatchOption):
         batch = max_logit_rows(lm.model, tokens.shape[1], self.batch_rows(lm))
         replay = SampledDenoising(tokens, torch.tensor(examples["step"]), batch, self.config)
         if self._metric == EXPECTED_AGREEMENT and sparsifier is None and not is_sparsified(lm.model):
-            scores = compute_denoising_reference(lm, replay, progress).best_probabilities
+            reference = compute_denoising_reference(lm, replay, progress)
+            predicted_tokens = reference.top_tokens[..., 0]
+            scores = reference.best_probabilities
         else:
             predicted_tokens = replay.predict(lm, RunContext(sparsifier, progress))
             if self._metric == AGREEMENT:
@@ -194,7 +199,8 @@ class DenoisingReplay(BatchOption):
                 scores = find_denoising_reference(lm, replay).find_probabilities(lm, predicted_tokens)
         is_sampled = replay.filled_at >= 0
         values: np.ndarray = ((scores.double() * is_sampled).sum(1) / is_sampled.sum(1)).numpy()
-        return Scores(self._metric, values, higher_is_better=True)
+        predictions = tokens_to_text(predicted_tokens.tolist())
+        return Scores(self._metric, values, higher_is_better=True, predictions=predictions)
 
     @property
     def _metric(self) -> str:

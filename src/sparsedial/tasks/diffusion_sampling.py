@@ -12,6 +12,7 @@ from sparsedial.inference.model_limits import check_token_ids, max_positions
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.example_blocks import ExampleBlock
 
 MAX_SAMPLED_TOKENS = 1 << 14
 """Tokens per forward pass while sampling."""
@@ -37,7 +38,7 @@ def find_bos_token(lm: LanguageModel) -> int | None:
 
 def sample_by_denoising(
     lm: LanguageModel,
-    sequences: int,
+    block: ExampleBlock,
     length: int,
     config: DenoisingConfig,
     seed: int,
@@ -47,7 +48,7 @@ def sample_by_denoising(
 
     Args:
         lm: Masked diffusion model.
-        sequences: Number of sequences. Each has its own seed, derived from ``seed`` and its index.
+        block: Indices of the sequences. Each sequence has its own seed, derived from ``seed`` and its index.
         length: Sampled tokens per sequence.
         config: Schedule and temperature of the sampling.
         seed: Random seed.
@@ -68,11 +69,12 @@ def sample_by_denoising(
     rows_per_batch = max(1, MAX_SAMPLED_TOKENS // (length + len(start)))
     steps = sum(map(len, config.schedule(length)))
     results = []
-    for first in range(0, sequences, rows_per_batch):
-        rows = min(rows_per_batch, sequences - first)
+    for first in range(block.first, block.end, rows_per_batch):
+        rows = min(rows_per_batch, block.end - first)
         prompts = torch.tensor([start] * rows, dtype=torch.int64).view(rows, len(start))
         seeds = [derive_seed(seed, first + row) for row in range(rows)]
-        run = RunContext(progress=_progress_in_rows(progress, first * steps, rows, sequences * steps))
+        previous = (first - block.first) * steps
+        run = RunContext(progress=_progress_in_rows(progress, previous, rows, len(block) * steps))
         results.append(denoise(model, prompts, length, config, seeds, run))
     return DenoisingResult(
         torch.cat([result.tokens for result in results]).cpu(),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.loading import LanguageModel
-from sparsedial.tasks.base import Scores
-from sparsedial.tasks.batch_option import BatchOption
+from sparsedial.tasks.base import Scores, tokens_to_text
+from sparsedial.tasks.batch_option import BatchOption, copy_with
+from sparsedial.tasks.example_blocks import ExampleBlock
 from sparsedial.tasks.next_token import NextToken, check_document_lengths
-from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restored_shares
+from sparsedial.tasks.option_parsing import INTERNAL
+from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restore
 
-VERSION = 1  # incremented when the same settings would give other numbers
+VERSION = 2  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class MaskedToken(BatchOption):
         batch: Maximum number of documents per forward pass, as in `NextToken`.
         seed: Random seed of the masks.
         fraction: Share of the tokens that are masked, above 0 and at most 1.
+        block: Range of documents to score. None means all. It is no option.
     """
 
     name: ClassVar[str] = "masked_token"
@@ -40,6 +43,7 @@ class MaskedToken(BatchOption):
     batch: int | None = None
     seed: int = 0
     fraction: float = 0.5
+    block: ExampleBlock | None = field(default=None, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         check_fraction(self.name, self.fraction)
@@ -54,6 +58,22 @@ class MaskedToken(BatchOption):
             "seed": self.seed,
             "fraction": self.fraction,
         }
+
+    def count_examples(self) -> int:
+        """Return the number of documents that the options request."""
+        return self._document_task().count_examples()
+
+    def count_available(self) -> int | None:
+        """Return the number of documents in the file."""
+        return self._document_task().count_available()
+
+    def select_examples(self, block: ExampleBlock) -> MaskedToken:
+        """Return the task with these documents only.
+
+        Args:
+            block: Range of documents.
+        """
+        return copy_with(self, block=block)
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """Return the token ids of the documents, and their masks.
@@ -73,7 +93,9 @@ class MaskedToken(BatchOption):
         lm.require_mask_token()
         rows = self._document_task().tokenize(lm)
         check_document_lengths(lm, list(map(len, rows)), self.name)
-        return MaskedExamples(rows, draw_masks(rows, self.length, self.fraction, self.seed)).to_json()
+        first = 0 if self.block is None else self.block.first
+        masks = draw_masks(rows, self.length, self.fraction, self.seed, first)
+        return MaskedExamples(rows, masks).to_json()
 
     def score(
         self,
@@ -97,9 +119,9 @@ class MaskedToken(BatchOption):
             ModelError: The model is not a masked diffusion model, or has no mask token.
             NonFiniteOutputError: The model's logits are NaN or infinite.
         """
-        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
-        return Scores("accuracy", shares, higher_is_better=True)
+        restored = restore(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
+        return Scores("accuracy", restored.shares, higher_is_better=True, predictions=tokens_to_text(restored.tokens))
 
     def _document_task(self) -> NextToken:
         """Return a next-token task that reads and tokenizes the same documents."""
-        return NextToken(self.text, self.limit, self.length, self.batch)
+        return NextToken(self.text, self.limit, self.length, self.batch, self.block)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +21,12 @@ from sparsedial.inference.run_context import Progress, RunContext, ignore_progre
 from sparsedial.models import zoo_package
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel
-from sparsedial.tasks.base import Scores
-from sparsedial.tasks.batch_option import BatchOption
-from sparsedial.tasks.option_parsing import check_at_least
+from sparsedial.tasks.base import Scores, tokens_to_text
+from sparsedial.tasks.batch_option import BatchOption, copy_with
+from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock
+from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 
-VERSION = 1  # incremented when the same settings would give other numbers
+VERSION = 2  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class NextToken(BatchOption):
         length: Maximum number of predicted tokens per document.
         batch: Maximum number of documents per forward pass. Fewer are used if their logits would exceed 1 GiB. None
             means the default of the device.
+        block: Range of documents to score. None means all. It is no option.
     """
 
     name: ClassVar[str] = "next_token"
@@ -52,6 +54,7 @@ class NextToken(BatchOption):
     limit: int | None = None
     length: int = 96
     batch: int | None = None
+    block: ExampleBlock | None = field(default=None, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         check_at_least(self.name, 1, length=self.length, batch=self.batch, limit=self.limit)
@@ -68,9 +71,29 @@ class NextToken(BatchOption):
             "task": self.name,
             "version": VERSION,
             "text": hashlib.sha256("\0".join(documents).encode()).hexdigest(),
-            "documents": len(documents[: self.limit]),
             "length": self.length,
+            EXAMPLES: self._find_block(documents).to_json(),
         }
+
+    def count_examples(self) -> int:
+        """Return the number of documents that the options request."""
+        return self.limit or len(self._read_documents())
+
+    def count_available(self) -> int | None:
+        """Return the number of documents in the file."""
+        return len(self._read_documents())
+
+    def select_examples(self, block: ExampleBlock) -> NextToken:
+        """Return the task with these documents only.
+
+        Args:
+            block: Range of documents.
+        """
+        return copy_with(self, block=block)
+
+    def _find_block(self, documents: Sequence[str]) -> ExampleBlock:
+        """Return the range of documents to score."""
+        return self.block or ExampleBlock(0, len(documents[: self.limit]))
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """Return the token ids of the documents.
@@ -109,7 +132,9 @@ class NextToken(BatchOption):
         bos = lm.tokenizer.bos_token_id
         start = [] if bos is None else [bos]
         rows = []
-        for text in self._read_documents()[: self.limit]:
+        documents = self._read_documents()
+        block = self._find_block(documents)
+        for text in documents[block.first : block.end]:
             token_ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
             rows.append((start + token_ids)[: self.length + 1])
         empty = [row for row in rows if len(row) < 2]
@@ -142,13 +167,17 @@ class NextToken(BatchOption):
         """
         rows: list[list[int]] = examples["tokens"]
         scores = np.zeros(len(rows))
+        predicted: list[list[int]] = [[]] * len(rows)
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # similar lengths need little padding
         batch = max_logit_rows(lm.model, max(map(len, rows)), self.batch_rows(lm))
         for first in range(0, len(rows), batch):
             indices = by_length[first : first + batch]
-            scores[indices] = _score_batch(lm, [rows[index] for index in indices], sparsifier)
+            predictions = _predict_batch(lm, [rows[index] for index in indices], sparsifier)
+            scores[indices] = predictions.shares
+            for index, tokens in zip(indices, predictions.tokens, strict=True):
+                predicted[index] = tokens
             progress(first + len(indices), len(rows))
-        return Scores("accuracy", scores, higher_is_better=True)
+        return Scores("accuracy", scores, higher_is_better=True, predictions=tokens_to_text(predicted))
 
     def _read_documents(self) -> list[str]:
         """Return all documents of the file."""
@@ -206,15 +235,28 @@ def check_document_lengths(lm: LanguageModel, lengths: Sequence[int], task_name:
     )
 
 
-def _score_batch(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> np.ndarray:
-    """Return the share of correctly predicted tokens of each row, shape [rows]. The first row is the longest."""
-    shares = _predicted_shares(lm, rows, sparsifier)
-    check_finite_scores(lm.model, shares, lambda index: _predicted_shares(lm, [rows[index]], sparsifier))
-    return shares
+@dataclass(frozen=True)
+class _Predictions:
+    """Predictions of a batch of documents.
+
+    Attributes:
+        shares: Share of correctly predicted tokens of each document, shape [rows]. NaN if the logits are.
+        tokens: The predicted tokens of each document.
+    """
+
+    shares: np.ndarray
+    tokens: list[list[int]]
 
 
-def _predicted_shares(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> np.ndarray:
-    """Return the share of correctly predicted tokens of each row, shape [rows]. It is NaN if the logits are."""
+def _predict_batch(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> _Predictions:
+    """Return the predictions of each row, and check that the logits are finite. The first row is the longest."""
+    predictions = _predict_rows(lm, rows, sparsifier)
+    check_finite_scores(lm.model, predictions.shares, lambda index: _predict_rows(lm, [rows[index]], sparsifier))
+    return predictions
+
+
+def _predict_rows(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifier | None) -> _Predictions:
+    """Return the predictions of each row. The first row is the longest."""
     longest = len(rows[0])
     padding = [find_padding_token(lm.model)]
     tokens = torch.tensor([row + padding * (longest - len(row)) for row in rows]).to(lm.device)
@@ -226,4 +268,5 @@ def _predicted_shares(lm: LanguageModel, rows: list[list[int]], sparsifier: Spar
     hits = (predicted_tokens == tokens[:, 1:]) & real
     is_broken = (real & ~is_finite).any(1)
     shares: np.ndarray = (hits.sum(1).double() / target_counts).masked_fill(is_broken, torch.nan).cpu().numpy()
-    return shares
+    predicted_rows = predicted_tokens.tolist()
+    return _Predictions(shares, [best[: len(row) - 1] for best, row in zip(predicted_rows, rows, strict=True)])

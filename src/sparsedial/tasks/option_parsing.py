@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +16,9 @@ from sparsedial.tasks.batch_option import AUTOMATIC
 OptionsT = TypeVar("OptionsT")
 
 MAX_QUOTED_CHARACTERS = 60
+
+INTERNAL: Mapping[str, Any] = MappingProxyType({"is_internal": True})
+"""Metadata of a field that is no option, so that users cannot set it."""
 
 NUMBERS_OF_EXAMPLES = {
     "sequences": "the number of examples of tasks that sample from the model",
@@ -33,12 +37,12 @@ EXPECTED_BY_ERROR_TYPE = {
 
 
 def option_field_names(options_type: type[Any]) -> tuple[str, ...]:
-    """Return the names of the options, which are the fields of a dataclass.
+    """Return the names of the options, which are the fields of a dataclass except for internal ones.
 
     Args:
         options_type: Dataclass that declares the options. Their names are in the order of its fields.
     """
-    return tuple(field.name for field in fields(options_type))
+    return tuple(option.name for option in fields(options_type) if "is_internal" not in option.metadata)
 
 
 def parse_options(options_type: type[OptionsT], values: Mapping[str, Any], task_name: str) -> OptionsT:

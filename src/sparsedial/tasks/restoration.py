@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,12 +19,13 @@ from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
-from sparsedial.tasks.base import Scores
+from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
-from sparsedial.tasks.option_parsing import check_at_least
+from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
+from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 
-VERSION = 1  # incremented when the same settings would give other numbers
+VERSION = 2  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class MaskedExamples:
 
 
 @dataclass(frozen=True)
-class Restoration(BatchOption):
+class Restoration(BatchOption, SampledExamples):
     """Task in which a masked diffusion model predicts masked tokens of sequences sampled from the dense model.
 
     Sequences are sampled by denoising at temperature 1 and in random order, after the BOS token if the model has one.
@@ -72,6 +73,7 @@ class Restoration(BatchOption):
             means the default of the device.
         fraction: Share of the sampled tokens that are masked again, above 0 and at most 1.
         diffusion_steps: Denoising steps of the sampling. The default is one per token.
+        block: Range of examples to score. None means all. It is no option.
     """
 
     name: ClassVar[str] = "restoration"
@@ -83,6 +85,7 @@ class Restoration(BatchOption):
     batch: int | None = None
     fraction: float = 0.5
     diffusion_steps: int | None = None
+    block: ExampleBlock | None = field(default=None, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         check_at_least(self.name, 1, sequences=self.sequences, length=self.length, batch=self.batch)
@@ -94,11 +97,11 @@ class Restoration(BatchOption):
         return {
             "task": self.name,
             "version": VERSION,
-            "sequences": self.sequences,
             "length": self.length,
             "seed": self.seed,
             "fraction": self.fraction,
             "steps": self.diffusion_steps,
+            EXAMPLES: self.example_block.to_json(),
         }
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
@@ -116,9 +119,11 @@ class Restoration(BatchOption):
             TaskError: The model has fewer positions than the sequences have tokens.
         """
         config = DenoisingConfig(steps=self.diffusion_steps, remasking=RANDOM, temperature=1.0)
-        sampled = sample_by_denoising(lm, self.sequences, self.length, config, self.seed, progress)
+        block = self.example_block
+        sampled = sample_by_denoising(lm, block, self.length, config, self.seed, progress)
         tokens = sampled.tokens.tolist()
-        return MaskedExamples(tokens, draw_masks(tokens, self.length, self.fraction, self.seed)).to_json()
+        masks = draw_masks(tokens, self.length, self.fraction, self.seed, first=block.first)
+        return MaskedExamples(tokens, masks).to_json()
 
     def score(
         self,
@@ -141,8 +146,8 @@ class Restoration(BatchOption):
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
         """
-        shares = restored_shares(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
-        return Scores("restored", shares, higher_is_better=True)
+        restored = restore(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
+        return Scores("restored", restored.shares, higher_is_better=True, predictions=tokens_to_text(restored.tokens))
 
 
 def check_fraction(task_name: str, fraction: float) -> None:
@@ -159,7 +164,9 @@ def check_fraction(task_name: str, fraction: float) -> None:
         raise SpecError(f"{task_name}: fraction {fraction}: expected a number above 0 and at most 1")
 
 
-def draw_masks(rows: Sequence[Sequence[int]], length: int, fraction: float, seed: int) -> list[list[int]]:
+def draw_masks(
+    rows: Sequence[Sequence[int]], length: int, fraction: float, seed: int, first: int = 0
+) -> list[list[int]]:
     """Draw the positions at which each row is masked.
 
     Args:
@@ -167,6 +174,7 @@ def draw_masks(rows: Sequence[Sequence[int]], length: int, fraction: float, seed
         length: Only the last ``length`` positions of a row are masked.
         fraction: Share of these positions. At least one position is masked.
         seed: Random seed. The masks of a row depend only on the seed and on the index and length of the row.
+        first: Index of the first row. Defaults to 0.
 
     Returns:
         The sorted positions, for each row.
@@ -175,24 +183,37 @@ def draw_masks(rows: Sequence[Sequence[int]], length: int, fraction: float, seed
     [2, 1]
     """
     masks = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(rows, first):
         candidates = min(length, len(row))
-        first = len(row) - candidates
+        start = len(row) - candidates
         generator = torch.Generator().manual_seed(derive_seed(seed, "masks", index))
         chosen = torch.randperm(candidates, generator=generator)[: max(1, round(fraction * candidates))]
-        masks.append(sorted((chosen + first).tolist()))
+        masks.append(sorted((chosen + start).tolist()))
     return masks
 
 
+@dataclass(frozen=True)
+class RestoredExamples:
+    """Predictions of masked tokens.
+
+    Attributes:
+        shares: Share of the masks of each sequence at which the arg max is the original token, shape [sequences].
+        tokens: The arg max at each masked position of each sequence, in the order of the positions.
+    """
+
+    shares: np.ndarray
+    tokens: list[list[int]]
+
+
 @torch.inference_mode()
-def restored_shares(
+def restore(
     lm: LanguageModel,
     examples: MaskedExamples,
     batch_size: int,
     sparsifier: Sparsifier | None = None,
     progress: Progress = ignore_progress,
-) -> np.ndarray:
-    """Return the share of masks at which the arg max is the original token.
+) -> RestoredExamples:
+    """Predict the masked tokens of sequences.
 
     Args:
         lm: Masked diffusion model.
@@ -203,7 +224,7 @@ def restored_shares(
         progress: Called with the sequences done and in total.
 
     Returns:
-        One share per sequence, shape [sequences], float64.
+        The predictions, in the order of the sequences.
 
     Raises:
         ModelError: The model is not a masked diffusion model, or has no mask token.
@@ -212,29 +233,33 @@ def restored_shares(
     model = MaskedDiffusionModel.from_language_model(lm)
     lengths = [len(row) for row in examples.tokens]
     shares = np.zeros(len(lengths))
+    tokens: list[list[int]] = [[]] * len(lengths)
     completed = 0
     run = RunContext(sparsifier)
     rows = max_logit_rows(lm.model, max(lengths), batch_size)
     for indices in batch_equal_lengths(lengths, rows * max(lengths)):
-        shares[indices] = _score_batch(model, examples, indices, run)
+        restored = _restore_batch(model, examples, indices, run)
+        shares[indices] = restored.shares
+        for index, row in zip(indices, restored.tokens, strict=True):
+            tokens[index] = row
         completed += len(indices)
         progress(completed, len(lengths))
-    return shares
+    return RestoredExamples(shares, tokens)
 
 
-def _score_batch(
+def _restore_batch(
     model: MaskedDiffusionModel, examples: MaskedExamples, indices: Sequence[int], run: RunContext
-) -> np.ndarray:
-    """Return the share of correctly predicted masks of each of these examples, shape [indices]."""
-    shares = _predicted_shares(model, examples, indices, run)
-    check_finite_scores(model.model, shares, lambda row: _predicted_shares(model, examples, [indices[row]], run))
-    return shares
+) -> RestoredExamples:
+    """Predict the masked tokens of some examples, and check that the logits are finite."""
+    restored = _restore_rows(model, examples, indices, run)
+    check_finite_scores(model.model, restored.shares, lambda row: _restore_rows(model, examples, [indices[row]], run))
+    return restored
 
 
-def _predicted_shares(
+def _restore_rows(
     model: MaskedDiffusionModel, examples: MaskedExamples, indices: Sequence[int], run: RunContext
-) -> np.ndarray:
-    """Return the result of `_score_batch`. It is NaN if the logits are."""
+) -> RestoredExamples:
+    """Predict the masked tokens of some examples. Their shares are NaN if the logits are."""
     tokens = torch.tensor([examples.tokens[index] for index in indices])
     masked = torch.zeros_like(tokens, dtype=torch.bool)
     for row, index in enumerate(indices):
@@ -247,5 +272,6 @@ def _predicted_shares(
     predicted_tokens, is_finite = predict_tokens(logits)
     hits = (predicted_tokens == tokens) & masked
     shares = (hits.sum(1).double() / masked.sum(1)).masked_fill(~is_finite.all(1), torch.nan)
-    result: np.ndarray = shares.cpu().numpy()
-    return result
+    best = predicted_tokens.cpu()
+    rows = [best[row, examples.masked[index]].tolist() for row, index in enumerate(indices)]
+    return RestoredExamples(shares.cpu().numpy(), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -26,13 +26,14 @@ from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.kind import BLOCK_DIFFUSION, MASKED_DIFFUSION, attends_to_later_tokens
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
-from sparsedial.tasks.base import Scores
+from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import find_bos_token
-from sparsedial.tasks.option_parsing import check_at_least
+from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
+from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 from sparsedial.tasks.restoration import Restoration
 
-VERSION = 4  # incremented when the same settings would give other numbers
+VERSION = 5  # incremented when the same settings would give other numbers
 MAX_SAMPLED_ROWS = 256
 """Sequences sampled at once. A forward pass reads one token of each, so wide batches cost little."""
 START_TOKENS = 64
@@ -40,7 +41,7 @@ START_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class SelfPrediction(BatchOption):
+class SelfPrediction(BatchOption, SampledExamples):
     """Task that scores a model on sequences sampled from the dense model.
 
     A masked diffusion model predicts masked tokens (`Restoration`), every other model predicts next tokens
@@ -55,6 +56,7 @@ class SelfPrediction(BatchOption):
             means the default of the device.
         metric: ``expected_agreement`` or ``agreement``, see `CausalSelfPrediction`. Masked diffusion models do not
             use it.
+        block: Range of examples to score. None means all. It is no option.
     """
 
     name: ClassVar[str] = "self_prediction"
@@ -65,6 +67,7 @@ class SelfPrediction(BatchOption):
     seed: int = 0
     batch: int | None = None
     metric: str = EXPECTED_AGREEMENT
+    block: ExampleBlock | None = field(default=None, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         check_at_least(self.name, 1, sequences=self.sequences, length=self.length, batch=self.batch)
@@ -74,9 +77,14 @@ class SelfPrediction(BatchOption):
 
     def identity(self) -> dict[str, Any]:
         """Return the name, the version and the options that change a score."""
-        options = asdict(self)
-        del options["batch"]
-        return {"task": self.name, "version": VERSION, **options}
+        return {
+            "task": self.name,
+            "version": VERSION,
+            "length": self.length,
+            "seed": self.seed,
+            "metric": self.metric,
+            EXAMPLES: self.example_block.to_json(),
+        }
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """Sample the sequences from the dense model.
@@ -117,7 +125,7 @@ class SelfPrediction(BatchOption):
     def _task_for_kind(self, lm: LanguageModel) -> CausalSelfPrediction | Restoration:
         """Return the task that implements self-prediction for this kind of model."""
         if lm.kind == MASKED_DIFFUSION:
-            return Restoration(self.sequences, self.length, self.seed, self.batch)
+            return Restoration(self.sequences, self.length, self.seed, self.batch, block=self.block)
         return CausalSelfPrediction(self)
 
 
@@ -159,14 +167,15 @@ class CausalSelfPrediction:
         """
         self._check_model(lm)
         length = self.options.length
-        total = self.options.sequences * length
-        seeds = [derive_seed(self.options.seed, index) for index in range(self.options.sequences)]
+        block = self.options.example_block
+        total = len(block) * length
+        seeds = [derive_seed(self.options.seed, index) for index in range(block.first, block.end)]
         rows: list[list[int]] = []
 
         def report(sampled: int) -> None:
             progress(len(rows) * length + sampled, total)
 
-        for starts in _start_tokens(lm, self.options.sequences).split(MAX_SAMPLED_ROWS):
+        for starts in _start_tokens(lm, block).split(MAX_SAMPLED_ROWS):
             sampler = TokenSampler(seeds[len(rows) : len(rows) + len(starts)])
             rows += _sample(lm, starts, length, sampler, report)
         return {"tokens": rows}
@@ -198,7 +207,9 @@ class CausalSelfPrediction:
         batch = max_logit_rows(lm.model, tokens.shape[1], self.options.batch_rows(lm))
         metric = self.options.metric
         if metric == EXPECTED_AGREEMENT and sparsifier is None and not is_sparsified(lm.model):
-            scores = compute_dense_reference(lm, inputs, batch, progress).best_probabilities
+            reference = compute_dense_reference(lm, inputs, batch, progress)
+            predicted_tokens = reference.top_tokens[..., 0]
+            scores = reference.best_probabilities
         else:
             with RunContext(sparsifier).observe(phase="prefill"):
                 predicted_tokens = _predict_all(lm, inputs, batch, progress)
@@ -207,7 +218,8 @@ class CausalSelfPrediction:
             else:
                 scores = find_dense_reference(lm, inputs, batch).find_probabilities(lm, predicted_tokens)
         values: np.ndarray = scores.double().mean(1).numpy()
-        return Scores(metric, values, higher_is_better=True)
+        predictions = tokens_to_text(predicted_tokens.tolist())
+        return Scores(metric, values, higher_is_better=True, predictions=predictions)
 
     def _check_model(self, lm: LanguageModel) -> None:
         name = self.options.name
@@ -277,12 +289,12 @@ def _predict_all(lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: 
     return torch.cat(predicted_tokens)
 
 
-def _start_tokens(lm: LanguageModel, count: int) -> torch.Tensor:
-    """Return the start token of every sequence, shape [count]: the BOS token, or a fixed set of tokens in turn."""
+def _start_tokens(lm: LanguageModel, block: ExampleBlock) -> torch.Tensor:
+    """Return the start token of every sequence, shape [sequences]: the BOS token, or a fixed set of tokens in turn."""
     bos = find_bos_token(lm)
     if bos is not None:
-        return torch.full((count,), bos)
+        return torch.full((len(block),), bos)
     special = set(getattr(lm.tokenizer, "all_special_ids", None) or [])
     candidates = torch.linspace(0, vocabulary_size(lm.model) - 1, START_TOKENS + len(special)).long().tolist()
     usable = [token for token in dict.fromkeys(candidates) if token not in special][:START_TOKENS]
-    return torch.tensor([usable[index % len(usable)] for index in range(count)])
+    return torch.tensor([usable[index % len(usable)] for index in range(block.first, block.end)])

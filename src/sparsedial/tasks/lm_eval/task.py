@@ -21,18 +21,21 @@ from sparsedial.models.kind import MASKED_DIFFUSION
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, TaskGroup
 from sparsedial.tasks.batch_option import copy_with
+from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock
 from sparsedial.tasks.lm_eval.answering import Answers, LoglikelihoodPlan, answer_requests
 from sparsedial.tasks.lm_eval.chance import chance_score
 from sparsedial.tasks.lm_eval.digests import code_digest, config_digest, digest, unread_code
 from sparsedial.tasks.lm_eval.encoder import make_weightless_hflm, seed_random_generators, silence_lm_eval
-from sparsedial.tasks.lm_eval.judging import aggregate_metrics, apply_metrics
+from sparsedial.tasks.lm_eval.judging import aggregate_metrics, apply_metrics, document_id
 from sparsedial.tasks.lm_eval.metrics import Metric, check_mean, per_example_values
 from sparsedial.tasks.lm_eval.options import TOKENS_PER_BATCH_ROW, LmEvalSettings
 from sparsedial.tasks.lm_eval.requests import PreparedRequests, encode_requests
 
-VERSION = 2  # incremented when the same examples would get other numbers
-MAX_RENDERED_DOCUMENTS = 512
+VERSION = 3  # incremented when the same examples would get other numbers
+MAX_RENDERED_DOCUMENTS = 128
 """Number of documents whose requests are part of the identity of a task."""
+SHARED_BY_BLOCKS = ("unread_code", "_data_digest", "_config_digest", "_code_digest", "_requests_digest")
+"""Cached properties that are the same for all blocks of a task."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class LmEvalTask:
         num_fewshot: Few-shot examples per prompt.
         settings: How the task is run.
         lm_eval_task: Task object of lm-eval.
+        block: Range of documents to score. None means all that the settings request.
     """
 
     name: str
@@ -54,6 +58,7 @@ class LmEvalTask:
     num_fewshot: int
     settings: LmEvalSettings
     lm_eval_task: Any = field(repr=False, compare=False)
+    block: ExampleBlock | None = None
 
     @cached_property
     def unread_code(self) -> tuple[str, ...]:
@@ -86,6 +91,30 @@ class LmEvalTask:
     def _batch_tokens(self, lm: LanguageModel) -> int:
         return self.settings.batch_tokens or TOKENS_PER_BATCH_ROW * self.batch_rows(lm)
 
+    def count_examples(self) -> int:
+        """Return the number of documents that the settings request."""
+        return self.settings.limit or len(self.lm_eval_task.eval_docs)
+
+    def count_available(self) -> int | None:
+        """Return the number of documents of the task."""
+        return len(self.lm_eval_task.eval_docs)
+
+    def select_examples(self, block: ExampleBlock) -> LmEvalTask:
+        """Return the task with these documents only.
+
+        Args:
+            block: Range of documents.
+        """
+        selected = replace(self, block=block)
+        for name in SHARED_BY_BLOCKS:
+            vars(selected)[name] = getattr(self, name)
+        return selected
+
+    @property
+    def _example_block(self) -> ExampleBlock:
+        """Range of documents to score."""
+        return self.block or ExampleBlock(0, self.count_examples())
+
     def is_same_evaluation(self, other: LmEvalTask) -> bool:
         """Return True if another task of the same name and settings has the same score.
 
@@ -101,8 +130,8 @@ class LmEvalTask:
     def identity(self) -> dict[str, Any]:
         """Return everything about the task that changes the score.
 
-        The configuration, the code, the data, and the prompts and targets of up to `MAX_RENDERED_DOCUMENTS` documents
-        are included as hashes.
+        The configuration, the code, all data, and the prompts and targets of up to `MAX_RENDERED_DOCUMENTS` documents
+        are included as hashes. They do not depend on the number of examples that are scored.
 
         Raises:
             TaskError: lm-eval cannot create the requests.
@@ -118,10 +147,10 @@ class LmEvalTask:
             "requests": self._requests_digest,
             "metric": self.metric.label,
             "higher_is_better": self.metric.higher_is_better,
-            "limit": self.settings.limit,
             "num_fewshot": self.num_fewshot,
             "apply_chat_template": self.settings.apply_chat_template,
             "seed": self.settings.seed,
+            EXAMPLES: self._example_block.to_json(),
         }
         if self.unread_code:
             identity["unread_code"] = list(self.unread_code)
@@ -237,9 +266,9 @@ class LmEvalTask:
         """
         requests = PreparedRequests.from_json(examples).requests
         results = apply_metrics(self.lm_eval_task, self._documents, requests, responses)
-        metric_results = results[self.metric.filter]
-        self._check_count(len(metric_results), "scored")
-        values = per_example_values(self.metric, metric_results, self.name)
+        judged = results[self.metric.filter]
+        self._check_count(len(judged.metrics), "scored")
+        values = per_example_values(self.metric, judged.metrics, self.name)
         aggregates = aggregate_metrics(self.lm_eval_task, results)
         check_mean(self.metric, float(values.mean()), aggregates, self.name)
         return Scores(
@@ -248,6 +277,8 @@ class LmEvalTask:
             details=aggregates,
             higher_is_better=self.metric.higher_is_better,
             chance=self._chance,
+            predictions=tuple(judged.predictions),
+            ids=tuple(document_id(index, document) for index, document in self._documents.items()),
         )
 
     def _build_instances(self, lm: LanguageModel, encoder: Any) -> list[Any]:
@@ -260,12 +291,15 @@ class LmEvalTask:
                     "--apply-chat-template out, or use an instruction-tuned model"
                 )
             arguments = {"chat_template": encoder.apply_chat_template, "tokenizer_name": encoder.tokenizer_name}
-        return self._build_requests(
-            limit=self.settings.limit,
+        block = self._example_block
+        # Requests of earlier documents are built as well, because few-shot examples are drawn for one after the other.
+        instances = self._build_requests(
+            limit=block.end,
             apply_chat_template=self.settings.apply_chat_template,
             fewshot_as_multiturn=self.settings.apply_chat_template,  # as lm-eval's command line does
             **arguments,
         )
+        return [instance for instance in instances if instance.doc_id >= block.first]
 
     def _build_requests(self, **arguments: Any) -> list[Any]:
         with silence_lm_eval(), seed_random_generators():
@@ -277,7 +311,7 @@ class LmEvalTask:
 
     def _check_count(self, count: int, action: str) -> None:
         """Raise an error if lm-eval processed another number of examples than expected."""
-        expected = self.settings.limit or len(self.lm_eval_task.eval_docs)
+        expected = len(self._example_block)
         if count != expected:
             raise TaskError(f"task {self.name!r} {action} {count} examples, expected {expected}")
 
@@ -285,9 +319,15 @@ class LmEvalTask:
     def _chance(self) -> float | None:
         return chance_score(self.metric, self.lm_eval_task, self._documents.values())
 
+    @property
+    def _all_documents(self) -> dict[int, Any]:
+        return dict(self.lm_eval_task.doc_iterator())
+
     @cached_property
     def _documents(self) -> dict[int, Any]:
-        return dict(self.lm_eval_task.doc_iterator(limit=self.settings.limit))
+        block = self._example_block
+        documents = self.lm_eval_task.doc_iterator(limit=block.end)
+        return {index: document for index, document in documents if index >= block.first}
 
     @cached_property
     def _data_digest(self) -> str:
@@ -295,7 +335,7 @@ class LmEvalTask:
         if self.num_fewshot:
             with silence_lm_eval():
                 shots = list(self.lm_eval_task.fewshot_docs() or [])
-        return digest([list(self._documents.values()), shots])
+        return digest([list(self._all_documents.values()), shots])
 
     @cached_property
     def _config_digest(self) -> str:
@@ -308,7 +348,7 @@ class LmEvalTask:
     @cached_property
     def _requests_digest(self) -> str:
         """Digest of the prompts, options, generation arguments and targets of documents that are evenly distributed."""
-        documents = self._documents
+        documents = self._all_documents
         indices = list(documents)[:: math.ceil(len(documents) / MAX_RENDERED_DOCUMENTS)]
         task = self.lm_eval_task
         try:

@@ -1,0 +1,51 @@
+"""The table of a trial's examples, as stored in ``samples/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sparsedial.study.records import TrialRecord
+from sparsedial.tasks.example_blocks import find_block
+
+
+@dataclass(frozen=True)
+class SampleLabels:
+    """IDs and predictions of the examples of a trial, see `sparsedial.tasks.base.Scores`.
+
+    Attributes:
+        ids: ID of each example. Empty if they have none.
+        predictions: What the model predicted for each example. Empty if it was not recorded.
+    """
+
+    ids: tuple[str, ...] = ()
+    predictions: tuple[str, ...] = ()
+
+
+NO_LABELS = SampleLabels()
+"""Labels of examples without IDs and predictions."""
+
+
+def make_sample_table(record: TrialRecord, scores: np.ndarray, labels: SampleLabels = NO_LABELS) -> pd.DataFrame:
+    """Return a table with one row per example.
+
+    Args:
+        record: The trial.
+        scores: Per-example scores, float64, shape [examples].
+        labels: IDs and predictions of the examples. Defaults to none.
+
+    Returns:
+        A table with the columns ``example`` (index in the task), ``id`` and ``prediction`` (if they are known), and
+        ``score``.
+    """
+    block = find_block(record.identity.task)
+    first = 0 if block is None else block.first
+    columns: dict[str, object] = {"example": np.arange(first, first + len(scores))}
+    if labels.ids:
+        columns["id"] = list(labels.ids)
+    if labels.predictions:
+        columns["prediction"] = list(labels.predictions)
+    columns["score"] = np.asarray(scores, dtype=np.float64)
+    return pd.DataFrame(columns)
