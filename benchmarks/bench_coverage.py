@@ -65,6 +65,9 @@ QUICK_REPETITIONS = 20
 QUICK_EXAMPLES = (64,)
 GRID_STEP = 0.04
 GRID = tuple((GRID_STEP * np.arange(1, 25)).round(3).tolist())
+# Few points, shifted from model to model, because models differ in their sparsity at the same p.
+COARSE_GRID = (0.1, 0.3, 0.5, 0.7)
+COARSE_SHIFTS = (0.0, 0.1, 0.05, 0.15)
 ROUNDING = 1e-9
 CURVES = "curves"
 DIFFERENCES = "differences"
@@ -79,6 +82,7 @@ QUICK_STUDY = (16, (0.97, 0.9, 0.7))
 GRID_NAME = "grid"
 SEARCH_NAME = "search"
 ADDED_NAME = "added"
+COARSE_NAME = "coarse"
 EXAMPLES = (64, 200, 600, 2000)
 TASKS = (1, 3)
 PRECISION = 0.015
@@ -108,7 +112,7 @@ class Cell:
         kind: ``0/1`` or ``smooth``.
         examples: Number of examples of each task.
         tasks: Number of tasks that are averaged.
-        points: ``grid``, ``search`` with all examples, or ``added``: a search that adds examples.
+        points: ``grid``, ``coarse``, ``search`` with all examples, or ``added``: a search that adds examples.
         name: Name of the curve, pair of curves or family.
         shared: Share of the variance of an example's tolerance that several models have in common.
     """
@@ -144,11 +148,13 @@ class Summary:
     wrong: float | None = None
 
 
-def measure_curve(tasks: Sequence[SimulatedTask], points: str) -> Curve:
-    """Measure the average of some tasks on the grid, or by an adaptive search."""
+def measure_curve(tasks: Sequence[SimulatedTask], points: str, model: int = 0) -> Curve:
+    """Measure the average of some tasks on a grid, or by an adaptive search. The coarse grid depends on the model."""
     examples = len(tasks[0].dense)
     if points == GRID_NAME:
         return _curve(tasks, {1 - sparsity**2: examples for sparsity in GRID})
+    if points == COARSE_NAME:
+        return _curve(tasks, {1 - (sparsity + COARSE_SHIFTS[model]) ** 2: examples for sparsity in COARSE_GRID})
     ends = block_ends(examples)
     if points == SEARCH_NAME:
         ends = [examples]
@@ -231,7 +237,7 @@ def simulate_trends(cell: Cell, repetitions: int) -> Summary:
     truth = float(np.polyfit(np.log10(sizes), list(map(true_critical_sparsity, shapes)), 1)[0])
 
     def interval(models: list[list[SimulatedTask]]) -> tuple[float, float]:
-        trend = fit_size_trend(sizes, [measure_curve(tasks, cell.points) for tasks in models])
+        trend = fit_size_trend(sizes, [measure_curve(tasks, cell.points, model) for model, tasks in enumerate(models)])
         assert trend.low is not None and trend.high is not None
         return trend.low, trend.high
 
@@ -338,7 +344,8 @@ def make_cells(quick: bool) -> dict[str, list[Cell]]:
     pairs = itertools.combinations_with_replacement(DIFFERENCE_SHAPES, 2)
     names = [" - ".join(pair) for pair in pairs]
     differences = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), (GRID_NAME,), names, SHARED)]
-    trends = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), (GRID_NAME,), FAMILIES, SHARED)]
+    grids = (GRID_NAME, COARSE_NAME)
+    trends = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), grids, FAMILIES, SHARED)]
     return {CURVES: curves, DIFFERENCES: differences, TRENDS: trends}
 
 

@@ -5,9 +5,13 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
+hypothesis.settings.load_profile("untimed")
 
 SIZES = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 MASK = 95

@@ -20,7 +20,7 @@ def test_a_row_is_read_with_its_numbers():
     assert finding.sparsity == Estimate(0.18, pytest.approx(0.168), pytest.approx(0.194))
     assert finding.skippable_macs.value == pytest.approx(0.12)
     assert (finding.p, finding.dense_score, finding.examples) == (0.97, 0.4127, 384)
-    assert not finding.is_wide and not finding.is_undecided and not finding.is_average
+    assert not finding.is_wide and finding.answer == "estimate" and not finding.is_average
 
 
 @pytest.mark.parametrize(("first_crossing", "reported"), [(0.18, None), (0.1803, None), (0.1, 0.1), (None, None)])
@@ -36,10 +36,9 @@ def test_additional_examples_are_those_that_are_needed_beyond_the_scored_ones(ne
     assert find_site(examples_needed=needed, examples=examples).additional_examples == additional
 
 
-def test_only_a_wide_known_interval_is_undecided():
-    assert find_site(is_wide=True, low=0.01, high=0.73).is_undecided
-    assert not find_site(is_wide=True, low=0.58, high=0.58, high_censored=True).is_undecided
-    assert not find_site(is_wide=True, low=None).is_undecided
+def test_the_precision_is_the_one_that_the_study_requests():
+    assert find_site().precision == find_site(precision=None).precision == 0.02
+    assert find_site(precision=0.015).precision == 0.015
 
 
 def test_a_right_censored_row_is_a_lower_bound():

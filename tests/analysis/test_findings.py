@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pandas as pd
 
-from sparsedial.analysis.findings import BestSiteCount, Conditions, ModelOrigin, compute_findings, find_origins
+from sparsedial.analysis.finding_records import BestSiteCount, Conditions
+from sparsedial.analysis.findings import compute_findings
 from sparsedial.analysis.results import compute_results
+from sparsedial.analysis.study_provenance import ModelOrigin, find_origins
 from tests.support.made_up_studies import Model, study
-from tests.support.report_sample import sample
+from tests.support.report_sample import sample, site_differences
 
 MODELS = ("fam-100m", "fam-400m", "fam-2b")
 
@@ -27,11 +29,12 @@ def test_sites_whose_interval_reaches_the_best_one_are_rivals():
     assert model.rivals == ("input",)  # gate reaches 17.4%, up starts at 17.8%
 
 
-def test_a_lower_bound_is_always_a_rival():
-    results = sample(sites=("gate", "intermediate"))
-    critical = results.critical.assign(status=["right-censored", "crossed"])
-    (model,) = compute_findings(replace(results, critical=critical)).models
-    assert model.rivals == ("gate",)
+def test_sites_without_a_tested_difference_are_neither_rivals_nor_excluded():
+    results = replace(sample(models=MODELS, sites=("input", "intermediate")), differences=pd.DataFrame())
+    findings = compute_findings(results)
+    assert {(model.rivals, model.untested) for model in findings.models} == {((), 1)}
+    (tally,) = findings.best_sites
+    assert tally.counts == (BestSiteCount("intermediate", 3, 0),)
 
 
 def test_unknown_shares_of_macs_give_no_statement():
@@ -51,7 +54,7 @@ def test_rows_without_a_critical_sparsity_are_left_out():
 def test_a_row_with_an_interval_but_no_estimate_counts():
     results = sample(sites=("input", "intermediate"))
     results.critical.loc[1, ["sparsity", "low", "high"]] = [float("nan"), 0.0, 0.78]
-    (model,) = compute_findings(results).models
+    (model,) = compute_findings(replace(results, differences=site_differences(results.critical))).models
     assert (model.best.site, model.site_count) == ("input", 2)
     assert model.rivals == ("intermediate",)
 
@@ -59,7 +62,7 @@ def test_a_row_with_an_interval_but_no_estimate_counts():
 def test_a_model_is_represented_by_its_average():
     findings = compute_findings(sample(models=MODELS, tasks=("piqa", "average"), sites=("input",)))
     assert [(model.model, model.scope.task) for model in findings.models] == [(name, "average") for name in MODELS]
-    assert (findings.lowest.model, findings.highest.model) == ("fam-100m", "fam-2b")
+    assert findings.are_estimates and findings.decided == findings.models and findings.undecided == ()
 
 
 def test_the_best_sites_are_counted_over_models():
@@ -67,13 +70,24 @@ def test_the_best_sites_are_counted_over_models():
     critical = results.critical
     is_close = (critical["model"] == "fam-2b") & (critical["site"] == "up")
     critical.loc[is_close, ["sparsity", "low", "high"]] = [0.9, 0.2, 0.95]
-    (finding,) = compute_findings(results).best_sites
+    (finding,) = compute_findings(replace(results, differences=site_differences(critical))).best_sites
     assert finding.model_count == 3
     assert finding.counts == (BestSiteCount("intermediate", 2, 2), BestSiteCount("up", 1, 0))
 
 
 def test_models_with_one_site_are_not_counted():
     assert compute_findings(sample(models=MODELS, sites=("up",))).best_sites == ()
+
+
+def test_the_answer_is_about_the_site_with_the_highest_lower_end_if_an_interval_is_wide():
+    results = sample(sites=("input", "intermediate"))
+    critical = results.critical.assign(low=[0.168, 0.0], high=[0.194, 0.7], is_wide=[False, True])
+    (model,) = compute_findings(replace(results, critical=critical)).models
+    assert (model.headline.site, model.best.site) == ("input", "intermediate")
+    assert (model.most_skippable.site, model.headline.answer) == ("intermediate", "estimate")
+    undecided = critical.assign(low=0.0, skippable_macs_low=0.0)
+    (model,) = compute_findings(replace(results, critical=undecided)).models
+    assert (model.headline.answer, model.most_skippable) == ("undecided", None)
 
 
 def test_rules_are_part_of_the_scope_only_if_they_differ():

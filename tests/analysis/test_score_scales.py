@@ -13,8 +13,9 @@ from sparsedial.analysis.critical_findings import read_critical_findings
 from sparsedial.analysis.findings import compute_findings
 from sparsedial.analysis.results import compute_results
 from sparsedial.analysis.retention_curves import DisplayNames
-from sparsedial.report.critical_table import NOTHING_TO_RETAIN, SPARSITY, make_critical_table
+from sparsedial.report.critical_table import SPARSITY, make_critical_table
 from sparsedial.report.csv_and_json import to_json
+from sparsedial.report.droppable_share import NOTHING_TO_RETAIN
 from sparsedial.report.html_page import write_report
 from sparsedial.report.summary_text import summarize
 from sparsedial.report.supplementary_tables import make_detail_tables

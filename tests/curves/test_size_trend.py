@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparsedial.curves import fit_size_trend, make_curve
+from sparsedial.curves import critical_difference, fit_size_trend, make_curve
 from sparsedial.errors import SpecError
 
 
@@ -48,8 +48,32 @@ def test_a_bracket_and_an_open_interval_count_up_to_their_ends():
     large = make_curve([(0.5, dense)], dense)  # somewhere between 0.5 and 1
     trend = fit_size_trend([1e8, 1e9], [small, large])
     assert trend.slope == pytest.approx(0.5 - 0.35)
-    assert (trend.low, trend.high) == (pytest.approx(0.15 - 0.35), pytest.approx(0.15 + np.hypot(0.35, 0.5)))
+    assert (trend.low, trend.high) == (pytest.approx(0.5 - 0.7), pytest.approx(1.0))
     assert (trend.verdict, trend.censored) == ("unclear", 1)
+
+
+def test_every_slope_that_the_points_allow_lies_in_the_interval():
+    """Models without an estimate may all lie at the ends of their brackets, and no number of examples excludes it."""
+    dense = np.repeat([1.0, 0.0], 10_000)
+    brackets = [(0.0, 0.43), (0.01, 0.44), (0.4, 0.8), (0.41, 0.82)]
+    curves = []
+    for low, high in brackets:
+        points = [(high, np.zeros(20_000))]
+        curves.append(make_curve([(low, dense), *points] if low else points, dense))
+    sizes = [1e8, 3e8, 1e9, 3e9]
+    trend = fit_size_trend(sizes, curves)
+    flat = np.array([0.43, 0.43, 0.42, 0.42])  # within the brackets
+    assert trend.low <= np.polyfit(np.log10(sizes), flat, 1)[0] < 0 < trend.slope
+    assert trend.verdict == "unclear"
+
+
+@pytest.mark.parametrize("same_examples", [True, False])
+def test_the_trend_of_two_models_is_their_difference(same_examples):
+    small, large = make_family(0.2, [1e8, 1e10])
+    trend = fit_size_trend([1e10, 1e8], [large, small], same_examples=same_examples)
+    difference = critical_difference(large, small, same_examples=same_examples)
+    assert (trend.low, trend.high) == (pytest.approx(difference.low / 2), pytest.approx(difference.high / 2))
+    assert trend.verdict == difference.verdict == "more"
 
 
 @pytest.mark.parametrize("sizes", [[1e8], [1e8, 1e8], [0.0, 1e8], [1e8, float("nan")], [1e8, 1e9, 1e10]])

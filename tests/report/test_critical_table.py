@@ -1,5 +1,7 @@
 """The table of critical sparsities as text."""
 
+from dataclasses import replace
+
 from sparsedial.analysis.critical_findings import read_critical_findings
 from sparsedial.report.critical_table import make_critical_table
 from tests.support.report_sample import sample
@@ -36,11 +38,17 @@ def test_the_average_comes_before_the_tasks():
     assert [row.cells["Site"] for row in table.groups[0].rows] == ["input", "up"]
 
 
-def test_wide_rows_are_marked(results):
-    table = make_table(sample(sites=("input", "up")))
-    assert [row.is_wide for row in table.rows] == [False, False]
-    results.critical["is_wide"] = [True, *[False] * 4]
-    assert [row.is_wide for row in make_table(results).rows] == [True, *[False] * 4]
+def test_rows_that_are_not_decided_are_marked(results):
+    results.critical["low"] = [0.0, *results.critical["low"][1:]]
+    assert [row.is_undecided for row in make_table(results).rows] == [True, *[False] * 4]
+
+
+def test_the_numbers_of_a_wide_row_are_those_at_its_lower_end(results):
+    critical = results.critical.assign(is_wide=True, p_low=0.99)
+    row = make_table(replace(results, critical=critical)).rows[0]
+    assert row.cells["Critical sparsity (95% CI)"] == "at least 16.8%, estimate 18.0% (16.8–19.4%)"
+    assert row.cells["p"] == "0.99"
+    assert row.cells["Skippable MACs"] == "at least 11.2%"
 
 
 def test_no_findings_give_an_empty_table():

@@ -209,8 +209,7 @@ def test_missing_numbers_are_null_in_json_and_a_dash_on_the_page(tmp_path):
         ({"first_crossing": 0.1}, "Retention first falls below 99% at 10.0%"),
         (
             {"is_wide": True, "examples_needed": 12000},
-            "⚠ The 95% interval is wider than 10 percentage points. "
-            "About 11,616 more examples would narrow it to ±2 percentage points",
+            "The 95% interval is wider than ±2 percentage points: about 11,616 more examples are needed.",
         ),
     ],
 )
@@ -275,7 +274,7 @@ def test_overlapping_intervals_are_named(tmp_path):
     results = sample(sites=("input", "up", "gate"), points=1, layers=0)
     text = Page(write_report(replace(results, points=pd.DataFrame()), tmp_path)).text
     assert "19.0% (17.8–20.4%) of the up activations" in text
-    assert "Within the 95% intervals, the critical sparsity of input could be as high" in text
+    assert "Within the 95% intervals of the differences, the critical sparsity of input could be as high" in text
 
 
 def test_a_report_that_cannot_be_written_names_the_path(tmp_path):
@@ -292,3 +291,11 @@ def test_a_failed_write_leaves_the_older_file_whole(tmp_path):
         write_file(tmp_path / "blocked", b"x")
     assert path.read_bytes() == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_many_statements_are_folded(tmp_path):
+    page = write_report(sample(models=tuple(f"m{number}" for number in range(14)), sites=("input",)), tmp_path)
+    text = page.read_text()
+    assert text.index("m9 on self_prediction: ") < text.index("Further statements")
+    assert text.index("Further statements") < text.index("m13 on self_prediction: ")
+    assert "Further statements" not in write_report(sample(), tmp_path).read_text()

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from sparsedial.report.summary_text import summarize
-from tests.support.report_sample import sample
+from sparsedial.report.summary_text import summarize, summarize_in_one_line
+from tests.support.report_sample import sample, site_differences
 
 MODELS = ("fam-100m", "fam-400m", "fam-2b")
 
@@ -43,8 +43,9 @@ def test_one_model_is_answered_in_one_text(results):
     (text,) = summarize(results)
     assert text == (
         "SmolLM2-135M-Instruct on self_prediction: 39.0% (37.8–40.4%) of the intermediate activations can be dropped "
-        "while at least 99% of the dense score is kept, the most of the 5 sites. The largest saving is at all_inputs: "
-        "a runtime can skip 23.0% (21.8–24.4%) of the FFN's multiply-accumulates (MACs)."
+        "while at least 99% of the dense score is kept, the most of the 5 sites. The difference from all_inputs, the "
+        "next site, is +16.0 percentage points (95% interval +13.4 to +18.6). The largest saving is at all_inputs: a "
+        "runtime can skip 23.0% (21.8–24.4%) of the FFN's multiply-accumulates (MACs)."
     )
 
 
@@ -70,7 +71,7 @@ def test_nothing_measured_is_said():
 def test_sites_that_could_be_as_high_are_named():
     (text,) = summarize(sample(sites=("input", "up", "gate")))
     assert "19.0% (17.8–20.4%) of the up activations" in text
-    assert "Within the 95% intervals, the critical sparsity of input could be as high." in text
+    assert "Within the 95% intervals of the differences, the critical sparsity of input could be as high." in text
 
 
 def test_right_censored_values_are_at_least(results):
@@ -86,17 +87,58 @@ def test_a_wide_interval_starts_with_its_lower_end(results):
         "SmolLM2-135M-Instruct on self_prediction: at least 1.0% of the intermediate activations can be dropped while "
         "at least 99% of the dense score is kept (97.5% confidence), and possibly more than at the last measured "
         "point. The estimate is 39.0%, the most of the 5 sites. At least 900 more examples and measurements at higher "
-        "sparsity would narrow the interval to ±2 percentage points."
+        "sparsity are needed to narrow the interval to ±2 percentage points."
     )
+    assert text.endswith("a runtime can skip at least 21.8% of the FFN's multiply-accumulates (MACs).")
+
+
+def test_another_site_with_a_higher_estimate_is_named(results):
+    low = results.critical["low"].where(results.critical["site"] != "intermediate", 0.0)
+    (text,) = summarize(replace(results, critical=results.critical.assign(low=low)))
+    assert ": 23.0% (21.8–24.4%) of the all_inputs activations can be dropped" in text
+    assert "The highest estimate is 39.0% (0.0–40.4%), at intermediate." in text
+    assert "the most of" not in text
 
 
 def test_a_bracket_without_an_estimate_is_a_finding(results):
     critical = results.critical.assign(sparsity=None, low=0.0, high=0.78, is_wide=True, needs_points=True)
     text = summarize(replace(results, critical=critical[critical["site"] == "input"]))[0]
     assert text.startswith("SmolLM2-135M-Instruct on self_prediction: the data do not decide")
-    several = sample(models=MODELS, sites=("input",))
-    several = replace(several, critical=several.critical.assign(sparsity=None, low=0.0, high=0.78, is_wide=True))
-    assert "Between 0.0–78.0% (fam-100m" in summarize(several)[0]
+    (text,) = summarize(replace(results, critical=critical))
+    assert "at any of the 5 sites" in text and "between 0 and 78.0%" in text and "estimate" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"is_wide": True},
+            "At least 16.8% (fam-100m on self_prediction) to 20.4% (fam-2b on self_prediction) of the activations at "
+            "the best site can be dropped while at least 99% of the dense score is kept (97.5% confidence). The "
+            "highest estimate of a site is 18.0% (fam-100m on self_prediction) to 21.6% (fam-2b on "
+            "self_prediction).",
+        ),
+        (
+            {"low": [0.0, 0.1, 0.0], "is_wide": True, "examples_needed": 1284},
+            "At least 10.0% (fam-400m on self_prediction) of the activations at the best site can be dropped while at "
+            "least 99% of the dense score is kept (97.5% confidence). The highest estimate of a site is 19.8% "
+            "(fam-400m on self_prediction). The data do not decide for "
+            "fam-100m on self_prediction and fam-2b on self_prediction: no measured point is shown to keep the score. "
+            "At least 900 more examples are needed to narrow all of these intervals to ±2 percentage points.",
+        ),
+        (
+            {"low": 0.0, "sparsity": None, "is_wide": True, "needs_points": True},
+            "The data do not decide how many activations can be dropped while at least 99% of the dense score is kept: "
+            "no measured point is shown to keep the score. Measurements at more values of p are needed to narrow all "
+            "of these intervals to ±2 percentage points.",
+        ),
+    ],
+)
+def test_the_range_over_models_leads_with_lower_ends_where_intervals_are_wide(changes, text):
+    results = sample(models=MODELS, sites=("input",))
+    results = replace(results, critical=results.critical.assign(**{"examples_needed": 384, **changes}))
+    assert summarize(results)[0] == text
+    assert summarize_in_one_line(results) == text
 
 
 @pytest.mark.parametrize(
@@ -122,13 +164,14 @@ def test_size_trends_are_described_as_computed(changes, text):
 def test_the_best_site_is_counted_over_models():
     results = sample(models=MODELS, sites=("up", "gate", "intermediate"))
     sentence = find_text(results, "Of 3 models")
-    assert "intermediate in 3 (3 of them beyond the 95% intervals)" in sentence
+    assert "intermediate in 3 (3 of them beyond the 95% intervals of the differences)" in sentence
     critical = results.critical.copy()
     is_close = (critical["model"] == "fam-2b") & (critical["site"] == "up")
     critical.loc[is_close, ["sparsity", "low", "high"]] = [0.9, 0.2, 0.95]
-    sentence = find_text(replace(results, critical=critical), "Of 3 models")
-    expected = "intermediate in 2 (2 of them beyond the 95% intervals) and up in 1 (0 of them beyond the 95% intervals)"
-    assert expected in sentence
+    results = replace(results, critical=critical, differences=site_differences(critical))
+    sentence = find_text(results, "Of 3 models")
+    assert "intermediate in 2 (2 of them beyond the 95% intervals of the differences)" in sentence
+    assert "up in 1 (0 of them beyond the 95% intervals of the differences)" in sentence
 
 
 def test_rules_and_layers_are_named_where_they_differ():

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from sparsedial.analysis.results import compute_results
 from sparsedial.report.terminal_table import render_terminal_table
+from tests.support.made_up_studies import SMALL, study
 from tests.support.report_sample import sample
 
 
@@ -20,7 +22,7 @@ def printed(results, width=200, terminal=True):
 
 def test_it_shows_every_site_in_order_with_its_numbers(results):
     text = printed(results)
-    positions = [text.index(site) for site in ("input ", "up ", "gate ", "intermediate ", "all_inputs ")]
+    positions = [text.index(f"\n{site}") for site in ("input ", "up ", "gate ", "intermediate ", "all_inputs ")]
     assert positions == sorted(positions)
     assert "39.0% (37.8–40.4%)" in text and "13.0% (12.6–13.5%)" in text
     assert "model SmolLM2-135M-Instruct (134.5 M), rule top_p" in text
@@ -58,18 +60,37 @@ def test_it_fits_into_the_terminal_and_its_columns_are_aligned(width):
     critical = results.critical.assign(is_wide=True, high_censored=True, status="right-censored")
     lines = printed(replace(results, critical=critical), width).splitlines()
     assert max(map(len, lines)) <= width
-    starts = [line.index("≥") for line in lines if line.startswith(("input", "interm"))]
+    starts = [line.index("at least") for line in lines if line.startswith(("input", "interm"))]
     assert len(starts) >= 2 and len(set(starts)) == 1
 
 
+def test_it_starts_with_the_answer(results):
+    assert printed(results).startswith("SmolLM2-135M-Instruct on self_prediction: 39.0% (37.8–40.4%) of the intermed")
+    wide = replace(results, critical=results.critical.assign(is_wide=True))
+    assert printed(wide).startswith("SmolLM2-135M-Instruct on self_prediction: at least 37.8% of the intermediate act")
+    undecided = replace(results, critical=results.critical.assign(low=0.0))
+    assert printed(undecided).startswith("SmolLM2-135M-Instruct on self_prediction: the data do not decide")
+
+
 def test_wide_intervals_are_explained_with_the_examples_they_need(results):
-    critical = results.critical.assign(is_wide=[True, *[False] * 4], examples_needed=1284)
-    text = printed(replace(results, critical=critical))
-    assert "18.0% (16.8–19.4%) ⚠" in text and "19.0% (17.8–20.4%) ⚠" not in text
-    assert "⚠ The 95% interval is wider than 10 percentage points. About 900 more examples would narrow it to" in text
-    both = printed(replace(results, critical=critical.assign(is_wide=True)))
-    assert "About 900 more examples would narrow all of them to ±2 percentage points." in both
-    assert "⚠" not in printed(results)
+    critical = results.critical.assign(is_wide=[True, *[False] * 4], examples_needed=1284, precision=0.01)
+    text = " ".join(printed(replace(results, critical=critical)).split())
+    assert "at least 16.8%, estimate 18.0% (16.8–19.4%)" in text and "19.0% (17.8–20.4%)" in text
+    assert "wider than ±1 percentage points" in text
+    assert "About 900 more examples are needed to narrow the interval to ±1 percentage points." in text
+    assert "⚠" not in text
+    undecided = printed(replace(results, critical=critical.assign(low=0.0)))
+    assert "between 0 and 19.4%, estimate 18.0% ⚠" in undecided
+    assert "⚠ not decided: no measured point is shown to keep 99%." in undecided
+
+
+def test_a_single_value_of_p_gives_a_bracket_and_no_estimate(tmp_path):
+    results = compute_results(study(tmp_path, [SMALL], ("piqa",), ("input",), values=(0.5,)))
+    text = " ".join(printed(results).split())
+    assert text.startswith("fam-100m on piqa: the data do not decide how many of the input activations can be dropped")
+    assert "it is between 0 and 56.6%, with 200 examples. At least 422 more examples" in text
+    assert "examples and measurements at more values of p are needed" in text
+    assert "between 0 and 56.6% ⚠" in text and "estimate" not in text
 
 
 def test_lower_bounds_are_explained(results):

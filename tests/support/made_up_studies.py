@@ -1,11 +1,12 @@
 """Whole studies on disk without a model: made-up trials, consistent from the counters to the examples."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
 from sparsedial.models.identity import ModelIdentity
-from sparsedial.rules import TopP
+from sparsedial.rules import make_rule
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.job import ResolvedModel
 from sparsedial.study.provenance import Provenance
@@ -36,7 +37,8 @@ class Model:
 
 
 def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermediate"), values=(0.98, 0.95, 0.9, 0.8),
-          examples=200, limit=None, generates=(), search=False, retain=0.99, groups=None):  # fmt: skip
+          examples=200, limit=None, generates=(), search=False, retain=0.99, groups=None,
+          rules=("top_p",), precision=None):  # fmt: skip
     """Write a whole study; ``search``: its spec asks for a search, and ``values`` are what it chose.
 
     ``examples``: of every task, or by task. ``groups``: by task, the group's name and whether it is weighted by size;
@@ -44,7 +46,13 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
     """
     store = Store.create(folder)
     spec = StudySpec(
-        models=tuple(m.name for m in models), sites=sites, tasks=tasks, values=None if search else values, retain=retain
+        models=tuple(m.name for m in models),
+        sites=sites,
+        rules=rules,
+        tasks=tasks,
+        values=None if search else values,
+        precision=precision,
+        retain=retain,
     )
     store.write_spec(spec.to_json())
     configs = {task: {"task": task, "version": 1, "limit": limit} for task in tasks}
@@ -56,8 +64,8 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
             number = examples[task] if isinstance(examples, dict) else examples
             hard, answers = np.random.default_rng(t).random(number), np.zeros(number)  # the same for every model
             random = np.random.default_rng([m, t])
-            for site, value in [(None, None), *((site, value) for site in sites for value in values)]:
-                rule = None if site is None else TopP(value)
+            for site, name, value in [(None, None, None), *product(sites, rules, values)]:
+                rule = None if site is None else make_rule(name, value)
                 record = _record(model, own, configs[task], site, rule, task in generates)
                 if site is None:
                     answers = (hard < 0.7).astype(float)
@@ -83,7 +91,7 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
 def _record(model, own, task, site, rule, generates):
     """A finished trial whose counts add up."""
     phases = ("prefill", "generation") if generates else ("prefill",)
-    turned = 0.0 if rule is None else (1 - rule.p) ** 0.5
+    turned = 0.0 if rule is None else (1 - rule.value) ** 0.5
     rows = []
     for phase in phases if site else ():
         for layer in range(model.layers):

@@ -1,9 +1,12 @@
 """Hand-made results: the numbers of a real model, rounded. Nothing is measured here."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
 from sparsedial.analysis.results import Results
+from sparsedial.curves.difference import judge_sign
 from tests.support.made_up_studies import CRITICAL, SKIPPED, VECTORS
 
 
@@ -37,8 +40,30 @@ def sample(models=("SmolLM2-135M-Instruct",), tasks=("self_prediction",), sites=
             for model in models
         },
     }
-    title = f"Critical sparsity of {', '.join(models)}"
-    return Results(pd.DataFrame(critical), pd.DataFrame(curves), pd.DataFrame(profile), [], provenance, title, 0.99)
+    return Results(
+        pd.DataFrame(critical),
+        pd.DataFrame(curves),
+        pd.DataFrame(profile),
+        provenance=provenance,
+        title=f"Critical sparsity of {', '.join(models)}",
+        differences=site_differences(pd.DataFrame(critical)),
+    )
+
+
+def site_differences(critical):
+    """Return the differences of each pair of sites, with the intervals of independent sites."""
+    rows = []
+    for _, sites in critical.groupby(["model", "task"], sort=False):
+        for first, second in combinations(sites.to_dict("records"), 2):
+            low, high = first["low"] - second["high"], first["high"] - second["low"]
+            label = {name: first[name] for name in ("model", "family", "rule", "task", "site")}
+            numbers = {"difference": first["sparsity"] - second["sparsity"], "low": low, "high": high}
+            rows.append(
+                {"comparison": "site", **label, "other": second["site"], "same_examples": True}
+                | numbers
+                | {"verdict": judge_sign(low, high)}
+            )
+    return pd.DataFrame(rows)
 
 
 def critical_row(parameters, value, skippable_share, points):

@@ -8,7 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from sparsedial.analysis.estimates import WIDE_INTERVAL, Estimate, finite_number, is_true, read_estimate
+from sparsedial.analysis.estimates import (
+    DEFAULT_PRECISION,
+    ESTIMATE,
+    UNDECIDED,
+    Estimate,
+    choose_answer,
+    finite_number,
+    is_true,
+    read_estimate,
+)
 from sparsedial.analysis.row_order import sort_rows
 from sparsedial.analysis.row_selection import headline_rows
 
@@ -31,15 +40,18 @@ class SiteFinding:
         first_crossing: Lowest sparsity at which retention falls below the threshold. None if it equals the critical
             sparsity to 0.1 percentage points.
         p: Rule parameter at the critical sparsity. None if it is not known.
+        p_low: Rule parameter of the measured point at the lower end of the interval. None if there is none.
         dense_score: Score of the dense model. None if it is not known.
         chance: Expected score of random choices. None if it is not known.
         examples: Number of examples that were scored. None if it is not known.
-        is_wide: True if the interval is wider than `WIDE_INTERVAL`, or may be wider, because its upper end is a lower
-            bound.
+        precision: Half width, as a fraction of sparsity, that the interval should have: the precision that the study
+            requests, or `DEFAULT_PRECISION`.
+        is_wide: True if the interval is wider than ``precision`` on both sides, or may be, because its upper end is a
+            lower bound.
         is_average: True if the score is a mean over several tasks.
-        additional_examples: Number of further examples that would narrow the interval to a half width of
-            `TARGET_HALF_WIDTH`. A lower bound if the upper end of the interval is one. None if no further examples are
-            needed, or if the number is not known.
+        additional_examples: Number of further examples that would narrow the interval to ``precision``. A lower bound
+            if the upper end of the interval is one. None if no further examples are needed, or if the number is not
+            known.
         needs_points: True if points at further values of p would narrow the interval.
         is_last_sparsest: True if the rule has no value that is sparser than the last measured point.
     """
@@ -56,9 +68,11 @@ class SiteFinding:
     skippable_macs: Estimate
     first_crossing: float | None
     p: float | None
+    p_low: float | None
     dense_score: float | None
     chance: float | None
     examples: float | None
+    precision: float
     is_wide: bool
     is_average: bool
     additional_examples: int | None
@@ -66,10 +80,19 @@ class SiteFinding:
     is_last_sparsest: bool
 
     @property
+    def answer(self) -> str:
+        """The number that answers how many activations can be dropped (`choose_answer`)."""
+        return choose_answer(self.sparsity, self.is_wide)
+
+    @property
+    def is_estimate(self) -> bool:
+        """True if the estimate is the answer."""
+        return self.answer == ESTIMATE
+
+    @property
     def is_undecided(self) -> bool:
-        """True if the known part of the interval is wider than `WIDE_INTERVAL`, so the estimate is not reliable."""
-        width = self.sparsity.width
-        return self.is_wide and width is not None and width > WIDE_INTERVAL
+        """True if the data do not decide, because no measured point is shown to keep the score."""
+        return self.answer == UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -132,9 +155,11 @@ def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
         skippable_macs=read_estimate(row, "skippable_macs", "skippable_macs_low", "skippable_macs_high"),
         first_crossing=_earlier_crossing(finite_number(row["first_crossing"]), sparsity.value),
         p=finite_number(row["p"]),
+        p_low=finite_number(row.get("p_low")),
         dense_score=finite_number(row["dense_score"]),
         chance=finite_number(row.get("chance")),
         examples=examples,
+        precision=finite_number(row.get("precision")) or DEFAULT_PRECISION,
         is_wide=is_true(row["is_wide"]),
         is_average=metric.startswith("mean of "),
         additional_examples=_additional_examples(finite_number(row["examples_needed"]), examples),

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from sparsedial.analysis.breakdowns import nearest_trials
-from sparsedial.analysis.estimates import AT_CHANCE, TARGET_HALF_WIDTH, WIDE_INTERVAL
+from sparsedial.analysis.estimates import AT_CHANCE, Estimate, choose_answer
+from sparsedial.analysis.example_set import find_example_set
 from sparsedial.analysis.retention_curves import LabelledCurve
 from sparsedial.analysis.trial_set import TrialSet
-from sparsedial.curves.critical import CriticalSparsity
+from sparsedial.curves.critical import DISTANCE_TOLERANCE, CriticalSparsity
 from sparsedial.curves.curve import Curve
 from sparsedial.curves.paired_scores import pair_scores, retention_intervals
 from sparsedial.curves.size_trend import fit_size_trend
@@ -35,27 +36,32 @@ CRITICAL_COLUMNS = (
     "examples_needed",
     "needs_points",
     "is_wide",
+    "answer",
 )
 """Columns of the table of critical sparsities that depend on the critical sparsity."""
 
 
-def critical_row(curve: LabelledCurve, critical: CriticalSparsity | None, task_group: str | None) -> dict[str, Any]:
+def critical_row(
+    curve: LabelledCurve, critical: CriticalSparsity | None, task_group: str | None, precision: float
+) -> dict[str, Any]:
     """Return the row of one curve in the table of critical sparsities.
 
     Args:
         curve: The measured curve.
         critical: Its critical sparsity. None if the dense score is at chance.
         task_group: Name of the average over a task group that contains the curve, or None.
+        precision: Half width, as a fraction of sparsity, that the interval should have.
 
     Returns:
         The columns of ``critical.csv``, see docs/output-tables.md.
     """
     columns = _missing_columns()
     if critical is not None:
-        columns = _critical_columns(curve, critical)
+        columns = _critical_columns(curve, critical, precision)
     return {
         **curve.label.to_row(),
         **columns,
+        "precision": precision,
         "dense_score": curve.curve.dense,
         "chance": curve.chance,
         "examples": curve.examples,
@@ -65,7 +71,9 @@ def critical_row(curve: LabelledCurve, critical: CriticalSparsity | None, task_g
     }
 
 
-def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity) -> dict[str, Any]:
+def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity, precision: float) -> dict[str, Any]:
+    is_wide = _is_wide(critical, _is_last_sparsest(curve), precision)
+    estimate = Estimate(critical.estimate, critical.low, critical.high, is_high_censored=critical.right_censored)
     macs_per_sparsity = _skippable_macs_per_sparsity(curve.trials, critical.center)
     return {
         "sparsity": critical.estimate,
@@ -80,9 +88,10 @@ def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity) -> dict[
         "skippable_macs": _scale(critical.estimate, macs_per_sparsity),
         "skippable_macs_low": _scale(critical.low, macs_per_sparsity),
         "skippable_macs_high": _scale(critical.high, macs_per_sparsity),
-        "examples_needed": critical.examples_needed(curve.examples, TARGET_HALF_WIDTH),
-        "needs_points": critical.needs_points(TARGET_HALF_WIDTH),
-        "is_wide": _is_wide(critical, _is_last_sparsest(curve)),
+        "examples_needed": critical.examples_needed(curve.examples, precision),
+        "needs_points": critical.needs_points(precision),
+        "is_wide": is_wide,
+        "answer": choose_answer(estimate, is_wide),
     }
 
 
@@ -162,7 +171,8 @@ def trend_rows(curves: Sequence[LabelledCurve], retain: float) -> list[dict[str,
             points.append(member.curve)
         if len(set(sizes)) < 2:
             continue
-        trend = fit_size_trend(sizes, points, retain)
+        same_examples = len(set(map(find_example_set, members))) == 1
+        trend = fit_size_trend(sizes, points, retain, same_examples)
         label = members[0].label.to_row()
         rows.append(
             {
@@ -186,13 +196,13 @@ def trend_rows(curves: Sequence[LabelledCurve], retain: float) -> list[dict[str,
     return rows
 
 
-def _is_wide(critical: CriticalSparsity, is_last_sparsest: bool) -> bool:
-    """Return True if the interval is wide, or if its upper end may lie beyond the last point."""
+def _is_wide(critical: CriticalSparsity, is_last_sparsest: bool, precision: float) -> bool:
+    """Return True if the interval is wider than ``precision`` on both sides, or may end beyond the last point."""
     if critical.low is None or critical.high is None:
         return False
     if critical.right_censored and not is_last_sparsest:
         return True
-    return critical.high - critical.low > WIDE_INTERVAL
+    return critical.high - critical.low > 2 * precision + DISTANCE_TOLERANCE
 
 
 def _skippable_macs_per_sparsity(trials: Sequence[TrialRecord], sparsity: float) -> float:

@@ -9,14 +9,15 @@ from typing import Any
 
 from sparsedial.curves.critical import RIGHT_CENSORED
 
-WIDE_INTERVAL = 0.10
-"""A 95% interval that is wider than this fraction is marked as wide."""
-
 AT_CHANCE = "at chance"
 """Status of a row whose dense score cannot be told from chance. It has no critical sparsity."""
 
-TARGET_HALF_WIDTH = 0.02
-"""Half width, as a fraction of sparsity, of the 95% interval that ``examples_needed`` refers to."""
+DEFAULT_PRECISION = 0.02
+"""Half width, as a fraction of sparsity, that a 95% interval should have if the study requests no precision."""
+
+ESTIMATE = "estimate"
+AT_LEAST = "at least"
+UNDECIDED = "undecided"
 
 
 def finite_number(value: object) -> float | None:
@@ -62,26 +63,6 @@ class Estimate:
         """The value for comparisons: an unknown value ranks below all known ones."""
         return -1.0 if self.value is None else self.value
 
-    @property
-    def width(self) -> float | None:
-        """Width of the known part of the interval. None if there is no interval."""
-        if self.low is None or self.high is None:
-            return None
-        return self.high - self.low
-
-    def can_reach(self, other: Estimate) -> bool:
-        """Return True if this estimate could be as high as another one.
-
-        Args:
-            other: The higher estimate.
-
-        Returns:
-            True if this value is a lower bound, or if its interval reaches the interval of ``other``.
-        """
-        if self.is_lower_bound:
-            return True
-        return self.high is not None and other.low is not None and self.high >= other.low
-
 
 def read_estimate(row: Mapping[str, Any], value: str, low: str, high: str) -> Estimate:
     """Read an estimate from one row of the ``critical`` table.
@@ -114,3 +95,30 @@ def is_true(value: object) -> bool:
         True for True and 1.
     """
     return finite_number(value) == 1.0
+
+
+def choose_answer(estimate: Estimate, is_wide: bool) -> str:
+    """Return which number answers how many activations can be dropped.
+
+    Args:
+        estimate: A critical sparsity.
+        is_wide: True if its interval is wider than it should be.
+
+    Returns:
+        ``undecided`` if the lower end of the interval is 0, so that no point is shown to keep the score; ``at least``
+        if the interval is wide, has no upper end or holds no estimate, so that only its lower end can be relied on;
+        else ``estimate``.
+
+    Example:
+        >>> choose_answer(Estimate(0.2, 0.18, 0.21), False), choose_answer(Estimate(0.3, 0.18, 0.4), True)
+        ('estimate', 'at least')
+        >>> choose_answer(Estimate(0.3, 0.0, 0.4), True)
+        'undecided'
+    """
+    if estimate.low is None:
+        return ESTIMATE
+    if estimate.low <= 0.0:
+        return UNDECIDED
+    if is_wide or estimate.is_high_censored or estimate.value is None:
+        return AT_LEAST
+    return ESTIMATE

@@ -3,173 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
 
 from sparsedial.analysis.critical_findings import SiteFinding, read_site_findings
+from sparsedial.analysis.differences import SITE, CurveDifference, find_differences
 from sparsedial.analysis.estimates import finite_number
+from sparsedial.analysis.finding_records import (
+    BestSiteCount,
+    BestSiteTally,
+    Conditions,
+    Findings,
+    SiteComparison,
+    SizeTrendFinding,
+    SlopeFinding,
+)
 from sparsedial.analysis.labels import is_average
+from sparsedial.analysis.pair_findings import find_pairs
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import sort_rows
 from sparsedial.analysis.row_selection import drop_group_members, headline_rows, rows_with_any_number
-from sparsedial.analysis.site_differences import SiteDifference, find_differences
 
-
-@dataclass(frozen=True)
-class Conditions:
-    """The conditions that a statement holds for.
-
-    Attributes:
-        task: Display name of the task or of the task average.
-        rule: Name of the rule. None if all results are of the same rule.
-        layers: The sparsified layers as text. None if all layers are sparsified.
-    """
-
-    task: str
-    rule: str | None = None
-    layers: str | None = None
-
-
-@dataclass(frozen=True)
-class SiteComparison:
-    """A comparison of the sites of one model on one task.
-
-    Attributes:
-        model: Display name of the model.
-        scope: The task, rule and layers.
-        best: The site with the highest critical sparsity.
-        rivals: Names of the other sites whose critical sparsity could be as high, according to the 95% interval of the
-            difference or, if it is not known, to those of the two sites.
-        lead: Difference of the best site from the next one. None if it has no interval.
-        site_count: Number of sites that were measured.
-        most_skippable: The site at which most multiply-accumulates can be skipped. None if no share is known.
-    """
-
-    model: str
-    scope: Conditions
-    best: SiteFinding
-    rivals: tuple[str, ...]
-    lead: SiteDifference | None
-    site_count: int
-    most_skippable: SiteFinding | None
-
-
-@dataclass(frozen=True)
-class BestSiteCount:
-    """The number of models for which one site has the highest critical sparsity.
-
-    Attributes:
-        site: Name of the site.
-        models: Number of models for which the site has the highest critical sparsity.
-        clear_models: Number of these models for which no other site could be as high, within the 95% intervals.
-    """
-
-    site: str
-    models: int
-    clear_models: int
-
-
-@dataclass(frozen=True)
-class BestSiteTally:
-    """The sites with the highest critical sparsity, counted over several models.
-
-    Attributes:
-        scope: The task, rule and layers.
-        model_count: Number of models that were measured at more than one site.
-        counts: One entry for each site that has the highest critical sparsity for at least one model.
-    """
-
-    scope: Conditions
-    model_count: int
-    counts: tuple[BestSiteCount, ...]
-
-
-@dataclass(frozen=True)
-class SlopeFinding:
-    """The change of critical sparsity with model size at one site.
-
-    Attributes:
-        site: Name of the site.
-        slope: Change of critical sparsity for ten times the parameters, a fraction.
-        low: Lower end of its 95% interval. None if there is no interval.
-        high: Upper end of its 95% interval. None if there is no interval.
-        verdict: One of the verdicts of `SizeTrend`: more, less or unclear.
-    """
-
-    site: str
-    slope: float | None
-    low: float | None
-    high: float | None
-    verdict: str
-
-
-@dataclass(frozen=True)
-class SizeTrendFinding:
-    """The change of critical sparsity with the size of the models of one family.
-
-    Attributes:
-        family: Name of the family.
-        scope: The task, rule and layers.
-        smallest: Number of parameters of the smallest model.
-        largest: Number of parameters of the largest model.
-        slopes: One entry per site.
-        has_lower_bounds: True if a critical sparsity, or the upper end of an interval, is only a lower bound.
-    """
-
-    family: str
-    scope: Conditions
-    smallest: float | None
-    largest: float | None
-    slopes: tuple[SlopeFinding, ...]
-    has_lower_bounds: bool
-
-
-@dataclass(frozen=True)
-class ModelOrigin:
-    """The name and the origin of a measured model.
-
-    Attributes:
-        name: Display name of the model.
-        origin: Description of its files, such as ``hub Qwen/Qwen2.5-0.5B``. Empty if it is not known.
-    """
-
-    name: str
-    origin: str
-
-
-@dataclass(frozen=True)
-class Findings:
-    """All findings of a report.
-
-    Attributes:
-        retain: Share of the dense score that has to be kept.
-        models: One finding per model, rule, layers and task. If there is a task average, it replaces the tasks.
-        best_sites: Sites with the highest critical sparsity, counted over several models.
-        size_trends: Changes with model size.
-    """
-
-    retain: float
-    models: tuple[SiteComparison, ...] = ()
-    best_sites: tuple[BestSiteTally, ...] = ()
-    size_trends: tuple[SizeTrendFinding, ...] = ()
-
-    @property
-    def lowest(self) -> SiteComparison:
-        """The finding with the lowest critical sparsity at its best site."""
-        return min(self.models, key=_best_sparsity)
-
-    @property
-    def highest(self) -> SiteComparison:
-        """The finding with the highest critical sparsity at its best site."""
-        return max(self.models, key=_best_sparsity)
+IS_ESTIMATE = attrgetter("is_estimate")
+IS_MORE = attrgetter("is_more")
 
 
 def compute_findings(results: Results) -> Findings:
-    """Derive the findings from the results. Sites are compared with regard to their 95% intervals.
+    """Derive the findings from the results. Sites, rules and models are compared by the intervals of their differences.
 
-    Best sites and size trends are omitted if there is only one `SiteComparison`.
+    Best sites, size trends and pairs are omitted if there is only one `SiteComparison`.
 
     Args:
         results: The results of one or several studies.
@@ -184,22 +49,13 @@ def compute_findings(results: Results) -> Findings:
     models = _find_models(critical, differences)
     if len(models) == 1:
         return Findings(results.retain, models)
-    return Findings(results.retain, models, _find_best_sites(critical, differences), _find_size_trends(results.trends))
-
-
-def find_origins(provenance: Mapping[str, Any]) -> tuple[ModelOrigin, ...]:
-    """Return the origin of each model.
-
-    Args:
-        provenance: ``Results.provenance``. Its entry ``models`` maps the name of each model to its label.
-
-    Returns:
-        One entry per model. Empty if the provenance has no models.
-    """
-    models = provenance.get("models")
-    if not isinstance(models, Mapping):
-        return ()
-    return tuple(ModelOrigin(str(name), str(label.get("origin") or "")) for name, label in models.items())
+    return Findings(
+        results.retain,
+        models,
+        best_sites=_find_best_sites(critical, differences),
+        size_trends=_find_size_trends(results.trends),
+        pairs=find_pairs(results),
+    )
 
 
 def _find_models(critical: pd.DataFrame, differences: pd.DataFrame) -> tuple[SiteComparison, ...]:
@@ -210,7 +66,7 @@ def _find_models(critical: pd.DataFrame, differences: pd.DataFrame) -> tuple[Sit
         if averages.empty:
             averages = drop_group_members(rows)
         for task, sites in averages.groupby("task", sort=False):
-            scope = _scope(str(task), str(rule), str(layers), shows_rule)
+            scope = Conditions.from_results(str(task), str(rule), str(layers), shows_rule)
             findings.append(_compare_sites(str(model), scope, read_site_findings(sites), differences))
     return tuple(findings)
 
@@ -221,15 +77,16 @@ def _compare_sites(
     best = _best_site(sites)
     others = [site for site in sites if site is not best]
     tested = _tested_differences(best, differences)
-    most_skippable = max(sites, key=_skippable_macs)
     return SiteComparison(
         model=model,
         scope=scope,
+        headline=_headline_site(sites),
         best=best,
-        rivals=_rivals(best, sites, tested),
+        rivals=_rivals(others, tested),
+        untested=len(others) - len(tested),
         lead=tested.get(_best_site(others).site) if others else None,
         site_count=len(sites),
-        most_skippable=None if most_skippable.skippable_macs.value is None else most_skippable,
+        most_skippable=_most_skippable(sites),
     )
 
 
@@ -239,7 +96,7 @@ def _find_best_sites(critical: pd.DataFrame, differences: pd.DataFrame) -> tuple
     for (rule, layers, task), rows in headline_rows(critical).groupby(["rule", "layers", "task"], sort=False):
         groups = [read_site_findings(sites) for _, sites in rows.groupby("model", sort=False) if len(sites) > 1]
         if len(groups) > 1:
-            scope = _scope(str(task), str(rule), str(layers), shows_rule)
+            scope = Conditions.from_results(str(task), str(rule), str(layers), shows_rule)
             findings.append(BestSiteTally(scope, len(groups), _count_best_sites(groups, differences)))
     return tuple(findings)
 
@@ -251,7 +108,8 @@ def _count_best_sites(groups: Sequence[Sequence[SiteFinding]], differences: pd.D
         best = _best_site(sites)
         models[best.site] = models.get(best.site, 0) + 1
         clear_models.setdefault(best.site, 0)
-        if not _rivals(best, sites, _tested_differences(best, differences)):
+        tested = _tested_differences(best, differences).values()
+        if len(tested) == len(sites) - 1 and all(map(IS_MORE, tested)):
             clear_models[best.site] += 1
     return tuple(BestSiteCount(site, count, clear_models[site]) for site, count in models.items())
 
@@ -267,7 +125,7 @@ def _find_size_trends(trends: pd.DataFrame) -> tuple[SizeTrendFinding, ...]:
         findings.append(
             SizeTrendFinding(
                 family=str(family),
-                scope=_scope(str(task), str(rule), str(layers), shows_rule),
+                scope=Conditions.from_results(str(task), str(rule), str(layers), shows_rule),
                 smallest=finite_number(first["smallest"]),
                 largest=finite_number(first["largest"]),
                 slopes=tuple(map(_read_slope, rows.to_dict("records"))),
@@ -287,33 +145,41 @@ def _read_slope(row: Mapping[Any, Any]) -> SlopeFinding:
     )
 
 
-def _scope(task: str, rule: str, layers: str, shows_rule: bool) -> Conditions:
-    return Conditions(task, rule if shows_rule else None, None if layers == "all" else layers)
-
-
 def _best_site(sites: Sequence[SiteFinding]) -> SiteFinding:
     return max(sites, key=lambda site: site.sparsity.rank)
 
 
-def _best_sparsity(finding: SiteComparison) -> float:
-    return finding.best.sparsity.rank
+def _headline_site(sites: Sequence[SiteFinding]) -> SiteFinding:
+    """Return the best site if the estimate is the answer at every site, else the one with the highest lower end."""
+    if all(map(IS_ESTIMATE, sites)):
+        return _best_site(sites)
+    return max(sites, key=lambda site: (site.sparsity.low or 0.0, site.sparsity.rank))
 
 
-def _skippable_macs(site: SiteFinding) -> float:
-    return site.skippable_macs.rank
+def _most_skippable(sites: Sequence[SiteFinding]) -> SiteFinding | None:
+    """Return the site with the largest saving: by estimates if they are the answer at every site, else by lower ends.
+
+    Returns None if no share is known, or if no point is shown to keep the score.
+    """
+    if all(map(IS_ESTIMATE, sites)):
+        most = max(sites, key=lambda site: site.skippable_macs.rank)
+        share = most.skippable_macs.value
+    else:
+        most = max(sites, key=lambda site: site.skippable_macs.low or 0.0)
+        share = most.skippable_macs.low or None
+    if share is None:
+        return None
+    return most
 
 
-def _tested_differences(site: SiteFinding, differences: pd.DataFrame) -> dict[str, SiteDifference]:
-    return find_differences(differences, asdict(site))
+def _tested_differences(site: SiteFinding, differences: pd.DataFrame) -> dict[str, CurveDifference]:
+    return find_differences(differences, SITE, asdict(site))
 
 
-def _rivals(best: SiteFinding, sites: Sequence[SiteFinding], tested: Mapping[str, SiteDifference]) -> tuple[str, ...]:
+def _rivals(others: Sequence[SiteFinding], tested: Mapping[str, CurveDifference]) -> tuple[str, ...]:
+    """Return the sites whose difference from the best site may be 0 or less."""
     rivals = []
-    for site in sites:
-        if site is best:
-            continue
-        difference = tested.get(site.site)
-        can_reach = site.sparsity.can_reach(best.sparsity) if difference is None else not difference.is_more
-        if can_reach:
+    for site in others:
+        if site.site in tested and not tested[site.site].is_more:
             rivals.append(site.site)
     return tuple(rivals)

@@ -12,8 +12,9 @@ import pandas as pd
 from sparsedial.analysis import breakdowns
 from sparsedial.analysis.comparison_notes import make_notes
 from sparsedial.analysis.curve_rows import critical_row, point_rows, trend_rows
+from sparsedial.analysis.differences import difference_rows
+from sparsedial.analysis.estimates import DEFAULT_PRECISION
 from sparsedial.analysis.retention_curves import DisplayNames, LabelledCurve, read_curves
-from sparsedial.analysis.site_differences import difference_rows
 from sparsedial.analysis.study_provenance import summarize_provenance
 from sparsedial.analysis.task_averages import Averages, average_curves
 from sparsedial.analysis.trial_set import TrialSet, read_studies, required_retention
@@ -41,7 +42,7 @@ class Results:
         steps: Sparsity by denoising step, at the measured point nearest to the critical sparsity.
         step_overlap: Overlap of kept sets along the denoising steps.
         generated: Length of the generated texts and sparsity by phase at each point, for generation tasks.
-        differences: One row per pair of sites of a model on a task: the difference of their critical sparsities.
+        differences: One row per pair of sites, rules or models on a task: the difference of their critical sparsities.
     """
 
     critical: pd.DataFrame
@@ -118,7 +119,8 @@ def _table_rows(
             critical = critical_sparsity(curve.curve, retain)
             shown_sparsity = critical.center
         nearest = breakdowns.nearest_trials(curve.trials, shown_sparsity)
-        rows["critical"].append(critical_row(curve, critical, averages.find_task_group(curve)))
+        precision = trial_set.requested_precision(curve.trials) or DEFAULT_PRECISION
+        rows["critical"].append(critical_row(curve, critical, averages.find_task_group(curve), precision))
         rows["points"] += point_rows(curve, trial_set)
         if not curve.averaged_tasks:
             rows["layers"] += breakdowns.layer_rows(label, nearest)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sparsedial.analysis.labels import task_digest
 from sparsedial.analysis.retention_curves import DisplayNames
 from sparsedial.analysis.trial_set import TrialSet
 from sparsedial.study.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """The name and the origin of a measured model.
+
+    Attributes:
+        name: Display name of the model.
+        origin: Description of its files, such as ``hub Qwen/Qwen2.5-0.5B``. Empty if it is not known.
+    """
+
+    name: str
+    origin: str
 
 
 def summarize_provenance(trial_set: TrialSet, names: DisplayNames) -> dict[str, Any]:
@@ -46,6 +59,21 @@ def summarize_provenance(trial_set: TrialSet, names: DisplayNames) -> dict[str, 
         "seconds": round(seconds, 1),
         **_one_or_many("command", "commands", commands),
     }
+
+
+def find_origins(provenance: Mapping[str, Any]) -> tuple[ModelOrigin, ...]:
+    """Return the origin of each model.
+
+    Args:
+        provenance: ``Results.provenance``. Its entry ``models`` maps the name of each model to its label.
+
+    Returns:
+        One entry per model. Empty if the provenance has no models.
+    """
+    models = provenance.get("models")
+    if not isinstance(models, Mapping):
+        return ()
+    return tuple(ModelOrigin(str(name), str(label.get("origin") or "")) for name, label in models.items())
 
 
 def _merge_provenance(trials: Iterable[TrialRecord]) -> Any:

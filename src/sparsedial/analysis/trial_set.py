@@ -106,6 +106,22 @@ class TrialSet:
             return GRID
         return EARLIER
 
+    def requested_precision(self, records: Sequence[TrialRecord]) -> float | None:
+        """Return the half width of the 95% interval that the studies of some trials request.
+
+        Args:
+            records: Some of `trials`.
+
+        Returns:
+            The smallest half width, as a fraction of sparsity. None if no study requests one.
+        """
+        requested = []
+        for record in records:
+            precision = self._source_by_key[record.key].spec.precision
+            if precision is not None:
+                requested.append(precision / 100)
+        return min(requested, default=None)
+
     def add_study(self, store: Store, prefix: str = "") -> None:
         """Add the finished trials of one study.
 

@@ -77,17 +77,60 @@ def judge_sign(low: float | None, high: float | None) -> str:
     return UNCLEAR
 
 
-def critical_difference(first: Curve, second: Curve, retain: float = RETAIN) -> CriticalDifference:
+@dataclass(frozen=True)
+class PreparedCurve:
+    """A curve with the statistics that all its comparisons with other curves use.
+
+    Attributes:
+        curve: The curve.
+        retain: Share of the dense score to keep.
+        estimate: The estimate of its critical sparsity. None if there is none.
+        scores: Means and variances of the scores. None if the scores of the examples are not known.
+        margins: For each task, the margins of its examples minus their mean, shape [N, K]. NaN if an example was not
+            scored at a point.
+    """
+
+    curve: Curve
+    retain: float
+    estimate: float | None
+    scores: PairedScores | None
+    margins: tuple[np.ndarray, ...]
+
+
+def prepare_curve(curve: Curve, retain: float = RETAIN) -> PreparedCurve:
+    """Prepare a curve for the comparison with several others.
+
+    Args:
+        curve: The curve.
+        retain: Share of the dense score to keep, in (0, 1]. A `SpecError` is raised for other values.
+
+    Returns:
+        The curve, for `compare_prepared_curves`.
+    """
+    margins = [_centered_margins(task, retain) for task in split_tasks(curve)]
+    return PreparedCurve(
+        curve=curve,
+        retain=retain,
+        estimate=critical_sparsity(curve, retain).estimate,
+        scores=pair_scores(curve),
+        margins=tuple(margins),
+    )
+
+
+def critical_difference(
+    first: Curve, second: Curve, retain: float = RETAIN, same_examples: bool = True
+) -> CriticalDifference:
     """Compute the difference of the critical sparsities of two curves, and its 95% interval.
 
     A critical sparsity beyond the last point of its curve may be as high as 1.
 
     Args:
         first: A curve.
-        second: The curve to subtract. If its tasks have as many examples as those of ``first``, they are assumed to be
-            the same examples in the same order. Otherwise the curves are assumed to be independent. A point of either
-            curve may have been scored on a part of the examples.
+        second: The curve to subtract.
         retain: Share of the dense score to keep, in (0, 1]. A `SpecError` is raised for other values.
+        same_examples: True if both curves are scored on the same examples in the same order. One of them may have only
+            the first of them. The curves are treated as independent if it is False, or if they have different numbers
+            of tasks. Defaults to True.
 
     Returns:
         The difference. It has no interval if the scores of the examples of a curve are not known.
@@ -99,17 +142,34 @@ def critical_difference(first: Curve, second: Curve, retain: float = RETAIN) -> 
         >>> round(critical_difference(a, b).estimate, 3)
         0.1
     """
-    critical = [critical_sparsity(curve, retain) for curve in (first, second)]
+    return compare_prepared_curves(prepare_curve(first, retain), prepare_curve(second, retain), same_examples)
+
+
+def compare_prepared_curves(
+    first: PreparedCurve, second: PreparedCurve, same_examples: bool = True
+) -> CriticalDifference:
+    """Compute the difference of the critical sparsities of two curves, as `critical_difference` does.
+
+    Args:
+        first: A curve.
+        second: The curve to subtract, prepared for the same share of the dense score.
+        same_examples: True if both curves are scored on the same examples in the same order. Defaults to True.
+
+    Returns:
+        The difference. It has no interval if the scores of the examples of a curve are not known.
+    """
     estimate = None
-    if critical[0].estimate is not None and critical[1].estimate is not None:
-        estimate = critical[0].estimate - critical[1].estimate
-    first_scores = pair_scores(first)
-    second_scores = pair_scores(second)
-    if first_scores is None or second_scores is None:
+    if first.estimate is not None and second.estimate is not None:
+        estimate = first.estimate - second.estimate
+    if first.scores is None or second.scores is None:
         return CriticalDifference(estimate, None, None)
 
-    is_possible = _possible_gaps(first_scores, retain)[:, None] & _possible_gaps(second_scores, retain)[None, :]
-    paired = _paired_statistic(first, second, first_scores, second_scores, retain)
+    retain = first.retain
+    is_possible = _possible_gaps(first.scores, retain)[:, None] & _possible_gaps(second.scores, retain)[None, :]
+    covariance = np.zeros((len(first.curve.sparsity), len(second.curve.sparsity)))
+    if same_examples and len(first.margins) == len(second.margins):
+        covariance = _margin_covariance(first, second)
+    paired = _difference_statistic(first.scores, second.scores, covariance, retain)
     # Gap i lies between the points i and i + 1, where point 0 is dense and column 0 of `paired` is point 1.
     is_consistent = is_possible.copy()
     is_consistent[1:, :-1] &= paired >= -1  # the first curve still keeps the score where the second has lost it
@@ -117,8 +177,8 @@ def critical_difference(first: Curve, second: Curve, retain: float = RETAIN) -> 
     if is_consistent.any():
         is_possible = is_consistent
 
-    first_points = np.concatenate([[0.0], first.sparsity, [1.0]])
-    second_points = np.concatenate([[0.0], second.sparsity, [1.0]])
+    first_points = np.concatenate([[0.0], first.curve.sparsity, [1.0]])
+    second_points = np.concatenate([[0.0], second.curve.sparsity, [1.0]])
     lowest = first_points[:-1, None] - second_points[None, 1:]
     highest = first_points[1:, None] - second_points[None, :-1]
     return CriticalDifference(estimate, float(lowest[is_possible].min()), float(highest[is_possible].max()))
@@ -136,32 +196,39 @@ def _possible_gaps(scores: PairedScores, retain: float) -> np.ndarray:
     return may_keep & ~later_keeps
 
 
-def _paired_statistic(
-    first: Curve, second: Curve, first_scores: PairedScores, second_scores: PairedScores, retain: float
+def _difference_statistic(
+    first: PairedScores, second: PairedScores, covariance: np.ndarray, retain: float
 ) -> np.ndarray:
-    """Return the test statistic of the difference of the margins of each pair of points, shape [K1, K2]."""
-    covariance = _margin_covariance(first, second, retain)
-    variance = first_scores.variance(retain)[:, None] + second_scores.variance(retain)[None, :] - 2 * covariance
-    extra_variance = first_scores.extra_variance[:, None] + second_scores.extra_variance[None, :]
-    quantile = np.maximum(first_scores.quantile[:, None], second_scores.quantile[None, :])
-    difference = first_scores.margin(retain)[:, None] - second_scores.margin(retain)[None, :]
+    """Return the test statistic of the difference of the margins of each pair of points, shape [K1, K2].
+
+    Args:
+        first: The scores of the first curve, at K1 points.
+        second: The scores of the second curve, at K2 points.
+        covariance: Covariance of the mean margins, shape [K1, K2].
+        retain: Share of the dense score to keep.
+    """
+    variance = first.variance(retain)[:, None] + second.variance(retain)[None, :] - 2 * covariance
+    extra_variance = first.extra_variance[:, None] + second.extra_variance[None, :]
+    quantile = np.maximum(first.quantile[:, None], second.quantile[None, :])
+    difference = first.margin(retain)[:, None] - second.margin(retain)[None, :]
     return difference / (quantile * np.sqrt(np.maximum(variance, extra_variance)))
 
 
-def _margin_covariance(first: Curve, second: Curve, retain: float) -> np.ndarray:
-    """Return the covariance of the mean margins of the points of two curves, shape [K1, K2]."""
-    total = np.zeros((len(first.sparsity), len(second.sparsity)))
-    if list(map(len, first.examples)) != list(map(len, second.examples)):
-        return total
-    for task, other in zip(split_tasks(first), split_tasks(second), strict=True):
-        products = _centered_margins(task, retain).T @ _centered_margins(other, retain)
-        shared = np.isfinite(task.numerator).T.astype(np.float64) @ np.isfinite(other.numerator)
-        covariance = products / np.maximum(shared - 1, 1)  # of two scores of one example
-        total += covariance * shared / (task.counts[:, None] * other.counts[None, :])
+def _margin_covariance(first: PreparedCurve, second: PreparedCurve) -> np.ndarray:
+    """Return the covariance of the mean margins of two curves on the same examples, shape [K1, K2]."""
+    total = np.zeros((len(first.curve.sparsity), len(second.curve.sparsity)))
+    for margins, other_margins in zip(first.margins, second.margins, strict=True):
+        is_scored = np.isfinite(margins).astype(np.float64)
+        other_is_scored = np.isfinite(other_margins).astype(np.float64)
+        common = min(len(margins), len(other_margins))
+        shared = is_scored[:common].T @ other_is_scored[:common]
+        products = np.nan_to_num(margins[:common]).T @ np.nan_to_num(other_margins[:common])
+        covariance = products / np.maximum(shared - 1, 1)  # of the margins of one example
+        total += covariance * shared / (is_scored.sum(0)[:, None] * other_is_scored.sum(0)[None, :])
     return total
 
 
 def _centered_margins(task: TaskScores, retain: float) -> np.ndarray:
-    """Return the margins of one task's examples, minus their mean, shape [N, K]. 0 if an example was not scored."""
+    """Return the margins of one task's examples, minus their mean, shape [N, K]. NaN if an example was not scored."""
     margins = task.numerator - retain * task.denominator
-    return np.nan_to_num(margins - np.nanmean(margins, 0))
+    return np.asarray(margins - np.nanmean(margins, 0))

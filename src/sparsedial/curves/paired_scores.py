@@ -10,6 +10,8 @@ The size of one change is the root mean square of the changes ``sparse - dense``
 are 0 or 1. If fewer than `EXTRA_CHANGES` examples have changed at a point, the size is taken from the next sparser
 point at which enough have changed, else from all points, and else from the largest score.
 
+If examples were added to some of the points, the error probability is divided by the number of tests (`count_looks`).
+
 An average over tasks has the sum of the variances, because tasks have different examples. The additional examples are
 shared among the tasks in proportion to the variance that one change in each of them causes. In an average of
 retentions, the retention of each task is linearized at its measured value.
@@ -49,6 +51,7 @@ class PairedScores:
         covariance: Covariance of the two means, shape [K].
         extra_variance: Variance from `EXTRA_CHANGES` additional changed examples, shape [K].
         degrees: Degrees of freedom of the variance, shape [K].
+        looks: Number of times that the points may have been tested, see `count_looks`.
     """
 
     numerator: np.ndarray
@@ -58,11 +61,12 @@ class PairedScores:
     covariance: np.ndarray
     extra_variance: np.ndarray
     degrees: np.ndarray
+    looks: int = 1
 
     @cached_property
     def quantile(self) -> np.ndarray:
-        """Quantile of the t distribution that leaves `TAIL` above it, at each point, shape [K]."""
-        return np.asarray(stdtrit(self.degrees, 1 - TAIL))
+        """Quantile of the t distribution that leaves `TAIL` / `looks` above it, at each point, shape [K]."""
+        return np.asarray(stdtrit(self.degrees, 1 - TAIL / self.looks))
 
     def margin(self, retain: float) -> np.ndarray:
         """Return the mean of ``numerator - retain * denominator`` at each point, shape [K].
@@ -144,7 +148,28 @@ def pair_scores(measured: Curve) -> PairedScores | None:
         covariance=covariance.sum(0),
         extra_variance=extra.sum(0),
         degrees=total.sum(0) ** 2 / (total**2 / (counts - 1)).sum(0),  # Welch and Satterthwaite
+        looks=max(map(count_looks, counts)),
     )
+
+
+def count_looks(counts: np.ndarray) -> int:
+    """Return how often a point may have been tested before its number of examples was reached.
+
+    A search adds examples to the points that are not decided, and tests them again. If a point may be tested ``k``
+    times, each test has to have an error probability of `TAIL` / k (Bonferroni). The numbers of examples tell how often
+    examples were added, because the decided points keep theirs.
+
+    Args:
+        counts: Number of scored examples of one task at each point, integer, shape [K].
+
+    Returns:
+        The number of different numbers of examples.
+
+    Example:
+        >>> count_looks(np.array([64, 64, 64])), count_looks(np.array([64, 256, 128, 64]))
+        (1, 3)
+    """
+    return len(np.unique(counts))
 
 
 def split_tasks(measured: Curve) -> list[TaskScores]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsedial.curves.critical import RETAIN, RIGHT_CENSORED, CriticalSparsity, critical_sparsity
 from sparsedial.curves.curve import Curve
-from sparsedial.curves.difference import judge_sign
+from sparsedial.curves.difference import critical_difference, judge_sign
 from sparsedial.errors import SpecError
 
 
@@ -43,21 +43,28 @@ class SizeTrend:
         return judge_sign(self.low, self.high)
 
 
-def fit_size_trend(parameters: Sequence[float], curves: Sequence[Curve], retain: float = RETAIN) -> SizeTrend:
+def fit_size_trend(
+    parameters: Sequence[float], curves: Sequence[Curve], retain: float = RETAIN, same_examples: bool = False
+) -> SizeTrend:
     """Fit critical sparsity against log10 of the number of parameters.
 
-    The fit is least squares with equal weights. Its interval combines the distances from the estimates to the ends of
-    their intervals, each times the weight of its model, as the root of the sum of squares (Zou and Donner 2008,
-    Statistics in Medicine 27, "method of variance estimates recovery"). The models are treated as independent. Models
-    that are scored on the same examples usually err in the same direction, so their interval is wider than necessary.
+    The fit is least squares with equal weights.
 
-    A model whose interval has no upper end has a critical sparsity of at most 1. A model without an estimate is
-    represented by the middle of the points around its crossing.
+    The interval of two models is that of their difference (`critical_difference`). The interval of more models combines
+    the distances from the estimates to the ends of their intervals, each times the weight of its model. Distances that
+    are due to the choice of examples are combined as the root of the sum of squares (Zou and Donner 2008, Statistics in
+    Medicine 27, "method of variance estimates recovery"), as if the models were independent. Models that are scored on
+    the same examples usually err in the same direction, so their interval is wider than necessary. Distances that are
+    not measured are added, because all models may be off by this much at once. These are the part beyond the last point
+    of an interval without an upper end, which counts up to 1, and the points around the crossing of a model without an
+    estimate. Such a model is represented by the middle of these points.
 
     Args:
         parameters: Number of parameters of each model.
         curves: The curve of each model.
         retain: Share of the dense score to keep, in (0, 1].
+        same_examples: True if all models are scored on the same examples in the same order. Used for two models.
+            Defaults to False.
 
     Returns:
         The trend. It has no interval if the scores of the examples are not known for every curve.
@@ -80,7 +87,10 @@ def fit_size_trend(parameters: Sequence[float], curves: Sequence[Curve], retain:
     centered = np.log10(sizes) - np.log10(sizes).mean()
     weights = centered / (centered @ centered)
     slope = float(weights @ values)
-    low, high = _slope_interval(weights, values, criticals)
+    if len(curves) == 2:
+        low, high = _two_model_interval(weights, curves, retain, same_examples)
+    else:
+        low, high = _slope_interval(weights, values, criticals)
     means = [values[sizes == size].mean() for size in np.unique(sizes)]
     return SizeTrend(
         slope=slope,
@@ -90,6 +100,18 @@ def fit_size_trend(parameters: Sequence[float], curves: Sequence[Curve], retain:
         steps=len(means) - 1,
         censored=sum(critical.right_censored or critical.status == RIGHT_CENSORED for critical in criticals),
     )
+
+
+def _two_model_interval(
+    weights: np.ndarray, curves: Sequence[Curve], retain: float, same_examples: bool
+) -> tuple[float | None, float | None]:
+    """Return the ends of the slope's interval of two models. None if a curve has no per-example scores."""
+    smaller, larger = np.argsort(weights)
+    difference = critical_difference(curves[larger], curves[smaller], retain, same_examples)
+    if difference.low is None or difference.high is None:
+        return None, None
+    slope_per_difference = float(weights[larger])
+    return slope_per_difference * difference.low, slope_per_difference * difference.high
 
 
 def _slope_interval(
@@ -102,18 +124,33 @@ def _slope_interval(
         values: Critical sparsity of each model, shape [models].
         criticals: The critical sparsities with their intervals.
     """
-    below = []
-    above = []
+    down = []
+    up = []
     for value, critical in zip(values, criticals, strict=True):
         if critical.low is None or critical.high is None:
             return None, None
-        below.append(value - critical.low)
-        above.append((1.0 if critical.right_censored else critical.high) - value)
-    rises = weights > 0
+        unmeasured = 0.0
+        open_part = 0.0
+        if critical.estimate is None:
+            unmeasured = value - critical.bracket[0]
+        if critical.right_censored:
+            open_part = 1.0 - critical.high
+        down.append((value - critical.low - unmeasured, unmeasured))
+        up.append((critical.high - value - unmeasured, unmeasured + open_part))
+    rises = weights[:, None] > 0
+    to_low = np.abs(weights)[:, None] * np.where(rises, down, up)
+    to_high = np.abs(weights)[:, None] * np.where(rises, up, down)
     slope = float(weights @ values)
-    to_low = float(np.linalg.norm(weights * np.where(rises, below, above)))
-    to_high = float(np.linalg.norm(weights * np.where(rises, above, below)))
-    return slope - to_low, slope + to_high
+    return slope - _combine_distances(to_low), slope + _combine_distances(to_high)
+
+
+def _combine_distances(parts: np.ndarray) -> float:
+    """Return the distance of an end of the slope's interval.
+
+    Args:
+        parts: The part of each model's distance that is due to the examples, and the rest, shape [models, 2].
+    """
+    return float(np.linalg.norm(parts[:, 0]) + parts[:, 1].sum())
 
 
 def _check_sizes(sizes: np.ndarray, curve_count: int) -> None:

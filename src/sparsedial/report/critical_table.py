@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import AT_CHANCE
-from sparsedial.report.formatting import format_estimate, format_number, format_parameters, sanitize_text
+from sparsedial.report.droppable_share import format_droppable_macs, format_droppable_p, format_droppable_share
+from sparsedial.report.formatting import format_number, format_parameters, sanitize_text
 from sparsedial.report.row_interpretation import interpret_row
 
 SITE = "Site"
@@ -16,9 +16,6 @@ RULE_PARAMETER = "p"
 SKIPPABLE_MACS = "Skippable MACs"
 INTERPRETATION = "Interpretation"
 COLUMNS = (SITE, SPARSITY, RULE_PARAMETER, SKIPPABLE_MACS, INTERPRETATION)
-
-NOTHING_TO_RETAIN = "nothing to retain"
-"""Text in place of the critical sparsity if the dense score is at chance."""
 
 MODEL = "Model"
 RULE = "Rule"
@@ -35,11 +32,11 @@ class CriticalRow:
 
     Attributes:
         cells: The text of each of `COLUMNS`.
-        is_wide: True if the interval is marked as wide.
+        is_undecided: True if no point is shown to keep the score. The row is then marked.
     """
 
     cells: dict[str, str]
-    is_wide: bool
+    is_undecided: bool
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def make_critical_table(findings: Sequence[SiteFinding], retain: float) -> Criti
     groups: list[RowGroup] = []
     for finding, condition in zip(findings, conditions, strict=True):
         differing = {name: text for name, text in condition.items() if name not in common}
-        row = CriticalRow(_cells(finding, retain), finding.is_wide)
+        row = CriticalRow(_cells(finding, retain), finding.is_undecided)
         if groups and groups[-1].conditions == differing:
             groups[-1] = RowGroup(differing, (*groups[-1].rows, row))
         else:
@@ -119,8 +116,8 @@ def _conditions(finding: SiteFinding) -> dict[str, str]:
 def _cells(finding: SiteFinding, retain: float) -> dict[str, str]:
     return {
         SITE: sanitize_text(finding.site),
-        SPARSITY: NOTHING_TO_RETAIN if finding.status == AT_CHANCE else format_estimate(finding.sparsity),
-        RULE_PARAMETER: format_number(finding.p),
-        SKIPPABLE_MACS: format_estimate(finding.skippable_macs),
+        SPARSITY: format_droppable_share(finding),
+        RULE_PARAMETER: format_droppable_p(finding),
+        SKIPPABLE_MACS: format_droppable_macs(finding),
         INTERPRETATION: interpret_row(finding, retain),
     }

@@ -1,63 +1,127 @@
-"""The sentence that answers how many activations can be dropped.
+"""How many activations can be dropped, as a sentence and as a cell of a table.
 
 A reader who wants to rely on a number gets the lower end of the interval, and a reader who compares gets the estimate.
-The lower end comes first where the interval is wide. If it is 0, the sentence says that the data do not decide.
+The lower end comes first where the interval is wide. If it is 0, the text says that the data do not decide
+(`sparsedial.analysis.estimates.choose_answer`).
 """
 
 from __future__ import annotations
 
 from sparsedial.analysis.critical_findings import SiteFinding
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, UNDECIDED
 from sparsedial.report.formatting import (
     format_estimate,
-    format_list,
+    format_interval,
     format_number,
     format_percent,
     format_sparsity,
     sanitize_text,
 )
+from sparsedial.report.remedies import describe_remedies
 
 CONFIDENCE = "97.5%"
 """Confidence of the lower end alone: the error probability of a 95% interval is the same at both of its ends."""
 
+NOTHING_TO_RETAIN = "nothing to retain"
+"""Text in place of the critical sparsity if the dense score is at chance."""
 
-def describe_droppable_share(finding: SiteFinding, condition: str, comparison: str = "") -> str:
+
+def describe_droppable_share(finding: SiteFinding, condition: str, comparison: str = "", site_count: int = 1) -> str:
     """Describe the share of the activations that can be dropped.
 
     Args:
         finding: A row of the table of critical sparsities.
         condition: The condition that the sparse model meets, such as ``" while at least 99% of the score is kept"``.
         comparison: What the estimate is compared with, such as ``", the most of the 5 sites"``.
+        site_count: Number of sites for which an answer of ``undecided`` holds. Defaults to 1.
 
     Returns:
         One to four sentences. The first one starts in lower case.
     """
     activations = f"of the {sanitize_text(finding.site)} activations"
-    low = finding.sparsity.low
-    if low is not None and low <= 0.0:
+    if finding.answer == UNDECIDED:
+        where = ""
+        if site_count > 1:
+            activations = f"of the activations at any of the {site_count} sites"
+            where = f" at {sanitize_text(finding.site)}"
         return _join(
-            f"the data do not decide how many {activations} can be dropped{condition}: {_describe_range(finding)}.",
+            f"the data do not decide how many {activations} can be dropped{condition}: it is {_describe_range(finding)}"
+            f"{where}, with {format_number(finding.examples)} examples.",
+            describe_remedies([finding]),
             _describe_estimate(finding, comparison),
-            _describe_remedy(finding),
         )
-    if low is not None and (finding.is_undecided or finding.sparsity.value is None):
+    if finding.answer == AT_LEAST:
+        setting = ""
+        if finding.p_low is not None:
+            setting = f" at p = {format_number(finding.p_low)}"
         return _join(
-            f"at least {format_percent(low)} {activations} can be dropped{condition} ({CONFIDENCE} confidence), "
-            f"{_describe_upper_end(finding)}.",
+            f"at least {format_percent(finding.sparsity.low)} {activations} can be dropped{setting}{condition} "
+            f"({CONFIDENCE} confidence), {_describe_upper_end(finding)}.",
             _describe_estimate(finding, comparison),
-            _describe_remedy(finding),
+            describe_remedies([finding]),
         )
     share = format_estimate(finding.sparsity).replace("≥ ", "at least ")
-    return _join(
-        f"{share} {activations} can be dropped{condition}{comparison}.",
-        _describe_remedy(finding) if finding.is_wide else "",
-    )
+    return f"{share} {activations} can be dropped{condition}{comparison}{_describe_first_crossing(finding)}."
+
+
+def format_droppable_share(finding: SiteFinding) -> str:
+    """Return the critical sparsity as a cell of a table: the number that answers, and then the others.
+
+    Args:
+        finding: A row of the table of critical sparsities.
+
+    Returns:
+        The estimate with its interval, the lower end followed by both, or the bracket.
+    """
+    sparsity = finding.sparsity
+    if finding.status == AT_CHANCE:
+        return NOTHING_TO_RETAIN
+    estimate = ""
+    if sparsity.value is not None:
+        estimate = f", estimate {format_sparsity(sparsity.value, sparsity.is_lower_bound)}"
+    if finding.answer == UNDECIDED:
+        return f"{_describe_range(finding)}{estimate}"
+    if finding.answer == AT_LEAST:
+        interval = format_interval(sparsity.low, sparsity.high, sparsity.is_high_censored)
+        return f"at least {format_percent(sparsity.low)}{estimate} ({interval})"
+    return format_estimate(sparsity)
+
+
+def format_droppable_p(finding: SiteFinding) -> str:
+    """Return the rule parameter that belongs to the number that answers.
+
+    Args:
+        finding: A row of the table of critical sparsities.
+
+    Returns:
+        The rule parameter, or a dash if no point is shown to keep the score.
+    """
+    values = {AT_LEAST: finding.p_low, UNDECIDED: None}
+    return format_number(values.get(finding.answer, finding.p))
+
+
+def format_droppable_macs(finding: SiteFinding) -> str:
+    """Return the share of skippable MACs that belongs to the number that answers.
+
+    Args:
+        finding: A row of the table of critical sparsities.
+
+    Returns:
+        The share with its interval, its lower end, or its bracket.
+    """
+    macs = finding.skippable_macs
+    if finding.answer == UNDECIDED:
+        return format_interval(macs.low, macs.high, macs.is_high_censored)
+    if finding.answer == AT_LEAST and macs.low is not None:
+        return f"at least {format_percent(macs.low)}"
+    return format_estimate(macs)
 
 
 def _describe_range(finding: SiteFinding) -> str:
-    examples = f"with {format_number(finding.examples)} examples"
+    """Return the interval of a row whose lower end is 0. An interval without an upper end reaches to 100%."""
     if finding.sparsity.is_high_censored:
-        return f"{examples}, no measured point is shown to keep the score, and the last one is not shown to lose it"
-    return f"{examples}, the 95% interval reaches from 0% to {format_percent(finding.sparsity.high)}"
+        return "between 0 and 100%"
+    return f"between 0 and {format_percent(finding.sparsity.high)}"
 
 
 def _describe_upper_end(finding: SiteFinding) -> str:
@@ -71,27 +135,14 @@ def _describe_estimate(finding: SiteFinding, comparison: str) -> str:
     if estimate.value is None:
         return ""
     share = format_sparsity(estimate.value, estimate.is_lower_bound).replace("≥ ", "at least ")
-    first = ""
-    if finding.first_crossing is not None:
-        first = f"; retention first falls below the threshold at {format_percent(finding.first_crossing)}"
-    return f"The estimate is {share}{comparison}{first}."
+    return f"The estimate is {share}{comparison}{_describe_first_crossing(finding)}."
 
 
-def _describe_remedy(finding: SiteFinding) -> str:
-    """Return a sentence that says what would narrow the interval. Empty if nothing is known to."""
-    remedies = []
-    if finding.additional_examples:
-        scope = " over all tasks" if finding.is_average else ""
-        amount = "at least" if finding.sparsity.is_high_censored else "about"
-        remedies.append(f"{amount} {format_number(finding.additional_examples)} more examples{scope}")
-    if finding.sparsity.is_high_censored and not finding.is_last_sparsest:
-        remedies.append("measurements at higher sparsity")
-    elif finding.needs_points:
-        remedies.append("measurements at more values of p")
-    if not remedies:
+def _describe_first_crossing(finding: SiteFinding) -> str:
+    """Return where retention first falls below the threshold, so that a dip is not hidden. Empty without a dip."""
+    if finding.first_crossing is None or finding.sparsity.value is None:
         return ""
-    remedy = format_list(remedies)
-    return f"{remedy[0].upper()}{remedy[1:]} would narrow the interval to ±2 percentage points."
+    return f"; retention first falls below the threshold at {format_percent(finding.first_crossing)}"
 
 
 def _join(*sentences: str) -> str:

@@ -202,6 +202,23 @@ def format_points(value: object) -> str:
     return MISSING if number is None else format_signed(100 * number)
 
 
+def format_point_interval(low: object, high: object) -> str:
+    """Return an interval of differences of fractions in percentage points.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+
+    Returns:
+        The ends with their signs.
+
+    Example:
+        >>> format_point_interval(0.05, 0.11)
+        '+5.0 to +11.0'
+    """
+    return f"{format_points(low)} to {format_points(high)}"
+
+
 def format_list(names: list[str]) -> str:
     """Return names as a list in a sentence.
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from sparsedial.report.charts.theme import SITE_COLOURS, SPARE_COLOURS
-from sparsedial.report.critical_table import COLUMNS, INTERPRETATION, SITE, CriticalTable
+from sparsedial.report.critical_table import COLUMNS, INTERPRETATION, SITE, SPARSITY, CriticalTable
 from sparsedial.report.formatting import sanitize_text
 from sparsedial.report.row_interpretation import WARNING
 from sparsedial.report.supplementary_tables import DetailTable
@@ -125,6 +125,8 @@ def _render_cell(column: str, text: str) -> str:
         css_class = ' class="warning"'
     elif column == INTERPRETATION:
         css_class = ' class="interpretation"'
+    elif column == SPARSITY:
+        css_class = ' class="share"'
     return f"<td{css_class}>{escape(text)}</td>"
 
 

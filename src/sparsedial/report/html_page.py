@@ -25,6 +25,7 @@ from sparsedial.report.html_elements import (
 )
 from sparsedial.report.html_provenance import render_model_line, render_provenance
 from sparsedial.report.output_folder import RESULTS_NAME, check_report_folder
+from sparsedial.report.pair_table import make_pair_tables
 from sparsedial.report.stylesheet import CSS
 from sparsedial.report.summary_text import describe_missing, summarize
 from sparsedial.report.supplementary_tables import make_detail_tables
@@ -40,6 +41,9 @@ REQUIRED_TABLES = ("critical", "points", "layers")
 """Tables that are written even if they are empty."""
 
 OPTIONAL_TABLES = ("trends", "differences", "experts", "steps", "step_overlap", "generated")
+
+MAX_STATEMENTS = 12
+"""Number of statements below the answer that are shown without being opened."""
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -59,6 +63,9 @@ TERMS = {
     "interpolation between the dense model and the measured points. The ends of its 95% confidence interval (CI) are "
     "measured points: the last one that is shown to keep this share, and the first one from which on every point is "
     "shown to lose it. A value or bound marked with ≥ is a lower bound.",
+    "at least": "The lower end of the interval, which can be relied on with 97.5% confidence. It is named first where "
+    "the interval is wider than the study requests (±2 percentage points by default). p and skippable MACs are then "
+    "those of this point.",
     "skippable MACs": "The share of the FFN's multiply-accumulates (MACs) that a runtime can skip at the critical "
     "sparsity, because one of their factors is zero.",
 }
@@ -150,7 +157,7 @@ def _render_page(results: Results, comparisons: str, details: str) -> str:
 
 def _render_sections(results: Results, comparisons: str, details: str) -> str:
     sections = [("At a glance", comparisons), ("Critical sparsity", _render_critical(results))]
-    for table in make_detail_tables(results):
+    for table in (*make_pair_tables(results), *make_detail_tables(results)):
         sections.append((table.heading, render_detail_table(table)))
     sections += [
         ("Curves and layers", details or "<p>No figures could be drawn, because there are no valid points.</p>"),
@@ -166,7 +173,10 @@ def _render_sections(results: Results, comparisons: str, details: str) -> str:
 
 def _render_answer(results: Results) -> str:
     answer, *statements = summarize(results)
-    return f'<p class="answer">{escape(answer)}</p>{render_list(statements)}'
+    content = f'<p class="answer">{escape(answer)}</p>{render_list(statements[:MAX_STATEMENTS])}'
+    if len(statements) > MAX_STATEMENTS:
+        content += fold("Further statements", render_list(statements[MAX_STATEMENTS:]))
+    return content
 
 
 def _render_problems(problems: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparsedial.analysis.estimates import finite_number
-from sparsedial.analysis.findings import ModelOrigin, find_origins
+from sparsedial.analysis.study_provenance import ModelOrigin, find_origins
 from sparsedial.report.html_elements import escape, fold, render_list
 
 EMPTY_VALUE = "none"

@@ -17,6 +17,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: 8px; overflow-wr
 th, td { text-align: left; vertical-align: top; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
 .results td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .results td.interpretation, .results td.warning { white-space: normal; }
+.results td.share { white-space: normal; min-width: 12em; }
 .results [scope=row] { white-space: nowrap; }
 .results [scope=rowgroup] { padding-top: 22px; font-weight: 400; color: var(--soft); overflow-wrap: anywhere; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--ink); }

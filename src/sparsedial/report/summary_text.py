@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import AT_CHANCE, Estimate
-from sparsedial.analysis.findings import (
+from sparsedial.analysis.differences import CurveDifference
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, Estimate
+from sparsedial.analysis.finding_records import (
     BestSiteCount,
     BestSiteTally,
-    Conditions,
     Findings,
     SiteComparison,
     SizeTrendFinding,
     SlopeFinding,
-    compute_findings,
 )
-from sparsedial.analysis.labels import AVERAGE, is_average
+from sparsedial.analysis.findings import compute_findings
 from sparsedial.analysis.results import Results
-from sparsedial.analysis.site_differences import SiteDifference
 from sparsedial.curves.difference import LESS, MORE, UNCLEAR
-from sparsedial.report.droppable_share import describe_droppable_share
+from sparsedial.report.droppable_share import CONFIDENCE, describe_droppable_share
 from sparsedial.report.formatting import (
     format_estimate,
-    format_interval,
     format_list,
     format_parameters,
+    format_percent,
+    format_point_interval,
     format_points,
     format_retain,
     format_sparsity,
     sanitize_text,
 )
+from sparsedial.report.pair_text import describe_pairs
+from sparsedial.report.remedies import describe_remedies
+from sparsedial.report.scope_text import describe_scope
+
+MAX_NAMED_FINDINGS = 3
+"""Number of models and tasks up to which those that are not decided are listed by name."""
 
 VERDICTS = {
     MORE: "larger models tolerate more sparsity at",
@@ -50,15 +58,34 @@ def summarize(results: Results) -> list[str]:
     findings = compute_findings(results)
     if not findings.models:
         return [describe_missing(results)]
-    condition = f" while at least {format_retain(results.retain)} of the dense score is kept"
+    condition = _describe_condition(findings)
     if len(findings.models) == 1:
         return [_describe_model(findings.models[0], condition)]
     return [
         _describe_range(findings, condition),
         *map(_describe_best_sites, findings.best_sites),
         *map(_describe_size_trend, findings.size_trends),
+        *map(describe_pairs, findings.pairs),
         *map(_describe_model, findings.models),
     ]
+
+
+def summarize_in_one_line(results: Results) -> str:
+    """Return the main result alone, for the terminal.
+
+    Args:
+        results: The results of one or several studies.
+
+    Returns:
+        The start of the first text of `summarize`.
+    """
+    findings = compute_findings(results)
+    if not findings.models:
+        return describe_missing(results)
+    condition = _describe_condition(findings)
+    if len(findings.models) == 1:
+        return _describe_answer(findings.models[0], condition)
+    return _describe_range(findings, condition)
 
 
 def describe_missing(results: Results) -> str:
@@ -75,44 +102,113 @@ def describe_missing(results: Results) -> str:
     return "No critical sparsity could be computed, because no curve has valid trials."
 
 
+def _describe_condition(findings: Findings) -> str:
+    return f" while at least {format_retain(findings.retain)} of the dense score is kept"
+
+
 def _describe_range(findings: Findings, condition: str) -> str:
-    lowest = _describe_end(findings.lowest)
-    highest = _describe_end(findings.highest)
-    return f"Between {lowest} and {highest} of the activations at the best site can be dropped{condition}."
+    """Return the range of the answers over several models, rules or tasks."""
+    if findings.are_estimates:
+        lowest, highest = _find_range(findings.models, _best_estimate)
+        return f"Between {lowest} and {highest} of the activations at the best site can be dropped{condition}."
+    undecided = list(map(attrgetter("headline"), findings.undecided))
+    reason = f"no measured point is shown to keep the score. {describe_remedies(undecided)}".strip()
+    if not findings.decided:
+        return f"The data do not decide how many activations can be dropped{condition}: {reason}"
+    lowest, highest = _find_range(findings.decided, _lower_end)
+    shares = f"{_join_ends(lowest, highest)} of the activations at the best site"
+    text = f"At least {shares} can be dropped{condition} ({CONFIDENCE} confidence)."
+    estimates = [finding for finding in findings.decided if finding.best.sparsity.value is not None]
+    if estimates:
+        lowest, highest = _find_range(estimates, _best_estimate)
+        text += f" The highest estimate of a site is {_join_ends(lowest, highest)}."
+    if undecided:
+        text += f" The data do not decide for {_name_findings(findings.undecided)}: {reason}"
+    return text
 
 
-def _describe_end(finding: SiteComparison) -> str:
-    sparsity = finding.best.sparsity
-    share = _format_value(sparsity)
-    if sparsity.value is None:
-        share = format_interval(sparsity.low, sparsity.high, sparsity.is_high_censored)
-    return f"{share} ({sanitize_text(finding.model)} {_describe_scope(finding.scope)})"
+def _find_range(findings: Sequence[SiteComparison], get_share: Callable[[SiteComparison], Estimate]) -> tuple[str, str]:
+    """Return the lowest and the highest share as text, with their models and conditions."""
+    ends = []
+    for select in (min, max):
+        finding = select(findings, key=lambda finding: get_share(finding).rank)
+        ends.append(f"{_format_value(get_share(finding))} ({_name_finding(finding)})")
+    return ends[0], ends[1]
+
+
+def _join_ends(lowest: str, highest: str) -> str:
+    if lowest == highest:
+        return lowest
+    return f"{lowest} to {highest}"
+
+
+def _best_estimate(finding: SiteComparison) -> Estimate:
+    return finding.best.sparsity
+
+
+def _lower_end(finding: SiteComparison) -> Estimate:
+    """Return the share that is shown to be droppable, or the estimate if there is no interval."""
+    sparsity = finding.headline.sparsity
+    if sparsity.low is None:
+        return sparsity
+    return Estimate(sparsity.low)
+
+
+def _name_finding(finding: SiteComparison) -> str:
+    return f"{sanitize_text(finding.model)} {describe_scope(finding.scope)}"
+
+
+def _name_findings(findings: Sequence[SiteComparison]) -> str:
+    if len(findings) > MAX_NAMED_FINDINGS:
+        return f"{len(findings)} others"
+    return format_list(list(map(_name_finding, findings)))
 
 
 def _describe_model(finding: SiteComparison, condition: str = "") -> str:
+    return " ".join([_describe_answer(finding, condition), *_describe_sites(finding)])
+
+
+def _describe_answer(finding: SiteComparison, condition: str = "") -> str:
+    comparison = ""
+    if finding.site_count > 1 and finding.headline is finding.best:
+        comparison = f", the most of the {finding.site_count} sites"
+    share = describe_droppable_share(finding.headline, condition, comparison, finding.site_count)
+    return f"{_name_finding(finding)}: {share}"
+
+
+def _describe_sites(finding: SiteComparison) -> list[str]:
+    """Return sentences that compare the sites of one model. Empty if no share of the activations can be relied on."""
+    if finding.headline.is_undecided:
+        return []
+    sentences = []
     best = finding.best
-    comparison = f", the most of the {finding.site_count} sites" if finding.site_count > 1 else ""
-    sentences = [describe_droppable_share(best, condition, comparison)]
+    if finding.headline is not best:
+        sentences.append(
+            f"The highest estimate is {_format_in_sentence(best.sparsity)}, at {sanitize_text(best.site)}."
+        )
     if finding.lead is not None and finding.lead.value is not None:
         sentences.append(_describe_lead(finding.lead))
     if finding.rivals:
         rivals = format_list(list(map(sanitize_text, finding.rivals)))
-        sentences.append(f"Within the 95% intervals, the critical sparsity of {rivals} could be as high.")
+        sentences.append(
+            f"Within the 95% intervals of the differences, the critical sparsity of {rivals} could be as high."
+        )
     if finding.most_skippable is not None:
         sentences.append(_describe_saving(finding.most_skippable, finding.site_count))
-    return f"{sanitize_text(finding.model)} {_describe_scope(finding.scope)}: {' '.join(sentences)}"
+    return sentences
 
 
-def _describe_lead(lead: SiteDifference) -> str:
-    interval = f"{format_points(lead.low)} to {format_points(lead.high)}"
+def _describe_lead(lead: CurveDifference) -> str:
     return (
         f"The difference from {sanitize_text(lead.other)}, the next site, is {format_points(lead.value)} percentage "
-        f"points (95% interval {interval})."
+        f"points (95% interval {format_point_interval(lead.low, lead.high)})."
     )
 
 
 def _describe_saving(finding: SiteFinding, site_count: int) -> str:
     share = _format_in_sentence(finding.skippable_macs)
+    if finding.answer == AT_LEAST:
+        share = f"at least {format_percent(finding.skippable_macs.low)}"
     saving = f"can skip {share} of the FFN's multiply-accumulates (MACs)"
     if site_count == 1:
         return f"A runtime {saving}."
@@ -121,12 +217,13 @@ def _describe_saving(finding: SiteFinding, site_count: int) -> str:
 
 def _describe_best_sites(finding: BestSiteTally) -> str:
     counts = format_list(list(map(_describe_site_count, finding.counts)))
-    scope = _describe_scope(finding.scope)
+    scope = describe_scope(finding.scope)
     return f"Of {finding.model_count} models {scope}, the highest critical sparsity is at {counts}."
 
 
 def _describe_site_count(count: BestSiteCount) -> str:
-    return f"{sanitize_text(count.site)} in {count.models} ({count.clear_models} of them beyond the 95% intervals)"
+    clear = f"{count.clear_models} of them beyond the 95% intervals of the differences"
+    return f"{sanitize_text(count.site)} in {count.models} ({clear})"
 
 
 def _describe_size_trend(finding: SizeTrendFinding) -> str:
@@ -136,7 +233,7 @@ def _describe_size_trend(finding: SizeTrendFinding) -> str:
         slopes = [_describe_slope(slope) for slope in finding.slopes if slope.verdict == verdict]
         if slopes:
             parts.append(f"{words} {format_list(slopes)}")
-    text = f"Family {sanitize_text(finding.family)} ({sizes}) {_describe_scope(finding.scope)}: {'; '.join(parts)}."
+    text = f"Family {sanitize_text(finding.family)} ({sizes}) {describe_scope(finding.scope)}: {'; '.join(parts)}."
     text += " Slopes are in percentage points for ten times the parameters, with 95% intervals."
     if finding.has_lower_bounds:
         text += " Some of these critical sparsities, or the upper ends of their intervals, are lower bounds."
@@ -146,22 +243,8 @@ def _describe_size_trend(finding: SizeTrendFinding) -> str:
 def _describe_slope(slope: SlopeFinding) -> str:
     interval = "no interval"
     if slope.low is not None and slope.high is not None:
-        interval = f"{format_points(slope.low)} to {format_points(slope.high)}"
+        interval = format_point_interval(slope.low, slope.high)
     return f"{sanitize_text(slope.site)} ({format_points(slope.slope)}, {interval})"
-
-
-def _describe_scope(scope: Conditions) -> str:
-    task = sanitize_text(scope.task)
-    text = f"on {task}"
-    if scope.task == AVERAGE:
-        text = "on average over the tasks"
-    elif is_average(scope.task):
-        text = f"on the {task}"
-    if scope.rule is not None:
-        text += f" under {sanitize_text(scope.rule)}"
-    if scope.layers is not None:
-        text += f" in layers {sanitize_text(scope.layers)}"
-    return text
 
 
 def _format_value(estimate: Estimate) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sparsedial.analysis.breakdowns import MIN_EXPERTS_FOR_OUTLIERS, MIN_TOKENS_FOR_OUTLIERS, OUTLIER_Z
 from sparsedial.analysis.estimates import finite_number
+from sparsedial.analysis.expert_outliers import MIN_EXPERTS_FOR_OUTLIERS, MIN_TOKENS_FOR_OUTLIERS, OUTLIER_Z
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import sort_rows
 from sparsedial.analysis.shown_experts import MAX_LISTED_OUTLIERS, select_listed_outliers
@@ -68,8 +68,9 @@ def _make_size_trends(trends: pd.DataFrame) -> DetailTable:
         heading="Model size",
         description=(
             "Change of critical sparsity for ten times the parameters, from a linear fit over log10(parameters). The "
-            "95% interval combines those of the models. It does not include the scatter of the models about the line. "
-            "A rising step is one from a model size to the next larger one at which critical sparsity rises."
+            "95% interval combines those of the models, or is that of the difference of two models. It does not "
+            "include the scatter of the models about the line. A rising step is one from a model size to the next "
+            "larger one at which critical sparsity rises."
         ),
         columns=("Site", "Models", "Slope (95% CI)", "Rising steps", "Interpretation"),
         rows=list(map(_size_trend_row, trends.to_dict("records"))),

@@ -23,8 +23,8 @@ from sparsedial.report.critical_table import (
     make_critical_table,
 )
 from sparsedial.report.formatting import format_retain
-from sparsedial.report.row_interpretation import WARNING, describe_wide_intervals
-from sparsedial.report.summary_text import describe_missing
+from sparsedial.report.row_interpretation import WARNING, describe_wide_rows
+from sparsedial.report.summary_text import summarize_in_one_line
 
 COLUMNS = (SITE, SPARSITY, RULE_PARAMETER, SKIPPABLE_MACS)
 BREAKABLE_COLUMNS = (SPARSITY, SKIPPABLE_MACS)
@@ -47,8 +47,9 @@ def render_terminal_table(results: Results) -> RenderableType:
     findings = read_critical_findings(results.critical)
     table = make_critical_table(findings.headline, results.retain)
     definition = f"the highest sparsity that keeps {format_retain(results.retain)} of the dense score"
-    parts: list[RenderableType] = [Text(f"Critical sparsity: {definition}\n")]
-    parts.append(_TableBody(table) if table.groups else Text(describe_missing(results)))
+    parts: list[RenderableType] = [Text(f"{summarize_in_one_line(results)}\n")]
+    if table.groups:
+        parts += [Text(f"Critical sparsity: {definition}\n"), _TableBody(table)]
     parts.append(Text())
     parts.extend(map(Text, _notes(results, findings, table)))
     return Group(*parts)
@@ -93,7 +94,7 @@ def _column_widths(table: CriticalTable) -> dict[str, int]:
 
 def _cell_text(row: CriticalRow, column: str) -> str:
     text = row.cells[column]
-    if column == SPARSITY and row.is_wide:
+    if column == SPARSITY and row.is_undecided:
         return f"{text} {WARNING}"
     return text
 
@@ -128,9 +129,7 @@ def _notes(results: Results, findings: SplitFindings, table: CriticalTable) -> l
         notes.append("The table shows averages over tasks. The report also lists single tasks.")
     if results.problems:
         notes.append(f"{WARNING} problems ({len(results.problems)}): some requested results are missing or invalid")
-    wide = [finding for finding in findings.headline if finding.is_wide]
-    if wide:
-        notes.append(f"{WARNING} {describe_wide_intervals(wide)}")
+    notes += describe_wide_rows(findings.headline, results.retain)
     if any(map(_has_bound, findings.headline)):
         retained = format_retain(results.retain)
         notes.append(f"≥ marks a lower bound: retention at the last point is still at least {retained}, or may be.")

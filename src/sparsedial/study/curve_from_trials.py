@@ -36,7 +36,7 @@ def measured_curve(source: SampleReader, dense: PooledTrial, sparse: Sequence[Po
         sparse: The trials with a rule. Each may have scored a part of the examples.
 
     Returns:
-        A curve with one point per sparse trial. Examples that no sparse trial has scored are left out.
+        A curve with one point per sparse trial. It ends with the last example that a sparse trial has scored.
 
     Raises:
         TaskError: The dense scores cannot be compared with others (`find_score_problem`), or a sparse trial has scored
@@ -65,10 +65,12 @@ def measured_curve(source: SampleReader, dense: PooledTrial, sparse: Sequence[Po
 
 def _join_blocks(dense: BlockScores, sparse: Sequence[BlockScores]) -> np.ndarray:
     """Return the scores of the dense and the sparse trials, shape [examples, 1 + trials]. NaN if not scored."""
+    blocks = list(dense)
+    while not any(blocks[-1] in trial for trial in sparse):
+        blocks.pop()  # later blocks only: row i is example i, so that curves can be compared example by example
     parts = []
-    for block, dense_scores in dense.items():
-        if any(block in trial for trial in sparse):
-            missing = np.full(len(dense_scores), np.nan)
-            columns = [trial.get(block, missing) for trial in sparse]
-            parts.append(np.stack([dense_scores, *columns], 1))
+    for block in blocks:
+        missing = np.full(len(dense[block]), np.nan)
+        columns = [trial.get(block, missing) for trial in sparse]
+        parts.append(np.stack([dense[block], *columns], 1))
     return np.concatenate(parts)

@@ -8,14 +8,12 @@ from typing import Any
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.rules import Rule
 from sparsedial.study.adaptive_search import MAX_POINTS, NO_CURVE, first_rules, next_step
-from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.curve_progress import CurveKey, CurveProgress, SearchEnd, TrialCount
 from sparsedial.study.example_growth import Points, add_examples
-from sparsedial.study.job import MAX_ATTEMPTS, FailureRecord, Job, ResolvedModel
+from sparsedial.study.job import Job, ResolvedModel
+from sparsedial.study.job_status import JobStatus
 from sparsedial.study.leading_curve import TaskTrials, leading_curve
 from sparsedial.study.pooled_trials import PooledTrial, pool_trials
-from sparsedial.study.records import TrialIdentity, TrialRecord
-from sparsedial.study.score_scale import find_score_problem
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.study.task_plan import TaskPlan
@@ -24,7 +22,7 @@ TYPICAL_SEARCH_POINTS = 8
 """Number of points of a typical search, used only to estimate the number of remaining trials."""
 
 
-class Planner:
+class Planner(JobStatus):
     """Planner of the jobs of a study.
 
     Args:
@@ -41,14 +39,9 @@ class Planner:
         store: Store,
         resolved_models: Mapping[str, ResolvedModel],
     ) -> None:
+        super().__init__(tasks, store, resolved_models, spec.layers)
         self.spec = spec
-        self.tasks = tasks
-        self.store = store
         self.models = list(dict.fromkeys(spec.models))
-        self.resolved_models = dict(resolved_models)
-        self._keys: dict[Job, str] = {}
-        self._records: dict[str, TrialRecord] = {}  # finished trials never change, so they are read once
-        self._score_problems: dict[str, str | None] = {}
         self._search_steps: dict[tuple[Any, ...], Points | SearchEnd] = {}  # the search always gives the same answer
 
     def jobs(self, *, assume_dense: bool = False) -> list[Job]:
@@ -75,84 +68,6 @@ class Planner:
         for curve in self.curves(model):
             jobs += self.curve_progress(curve, assume_dense=assume_dense).pending
         return jobs
-
-    def key(self, job: Job) -> str:
-        """Return the key of a job: the key of its trial or, for the loading of a model, of its failure records.
-
-        Args:
-            job: A job whose model has been loaded, or the loading of a model.
-
-        Returns:
-            A SHA-256 in hexadecimal.
-        """
-        if job.task is None:
-            return json_digest({"model": job.model})
-        if job not in self._keys:
-            self._keys[job] = self._identity(job, self.tasks[job.task].identity(job.block)).key
-        return self._keys[job]
-
-    def _identity(self, job: Job, task: Mapping[str, Any]) -> TrialIdentity:
-        resolved = self.resolved_models[job.model]
-        if job.rule is None:
-            return TrialIdentity(resolved.identity, task)
-        return TrialIdentity(resolved.identity, task, job.site, job.rule, self.spec.layers, resolved.ffns)
-
-    @property
-    def finished_keys(self) -> frozenset[str]:
-        """Keys of the finished trials that have been read."""
-        return frozenset(self._records)
-
-    def finished_trial(self, job: Job) -> TrialRecord | None:
-        """Return the record of a job's trial, or None if it is not finished.
-
-        Args:
-            job: A job with a task.
-
-        Returns:
-            The record.
-        """
-        if job.model not in self.resolved_models:
-            return None
-        key = self.key(job)
-        if key not in self._records:
-            record = self.store.complete_trial(key)
-            if record is None:
-                return None
-            self._records[key] = record
-        return self._records[key]
-
-    def final_failure(self, job: Job) -> FailureRecord | None:
-        """Return the last failed attempt at a job if the job will not be tried again, else None.
-
-        Args:
-            job: Any job.
-
-        Returns:
-            The failure.
-        """
-        if job.task is not None and job.model not in self.resolved_models:
-            return None
-        attempts = self.store.failures(self.key(job))
-        if len(attempts) >= MAX_ATTEMPTS or any(attempt.kind.is_final for attempt in attempts):
-            return attempts[-1]
-        return None
-
-    def pending_jobs(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return the jobs that are not finished and have not failed permanently.
-
-        Args:
-            jobs: Any jobs.
-
-        Returns:
-            The pending jobs, in the given order.
-        """
-        pending = []
-        for job in jobs:
-            if job.task is not None and self.finished_trial(job) is not None:
-                continue
-            if self.final_failure(job) is None:
-                pending.append(job)
-        return pending
 
     def known_jobs(self) -> Iterator[Job]:
         """Yield the jobs of all known trials of the loaded models, finished or not."""
@@ -259,11 +174,8 @@ class Planner:
         """Return the dense jobs of all tasks with the requested blocks, and with ``extra`` blocks more."""
         jobs = []
         for task in self.tasks:
-            jobs += self._dense_task_jobs(model, task, extra)
+            jobs += self.dense_task_jobs(model, task, extra)
         return jobs
-
-    def _dense_task_jobs(self, model: str, task: str, extra: int = 0) -> list[Job]:
-        return [Job(model, task, block=block) for block in self.tasks[task].first_blocks(extra)]
 
     def _jobs_at(self, curve: CurveKey, rule: Rule, tasks: Iterable[str], extra: int = 0) -> list[Job]:
         """Return the jobs of tasks at one point of a curve."""
@@ -277,7 +189,7 @@ class Planner:
         """Return the dense and sparse jobs of tasks for the points of one step of a search."""
         jobs: list[Job] = []
         for task in tasks:
-            jobs += self._dense_task_jobs(curve.model, task, max(step.values()))
+            jobs += self.dense_task_jobs(curve.model, task, max(step.values()))
             for rule, extra in step.items():
                 jobs += self._jobs_at(curve, rule, [task], extra)
         return jobs
@@ -293,29 +205,6 @@ class Planner:
             if record is not None and self.score_problem(record) is None:
                 tasks.append(task)
         return tasks
-
-    def dense_trial(self, model: str, task: str) -> PooledTrial | None:
-        """Return the pooled dense trial of a task with its requested examples, or None if it is not finished.
-
-        Args:
-            model: Name of the model.
-            task: Name of the task.
-        """
-        records = [self.finished_trial(job) for job in self._dense_task_jobs(model, task)]
-        finished = [record for record in records if record is not None]
-        if len(finished) < len(records):
-            return None
-        return pool_trials(finished)
-
-    def score_problem(self, record: PooledTrial) -> str | None:
-        """Return why no sparse score can be compared with that of a dense trial, or None if it can.
-
-        Args:
-            record: A dense trial from `dense_trial`.
-        """
-        if record.key not in self._score_problems:
-            self._score_problems[record.key] = find_score_problem(record, record.samples(self.store))
-        return self._score_problems[record.key]
 
     def _search_step(self, curve: CurveKey, tasks: Sequence[str], points: Points) -> Points | SearchEnd:
         """Return the points that the search measures after the given points, or the end of the search."""
@@ -348,7 +237,7 @@ class Planner:
     def _task_trials(self, curve: CurveKey, task: str, points: Points) -> TaskTrials:
         extra = max(points.values())
         sparse = [self._pool_jobs(self._jobs_at(curve, rule, [task], added)) for rule, added in points.items()]
-        return TaskTrials(self._pool_jobs(self._dense_task_jobs(curve.model, task, extra)), tuple(sparse))
+        return TaskTrials(self._pool_jobs(self.dense_task_jobs(curve.model, task, extra)), tuple(sparse))
 
     def _pool_jobs(self, jobs: Iterable[Job]) -> PooledTrial:
         return pool_trials([self._records[self.key(job)] for job in jobs])

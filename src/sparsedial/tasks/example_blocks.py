@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.batch_option import copy_with
@@ -56,6 +56,8 @@ class SampledExamples:
         block: Range of examples to score. None means all.
     """
 
+    is_divisible: ClassVar[bool] = True
+
     sequences: int
     block: ExampleBlock | None
 
@@ -85,8 +87,13 @@ class SampledExamples:
 class DivisibleTask(Protocol):
     """Interface of tasks whose examples can be scored in blocks.
 
-    Example ``i`` is the same in every block, and its score depends on no other example.
+    Example ``i`` is the same in every block.
     """
+
+    @property
+    def is_divisible(self) -> bool:
+        """False if the score of an example depends on the other examples. It is then scored in one block."""
+        ...
 
     def count_examples(self) -> int:
         """Return the number of examples that the options of the task request."""
@@ -156,7 +163,7 @@ def task_blocks(task: Task, max_examples: int | None = None) -> list[Task]:
     Returns:
         One task per block. The task itself if it cannot be divided.
     """
-    if not isinstance(task, DivisibleTask):
+    if not isinstance(task, DivisibleTask) or not task.is_divisible:
         return [task]
     count = task.count_examples()
     limit = max(count, max_examples or 0)
@@ -172,7 +179,7 @@ def count_requested_blocks(task: Task) -> int:
     Args:
         task: Any task.
     """
-    if not isinstance(task, DivisibleTask):
+    if not isinstance(task, DivisibleTask) or not task.is_divisible:
         return 1
     return len(block_ends(task.count_examples()))
 

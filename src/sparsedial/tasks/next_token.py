@@ -49,6 +49,7 @@ class NextToken(BatchOption):
 
     name: ClassVar[str] = "next_token"
     reuse_mask: ClassVar[int] = 1
+    is_divisible: ClassVar[bool] = True
 
     text: str | None = None
     limit: int | None = None

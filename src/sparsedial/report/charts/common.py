@@ -208,13 +208,13 @@ def interval_note(rows: Sequence[Row]) -> str:
     """Return the explanation of the interval bars, and of lower bounds if there are any.
 
     Args:
-        rows: Rows with a ``status``.
+        rows: Rows with a ``label``.
 
     Returns:
         The explanation.
     """
-    if has_lower_bounds(rows):
-        return "bars are 95% intervals; ≥ is a lower bound"
+    if any(row["label"].startswith("≥") for row in rows):
+        return "bars are 95% intervals; ≥ is a lower bound: the lower end of a wide interval, or the last point"
     return "bars are 95% intervals"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from sparsedial.analysis.breakdowns import OUTLIER_Z
+from sparsedial.analysis.expert_outliers import OUTLIER_Z
 from sparsedial.analysis.shown_experts import select_experts_to_draw
 from sparsedial.report.charts.common import (
     CURVE_COLUMNS,

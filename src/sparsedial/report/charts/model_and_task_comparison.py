@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from sparsedial.analysis.estimates import is_true
+from sparsedial.analysis.estimates import AT_LEAST, UNDECIDED, Estimate, choose_answer, is_true
 from sparsedial.analysis.labels import is_average
 from sparsedial.curves.critical import RIGHT_CENSORED
 from sparsedial.report.charts.common import (
@@ -33,6 +33,9 @@ from sparsedial.report.charts.theme import HEAT_MAP_COLOURS, TEXT_COLOUR, site_c
 from sparsedial.report.formatting import format_interval, format_sparsity
 
 COMPARISON_COLUMNS = ("model", "family", "rule", "layers", "task", "site", "status")
+
+INTERVAL_COLUMNS = ("sparsity", "low", "high", "high_censored", "is_wide")
+"""Columns that decide which number is written beside a critical sparsity (`value_label`)."""
 
 DARK_CELL = 0.65
 """Cells of a heat map have white text if their value is above this share of the highest value."""
@@ -120,7 +123,7 @@ def draw_tasks(critical: pd.DataFrame, retain: float) -> alt.TopLevelMixin:
         panels = name_panels(rows, by=("rule", "layers", "site"))
     highest = max(row["sparsity"] for row in rows)
     for row in rows:
-        row["label"] = format_sparsity(row["sparsity"], row["status"] == RIGHT_CENSORED)
+        row["label"] = value_label(row)
         row["interval"] = format_interval(row["low"], row["high"], is_true(row["high_censored"]))
         row["is_dark"] = row["sparsity"] > DARK_CELL * highest
     row_axis = alt.Axis(ticks=False, domain=False, labelFontSize=13, labelLimit=MAX_LABEL_WIDTH)
@@ -157,10 +160,7 @@ def read_comparison(critical: pd.DataFrame, *numbers: str) -> list[Row]:
     Returns:
         The rows. Each has its ``position`` in the order of the report.
     """
-    if "high_censored" not in critical:
-        critical = critical.assign(high_censored=False)
-    columns = ("sparsity", "low", "high", "high_censored", *numbers)
-    rows = drop_missing(chart_rows(critical, COMPARISON_COLUMNS, columns), "sparsity")
+    rows = drop_missing(chart_rows(critical, COMPARISON_COLUMNS, (*INTERVAL_COLUMNS, *numbers)), "sparsity")
     for position, row in enumerate(rows):
         row["position"] = position
     sites = ordered_sites(rows)
@@ -171,11 +171,30 @@ def store_value_labels(rows: list[Row]) -> None:
     """Store in every row the text of its value, and the position where the text starts.
 
     Args:
-        rows: Rows with ``sparsity``, ``high`` and ``status``. ``label`` and ``end`` are added to each.
+        rows: Rows with the columns of `INTERVAL_COLUMNS` and ``status``. ``label`` and ``end`` are added to each.
     """
     for row in rows:
-        row["label"] = format_sparsity(row["sparsity"], row["status"] == RIGHT_CENSORED)
+        row["label"] = value_label(row)
         row["end"] = max(row["sparsity"], row["high"] or 0.0)
+
+
+def value_label(row: Row) -> str:
+    """Return the number that answers how many activations can be dropped.
+
+    Args:
+        row: A row with the columns of `INTERVAL_COLUMNS` and ``status``.
+
+    Returns:
+        The estimate, the lower end with ``≥``, or the text that the data do not decide.
+    """
+    is_lower_bound = row["status"] == RIGHT_CENSORED
+    estimate = Estimate(row["sparsity"], row["low"], row["high"], is_lower_bound, is_true(row["high_censored"]))
+    answer = choose_answer(estimate, is_true(row["is_wide"]))
+    if answer == UNDECIDED:
+        return "not decided"
+    if answer == AT_LEAST:
+        return format_sparsity(row["low"], is_lower_bound=True)
+    return format_sparsity(row["sparsity"], is_lower_bound)
 
 
 def critical_axis(rows: list[Row], padding: float, tick_count: int = 6) -> alt.X:

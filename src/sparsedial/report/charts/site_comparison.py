@@ -20,7 +20,7 @@ from sparsedial.report.charts.common import (
     name_panels,
     ordered_sites,
 )
-from sparsedial.report.charts.model_and_task_comparison import critical_axis, store_value_labels
+from sparsedial.report.charts.model_and_task_comparison import INTERVAL_COLUMNS, critical_axis, store_value_labels
 from sparsedial.report.charts.theme import TEXT_COLOUR, site_colour_scale, site_shape_scale
 
 SITE_HEIGHT = 34
@@ -41,7 +41,7 @@ def draw_sites(critical: pd.DataFrame, retain: float) -> alt.TopLevelMixin:
     Raises:
         ValueError: No row can be drawn.
     """
-    rows = chart_rows(critical, (*CURVE_COLUMNS, "site", "status"), ("sparsity", "low", "high"))
+    rows = chart_rows(critical, (*CURVE_COLUMNS, "site", "status"), INTERVAL_COLUMNS)
     rows = drop_missing(rows, "sparsity")
     panels = name_panels(rows, by=CURVE_COLUMNS)
     store_value_labels(rows)

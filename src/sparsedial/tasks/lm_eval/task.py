@@ -91,6 +91,11 @@ class LmEvalTask:
     def _batch_tokens(self, lm: LanguageModel) -> int:
         return self.settings.batch_tokens or TOKENS_PER_BATCH_ROW * self.batch_rows(lm)
 
+    @property
+    def is_divisible(self) -> bool:
+        """False if examples are weighted by their number of instructions, which depends on the other examples."""
+        return self.metric.is_mean_over_examples
+
     def count_examples(self) -> int:
         """Return the number of documents that the settings request."""
         return self.settings.limit or len(self.lm_eval_task.eval_docs)
