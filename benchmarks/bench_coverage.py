@@ -49,8 +49,8 @@ from sparsedial.curves import (
 from sparsedial.curves.crossings import find_crossings
 from sparsedial.curves.curve import curve_from_scores
 from sparsedial.rules import Rule
-from sparsedial.study.adaptive_search import next_step
-from sparsedial.study.example_growth import add_examples
+from sparsedial.study.adaptive_search import SearchStep
+from sparsedial.study.example_growth import GrowingSearch
 from sparsedial.study.progress_listener import NullListener
 from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
@@ -158,19 +158,14 @@ def measure_curve(tasks: Sequence[SimulatedTask], points: str, model: int = 0) -
     ends = block_ends(examples)
     if points == SEARCH_NAME:
         ends = [examples]
-    extra_by_rule: dict[Rule, int] = {}
+    search = GrowingSearch("top_p", RETAIN, PRECISION, len(ends) - 1)
+    measured: dict[Rule, int] = {}
     curve = None
-    while True:
-        step = next_step("top_p", curve, RETAIN, PRECISION)
-        if step.rule is not None:
-            extra_by_rule[step.rule] = max(extra_by_rule.values(), default=0)
-        else:
-            assert curve is not None
-            added = add_examples("top_p", curve, extra_by_rule, RETAIN, len(ends) - 1) if step.needs_examples else {}
-            if not added:
-                return curve
-            extra_by_rule.update(added)
-        curve = _curve(tasks, {rule.value: ends[extra] for rule, extra in extra_by_rule.items()})
+    while not isinstance(step := search.next_points(curve, measured), SearchStep):
+        measured.update(step)
+        curve = _curve(tasks, {rule.value: ends[extra] for rule, extra in measured.items()})
+    assert curve is not None
+    return curve
 
 
 def _curve(tasks: Sequence[SimulatedTask], examples_at: Mapping[float, int]) -> Curve:

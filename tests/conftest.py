@@ -82,3 +82,12 @@ def masked_lm(masked_llama):
 
     source = Source("tiny-diffusion", Path(), "test", "0" * 64)
     return LanguageModel(masked_llama, None, source, "float32", torch.device("cpu"), "masked-diffusion", MASK)
+
+
+@pytest.fixture
+def registrations():
+    """Undo the registrations of a test."""
+    from tests.support.plugins import registrations_undone
+
+    with registrations_undone():
+        yield

@@ -72,26 +72,13 @@ def test_import_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_apply_rule_refuses_a_rule_that_no_backend_computes() -> None:
-    with pytest.raises(SpecError, match=r"'custom'.*top_p, top_k, max_p"):
+def test_a_rule_that_keeps_no_set_of_entries_is_refused(llama) -> None:
+    with pytest.raises(SpecError, match=r"CustomRule.*neither keep_mask nor bind"):
         apply_rule(torch.randn(4), CustomRule())
+    with pytest.raises(SpecError, match=r"CustomRule.*neither keep_mask nor bind"):
+        sd.sparsify(llama, "input", CustomRule())
     with pytest.raises(SpecError, match="expected a rule such as"):
         apply_rule(torch.randn(4), "top_p")  # type: ignore[arg-type]
-
-
-def test_a_rule_without_a_name_is_refused() -> None:
-    class Unnamed(sd.Rule):
-        pass
-
-    with pytest.raises(SpecError, match=r"Unnamed.*top_p, top_k, max_p"):
-        apply_rule(torch.randn(4), Unnamed())
-
-
-def test_sparsify_refuses_a_rule_that_no_backend_computes(llama) -> None:
-    with pytest.raises(SpecError, match=r"'custom'.*top_p, top_k, max_p"):
-        BoundRule(CustomRule())
-    with pytest.raises(SpecError, match=r"'custom'.*top_p, top_k, max_p"), sd.sparsify(llama, "input", CustomRule()):
-        pass
 
 
 @pytest.mark.parametrize("x", [torch.tensor(1.0), torch.ones(3, dtype=torch.int64), [1.0, 2.0]], ids=str)

@@ -43,6 +43,6 @@ def test_a_vector_that_is_not_finite_stays_as_it_is() -> None:
     assert kept.tolist() == [-1, 1]
 
 
-def test_an_unknown_rule_is_an_error() -> None:
-    with pytest.raises(SpecError, match=r"CustomRule.*top_p, top_k, max_p"):
+def test_a_rule_without_a_mask_is_an_error() -> None:
+    with pytest.raises(SpecError, match=r"CustomRule.*does not define keep_mask"):
         reference.select(torch.randn(4), CustomRule())

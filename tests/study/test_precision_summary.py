@@ -71,7 +71,7 @@ def test_missing_examples_are_counted():
     line = _describe_curve(CurveKey("m", "input", "top_p"), end, 0.99, 1.5)
     assert line.startswith("m, input top_p: 95% interval 0.0% to ")
     assert MORE_EXAMPLES_NEEDED in line
-    assert "instead of 200" in line
+    assert "up to 200 examples" in line and "examples would be needed" in line
 
 
 def test_a_site_without_a_curve_is_named():

@@ -67,12 +67,12 @@ def test_a_killed_run_resumes_with_the_same_numbers(spec, tmp_path, numbers):
         from sparsedial.study.store import Store
 
         write, count = Store.write_trial, 0
-        def counted(self, record, samples):
+        def counted(self, record, samples, *labels):
             global count
             count += 1
             if count == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(self, record, samples)
+            write(self, record, samples, *labels)
         Store.write_trial = counted
         run_study(StudySpec.from_json(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))
         """

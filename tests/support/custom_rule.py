@@ -1,4 +1,4 @@
-"""A rule that no backend computes."""
+"""A rule that keeps no set of entries."""
 
 from dataclasses import dataclass
 from typing import ClassVar

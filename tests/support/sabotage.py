@@ -45,8 +45,8 @@ def install():
         carry_out_orders("before", describe(self.task.name, self.site, self.rule))
         return run(self, *args, **kwargs)
 
-    def sabotaged_write(self, record, samples):
-        write_trial(self, record, samples)
+    def sabotaged_write(self, record, samples, *labels):
+        write_trial(self, record, samples, *labels)
         carry_out_orders("after", describe(record.task.name, record.identity.site, record.identity.rule))
 
     Trial.run = sabotaged_run

@@ -107,8 +107,7 @@ def _missing_columns() -> dict[str, Any]:
 
 def _is_last_sparsest(curve: LabelledCurve) -> bool:
     """Return True if the rule has no value that is sparser than the last point of the curve."""
-    dense = RULES[curve.group.rule].dense_value
-    return bool(abs(curve.curve.p[-1] - dense) >= 1.0)
+    return bool(RULES[curve.group.rule].distance_from_dense(curve.curve.p[-1]) >= 1.0)
 
 
 def point_rows(curve: LabelledCurve, trial_set: TrialSet) -> list[dict[str, Any]]:

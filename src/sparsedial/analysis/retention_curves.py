@@ -107,7 +107,8 @@ class LabelledCurve:
         group = self.group
         task = self.label.task
         model_key = (group.family, group.parameters, group.model)
-        return (*model_key, group.rule, group.layers or (), is_average(task), task, SITES.index(group.site))
+        site_key = (SITES.index(group.site), "") if group.site in SITES else (len(SITES), group.site)
+        return (*model_key, group.rule, group.layers or (), is_average(task), task, site_key)
 
 
 @dataclass(frozen=True)

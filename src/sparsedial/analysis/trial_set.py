@@ -13,6 +13,8 @@ import numpy as np
 
 from sparsedial.errors import SpecError, StorageError
 from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.sites import registered_site_version
+from sparsedial.rules import RULES
 from sparsedial.study.integrity import find_problems
 from sparsedial.study.pooled_trials import PooledTrial, pool_trials, select_disjoint_blocks
 from sparsedial.study.records import TrialRecord
@@ -106,7 +108,7 @@ class TrialSet:
             return GRID
         return EARLIER
 
-    def requested_precision(self, records: Sequence[TrialRecord]) -> float | None:
+    def requested_precision(self, records: Sequence[PooledTrial]) -> float | None:
         """Return the half width of the 95% interval that the studies of some trials request.
 
         Args:
@@ -117,7 +119,7 @@ class TrialSet:
         """
         requested = []
         for record in records:
-            precision = self._source_by_key[record.key].spec.precision
+            precision = self._source_by_key[record.blocks[0].key].spec.precision
             if precision is not None:
                 requested.append(precision / 100)
         return min(requested, default=None)
@@ -258,6 +260,9 @@ def _is_requested(record: TrialRecord, spec: StudySpec, resolved: dict[str, Any]
     for entry in resolved.get("resolved_models", ()):
         if entry["identity"] == model and entry["ffns"] != identity.ffns:
             return False
-    return (
-        identity.rule.name in spec.rules and identity.layers == spec.layers and identity.site in (spec.sites or SITES)
-    )
+    if identity.rule.name not in spec.rules or identity.site not in (spec.sites or SITES):
+        return False
+    # Trials of other versions of a registered rule or site belong to an earlier state of the study.
+    is_current_rule = identity.rule.version == RULES[identity.rule.name].version
+    is_current_site = identity.site_version == registered_site_version(identity.site)
+    return identity.layers == spec.layers and is_current_rule and is_current_site

@@ -12,7 +12,8 @@ from rich.table import Table
 from sparsedial.cli.console import log, out
 from sparsedial.cli.options import Device, DType, Model, Modules, TrustRemoteCode
 from sparsedial.cli.parsing import parse_pairs
-from sparsedial.ffn.feed_forward import SITES, skippable_mac_share
+from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.sites import find_site, skippable_mac_share
 from sparsedial.study.dataclass_parsing import raise_problems
 from sparsedial.study.run_command_options import option_name
 
@@ -102,4 +103,4 @@ def _projection_names(ffn: FFN) -> str:
 
 
 def _available_sites(ffn: FFN) -> list[str]:
-    return [site for site in SITES if ffn.unsupported_reason(site) is None]
+    return [site for site in SITES if find_site(site).unsupported_reason(ffn) is None]

@@ -49,7 +49,7 @@ def parse_numbers(texts: Sequence[str], option: str, problems: list[str]) -> tup
         try:
             numbers.append(float(text))
         except ValueError:
-            problems.append(f"{option} {text!r}: not a number; expected numbers in [0, 1]")
+            problems.append(f"{option} {text!r}: not a number; expected numbers such as 0.9")
     return tuple(numbers)
 
 

@@ -35,16 +35,22 @@ Site = Annotated[
     list[str] | None,
     _sparsity_option(
         "sites",
-        "Site where entries are dropped: input, up, gate, intermediate or all_inputs. Repeatable. "
-        "Default: all sites of the model.",
+        "Site where entries are dropped: input, up, gate, intermediate, all_inputs, or a site of an installed package. "
+        "Repeatable. Default: all of these five that the model has.",
     ),
 ]
-Rule = Annotated[str, _sparsity_option("rules", "Rule that selects the entries to keep: top_p, top_k or max_p.")]
+Rule = Annotated[
+    str,
+    _sparsity_option(
+        "rules", "Rule that selects the entries to keep: top_p, top_k, max_p, or a rule of an installed package."
+    ),
+]
 Values = Annotated[
     list[str] | None,
     _sparsity_option(
         "values",
-        "Comma-separated values of the rule's parameter, each from 0 to 1. Default: chosen by an adaptive search.",
+        "Comma-separated values of the rule's parameter, each from 0 to 1 for top_p, top_k and max_p. Default: chosen "
+        "by an adaptive search.",
     ),
 ]
 Layers = Annotated[
@@ -55,7 +61,7 @@ Tasks = Annotated[
     _task_option(
         "tasks",
         "Comma-separated tasks: self_prediction, restoration, denoising, next_token, masked_token, names of lm-eval "
-        "tasks, or paper and paper-instruct for the lm-eval tasks of the paper.",
+        "tasks, paper and paper-instruct for the lm-eval tasks of the paper, or tasks of an installed package.",
     ),
 ]
 IncludePath = Annotated[

@@ -9,13 +9,13 @@ from typing import NamedTuple, overload
 import torch
 from torch import nn
 
-from sparsedial.errors import ModelError, SpecError
+from sparsedial.errors import ModelError
 from sparsedial.ffn.adapters import Adapter
 from sparsedial.ffn.expression import Expression, OutputSlice
 from sparsedial.ffn.projections import out_features
-from sparsedial.suggestions import describe_unknown
 
 SITES = ("input", "up", "gate", "intermediate", "all_inputs")
+"""The built-in sites. `sparsedial.ffn.sites` defines them, and other sites can be registered there."""
 
 
 class FfnMacs(NamedTuple):
@@ -181,10 +181,10 @@ class FFN:
         return bool((value_at_zero == 0).all())
 
     def unsupported_reason(self, site: str) -> str | None:
-        """Return why a site does not exist in this FFN, or None if it exists.
+        """Return why a built-in site does not exist in this FFN, or None if it exists.
 
         Args:
-            site: One of ``SITES``.
+            site: One of ``SITES``. `sparsedial.ffn.sites.Site.unsupported_reason` answers for any site.
 
         Returns:
             The reason as a clause, or None.
@@ -240,63 +240,3 @@ class FFNs(Sequence[FFN]):
         layers = {ffn.layer for ffn in self}
         adapters = f", {len(self.adapters)} adapters left out" if self.adapters else ""
         return f"FFNs({len(self)} in {len(layers)} layers{adapters})"
-
-
-def check_site(ffns: Sequence[FFN], site: str) -> None:
-    """Check that a site exists in every FFN.
-
-    Args:
-        ffns: The FFNs to sparsify.
-        site: One of ``SITES``.
-
-    Raises:
-        SpecError: The site is unknown.
-        ModelError: An FFN does not have the site. The message names the FFN and the reason.
-    """
-    if site not in SITES:
-        raise SpecError(describe_unknown("site", site, SITES))
-    for ffn in ffns:
-        reason = ffn.unsupported_reason(site)
-        if reason is not None:
-            available = [s for s in SITES if ffn.unsupported_reason(s) is None]
-            raise ModelError(f"{ffn.name}: no site {site!r}: {reason}. Available sites: {', '.join(available)}.")
-
-
-def skippable_mac_share(ffn: FFN, site: str) -> dict[str, float]:
-    """Return the share of the FFN's multiply-accumulates that depend on each vector sparsified at a site.
-
-    At most, a runtime can skip the sum of share times sparsity over these vectors (arXiv 2509.00454, section 3). For
-    each dropped entry, it can skip these columns and rows of the weight matrices:
-
-    - input: columns of up and gate.
-    - gate: rows of up and columns of down.
-    - up: rows of gate and columns of down.
-    - intermediate: columns of down.
-    - all_inputs: columns of up, gate and down.
-
-    Args:
-        ffn: The FFN.
-        site: One of ``SITES``.
-
-    Returns:
-        The share between 0 and 1 for each vector sparsified at the site.
-
-    Raises:
-        SpecError: The site is unknown.
-    """
-    macs = ffn.macs
-    total = sum(macs)
-    input_share = macs.reads_input / total
-    intermediate_share = macs.reads_intermediate / total
-    if site not in SITES:
-        raise SpecError(describe_unknown("site", site, SITES))
-    if site == "input":
-        return {"input": input_share}
-    if site == "intermediate":
-        return {"intermediate": intermediate_share}
-    if site == "all_inputs":
-        return {"input": input_share, "intermediate": intermediate_share}
-    if site == "up" and not ffn.gated:
-        return {"up": intermediate_share}
-    # A dropped entry skips a row of one of the two projections that read the input, and a column of down.
-    return {site: (macs.reads_input / 2 + macs.reads_intermediate) / total}

@@ -32,7 +32,7 @@ from sparsedial.hooks.rule_applier import (
     share_result,
 )
 from sparsedial.moe.listed_expert_tokens import ExpertTokenTracker
-from sparsedial.rules import Rule
+from sparsedial.rules import Rule, VectorRule
 
 
 class ForwardCoordinator:
@@ -43,6 +43,7 @@ class ForwardCoordinator:
     Args:
         rule: Rule to apply.
         keys: Description of each counter.
+        vector_rules: The rule for the vectors of each counter. Defaults to none, which means ``rule`` for all of them.
 
     Attributes:
         rule: The rule with its wrappers.
@@ -55,8 +56,8 @@ class ForwardCoordinator:
         has_run: True if a forward pass of the model has ended.
     """
 
-    def __init__(self, rule: Rule, keys: Sequence[CounterKey]) -> None:
-        self.rule = WrappableRule(rule)
+    def __init__(self, rule: Rule, keys: Sequence[CounterKey], vector_rules: Sequence[VectorRule] = ()) -> None:
+        self.rule = WrappableRule(rule, vector_rules)
         self.tracker = ForwardTracker()
         self.counters = SparsityCounters(keys)
         self.fast_path = DecodeFastPath(self.rule, [key.width for key in keys])

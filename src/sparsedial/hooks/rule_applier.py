@@ -5,7 +5,7 @@ The generic path handles all cases. `decode_fast_path` replaces it when one toke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,7 @@ from sparsedial.hooks.module_patch import Apply
 from sparsedial.hooks.pending_counts import RuleCall
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.moe.listed_expert_tokens import ExpertTokenTracker
-from sparsedial.rules import Rule
+from sparsedial.rules import Rule, VectorRule
 from sparsedial.tracing_state import is_tracing
 
 if TYPE_CHECKING:
@@ -33,15 +33,29 @@ class WrappableRule:
 
     Args:
         rule: The rule.
+        vector_rules: The rule for the vectors of each counter, as `Rule.bind` returns it. Defaults to none, which means
+            ``rule`` for all counters.
 
     Attributes:
         bound: The rule, bound to its kernels.
         wrapped: The outermost wrapper, or None if there is none.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, vector_rules: Sequence[VectorRule] = ()) -> None:
         self.bound = BoundRule(rule)
         self.wrapped: RuleFunction | None = None
+        self._bound_by_counter: dict[int, BoundRule] = {}
+        for counter, vector_rule in enumerate(vector_rules):
+            if vector_rule is not rule:
+                self._bound_by_counter[counter] = BoundRule(vector_rule)
+
+    def bound_for(self, counter: int) -> BoundRule:
+        """Return the rule for the vectors of one counter, bound to its kernels.
+
+        Args:
+            counter: Index of the counter.
+        """
+        return self._bound_by_counter.get(counter, self.bound)
 
     def wrap(self, wrapper: RuleWrapper) -> None:
         """Wrap the rule and its present wrappers in a function: see `Sparsifier.wrap`.
@@ -56,8 +70,8 @@ class WrappableRule:
 
         self.wrapped = wrapped
 
-    def _apply_bound(self, _: int, x: torch.Tensor, __: ForwardContext) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.bound(x)
+    def _apply_bound(self, counter: int, x: torch.Tensor, _: ForwardContext) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.bound_for(counter)(x)
 
 
 class RuleApplier:
@@ -81,6 +95,7 @@ class RuleApplier:
     ) -> None:
         self.counter = counter
         self._rule = rule
+        self._bound = rule.bound_for(counter)
         self._tracker = tracker
         self._counters = counters
         self._expert_tokens = expert_tokens
@@ -104,9 +119,9 @@ class RuleApplier:
         if self._rule.wrapped is not None:
             y, kept = self._rule.wrapped(self.counter, x, context or ForwardContext())
         elif not torch.compiler.is_dynamo_compiling() and context is not None and context.can_bypass_dispatcher:
-            y, kept = self._rule.bound.call_backend(x, self._counters.buffers.take(x))
+            y, kept = self._bound.call_backend(x, self._counters.buffers.take(x))
         else:
-            y, kept = self._rule.bound(x)
+            y, kept = self._bound(x)
         if is_outside:
             if context is not None:
                 self._counters.record_outside(context, RuleCall((self.counter,), kept, x.shape[:-1]))

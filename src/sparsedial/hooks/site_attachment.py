@@ -12,6 +12,7 @@ from torch import nn
 
 from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.sites import ModuleVector, find_site
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.encoder_fast_path import turn_off_fast_path
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
@@ -33,29 +34,23 @@ class SparsifiedVector:
     Attributes:
         counter: Index of its counter.
         ffn: The FFN.
-        name: "input", "up", "gate" or "intermediate".
+        name: "input", "up", "gate" or "intermediate", or the name of ``module_vector``.
+        module_vector: Which module's input or output it is. None if the name says it.
     """
 
     counter: int
     ffn: FFN
     name: str
+    module_vector: ModuleVector | None = None
 
     def make_key(self) -> CounterKey:
         """Return the description of its counter."""
         ffn = self.ffn
-        width = ffn.hidden if self.name == "input" else ffn.width
+        if self.module_vector is not None:
+            width = self.module_vector.width(ffn)
+        else:
+            width = ffn.hidden if self.name == "input" else ffn.width
         return CounterKey(ffn.layer, ffn.name, self.name, ffn.expert, width, ffn.moe_path, ffn.is_time_major)
-
-
-def vector_names(site: str) -> tuple[str, ...]:
-    """Return the names of the vectors that are sparsified at a site: two for "all_inputs", otherwise one.
-
-    Args:
-        site: Name of a site.
-    """
-    if site == "all_inputs":
-        return ("input", "intermediate")
-    return (site,)
 
 
 def list_vectors(ffns: Sequence[FFN], site: str) -> list[SparsifiedVector]:
@@ -63,15 +58,18 @@ def list_vectors(ffns: Sequence[FFN], site: str) -> list[SparsifiedVector]:
 
     Args:
         ffns: The FFNs.
-        site: "input", "up", "gate", "intermediate" or "all_inputs".
+        site: Name of a site.
 
     Returns:
         The vectors. The index in the list is the index of the counter.
     """
     vectors: list[SparsifiedVector] = []
     for ffn in ffns:
-        for name in vector_names(site):
-            vectors.append(SparsifiedVector(len(vectors), ffn, name))
+        for vector in find_site(site).vectors:
+            if isinstance(vector, str):
+                vectors.append(SparsifiedVector(len(vectors), ffn, vector))
+            else:
+                vectors.append(SparsifiedVector(len(vectors), ffn, vector.name, vector))
     return vectors
 
 
@@ -106,7 +104,11 @@ def attach_vectors(
 
 def _attach_vector(vector: SparsifiedVector, coordinator: ForwardCoordinator) -> Iterator[Removable]:
     ffn = vector.ffn
-    if vector.name == "input":
+    if vector.module_vector is not None:
+        module = vector.module_vector.module(ffn)
+        patch = InputPatch if vector.module_vector.side == "input" else OutputPatch
+        yield patch(module, coordinator.make_applier(vector.counter))
+    elif vector.name == "input":
         apply = coordinator.make_applier(vector.counter, shared=len(ffn.input_projections) > 1)
         for projection in ffn.input_projections:
             yield InputPatch(projection, apply)

@@ -12,7 +12,8 @@ from torch import nn
 
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn.discovery import find_ffns
-from sparsedial.ffn.feed_forward import FFN, FFNs, check_site
+from sparsedial.ffn.feed_forward import FFN, FFNs
+from sparsedial.ffn.sites import check_site, select_site_ffns
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.forward_context import PHASES
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
@@ -20,8 +21,9 @@ from sparsedial.hooks.forward_override import ForwardOverride
 from sparsedial.hooks.model_hooks import ModelHooks
 from sparsedial.hooks.reach_check import describe_unreached
 from sparsedial.hooks.rule_applier import RuleWrapper
-from sparsedial.hooks.site_attachment import Removable, attach_vectors, list_vectors, vector_names
-from sparsedial.rules import Rule
+from sparsedial.hooks.rule_binding import bind_rule
+from sparsedial.hooks.site_attachment import Removable, attach_vectors, list_vectors
+from sparsedial.rules import Calibration, Rule, check_rule
 
 MAX_LISTED_EXPERTS = 3  # experts that an error message names
 
@@ -30,7 +32,13 @@ _attached_vectors: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def sparsify(
-    model: nn.Module, site: str, rule: Rule, *, layers: Iterable[int] | None = None, ffns: FFNs | None = None
+    model: nn.Module,
+    site: str,
+    rule: Rule,
+    *,
+    layers: Iterable[int] | None = None,
+    ffns: FFNs | None = None,
+    calibration: Calibration | None = None,
 ) -> Sparsifier:
     """Return a context manager that applies a rule at a site of a model's FFNs.
 
@@ -42,16 +50,19 @@ def sparsify(
 
     Args:
         model: Any transformer language model.
-        site: "input", "up", "gate", "intermediate" or "all_inputs".
-        rule: `TopP`, `TopK` or `MaxP`.
+        site: "input", "up", "gate", "intermediate" or "all_inputs", or the name of a registered site.
+        rule: `TopP`, `TopK`, `MaxP`, or another rule.
         layers: Indices of the layers to sparsify. Defaults to None: all layers.
         ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
+        calibration: What the rule's `Rule.calibrate` returned for this model. Defaults to None. The built-in rules need
+            no calibration.
 
     Returns:
         The context manager, which also counts the dropped entries.
 
     Raises:
-        SpecError: The site, the rule or a layer is unknown, or an FFN belongs to another model.
+        SpecError: The site, the rule or a layer is unknown, an FFN belongs to another model, or the rule needs a
+            calibration.
         ModelError: The model has no FFN, or one of the chosen FFNs does not have the site.
 
     Example:
@@ -66,14 +77,13 @@ def sparsify(
         0      0  input  prefill       48     96       0.5
         1      1  input  prefill       48     96       0.5
     """
-    if not isinstance(rule, Rule):
-        raise SpecError(f"sparsify: expected a rule such as TopP(0.9), got {rule!r}.")
+    check_rule(rule)
     if ffns is None:
         ffns = find_ffns(model)
-    selected = select_ffns(ffns, layers)
+    selected = select_site_ffns(ffns, select_ffns(ffns, layers), site)
     _check_model_contains(model, selected)
     check_site(selected, site)
-    return Sparsifier(model, selected, site, rule)
+    return Sparsifier(model, selected, site, rule, calibration)
 
 
 def is_sparsified(model: nn.Module) -> bool:
@@ -117,21 +127,25 @@ class Sparsifier:
     Args:
         model: The model.
         ffns: FFNs to sparsify.
-        site: "input", "up", "gate", "intermediate" or "all_inputs".
+        site: Name of the site.
         rule: Rule to apply.
+        calibration: What the rule's `Rule.calibrate` returned for the model. Defaults to None.
 
     Attributes:
         site: The site.
         rule: The rule.
     """
 
-    def __init__(self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule) -> None:
+    def __init__(
+        self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule, calibration: Calibration | None = None
+    ) -> None:
         self.site = site
         self.rule = rule
         self._model = model
         self._ffns = ffns
         self._vectors = list_vectors(ffns, site)
-        self._coordinator = ForwardCoordinator(rule, [vector.make_key() for vector in self._vectors])
+        keys = [vector.make_key() for vector in self._vectors]
+        self._coordinator = ForwardCoordinator(rule, keys, bind_rule(rule, self._vectors, calibration))
         self._handles: list[Removable] = []
 
     def __repr__(self) -> str:
@@ -264,7 +278,7 @@ class Sparsifier:
     def _reserve_vectors(self) -> None:
         if self._handles:
             raise AttachError(f"This sparsifier is already attached, at {self.site!r}. Leave its `with` block first.")
-        names = set(vector_names(self.site))
+        names = {vector.name for vector in self._vectors}
         for ffn in self._ffns:
             conflicts = _attached_vectors.get(ffn.down, set()) & names
             if conflicts:
@@ -278,7 +292,7 @@ class Sparsifier:
     def _release_vectors(self) -> None:
         for ffn in self._ffns:
             names = _attached_vectors.get(ffn.down, set())
-            names.difference_update(vector_names(self.site))
+            names.difference_update(vector.name for vector in self._vectors)
             if not names:
                 _attached_vectors.pop(ffn.down, None)
 

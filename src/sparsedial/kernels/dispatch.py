@@ -3,6 +3,10 @@
 CPU tensors go to `cpu_backend` (numba) and CUDA tensors to `cuda_backend` (Triton). Other tensors go to `reference`,
 and so do all tensors whose backend is not installed. The environment variable
 ``SPARSEDIAL_BACKEND=reference|cpu|triton`` forces one backend.
+
+These backends compute the built-in rules. Any other rule goes to the kernel that was registered for its class and the
+tensor's device (`register_kernel`), otherwise to `reference`. A compiler or dispatch mode sees such a rule as the
+operator `torch.ops.sparsedial.select_custom(x, handle)`, because its name and value do not describe it completely.
 """
 
 from __future__ import annotations
@@ -11,15 +15,18 @@ import functools
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 
 from sparsedial.errors import SpecError
 from sparsedial.kernels import reference
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
-from sparsedial.rules import RULES, Rule, make_rule
+from sparsedial.kernels.kernel_registry import Select, find_kernel
+from sparsedial.rules import MaxP, Rule, TopK, TopP, VectorRule, check_rule, make_rule
 
 if TYPE_CHECKING:  # numba is imported on first use
     from sparsedial.kernels.cpu_backend import DecodeSlots
@@ -32,12 +39,14 @@ BACKEND_MODULES = {
     "triton": "sparsedial.kernels.cuda_backend",
 }
 DEVICE_BACKENDS = {"cpu": "cpu", "cuda": "triton"}
-
-Select = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-"""The signature of every backend: ``select(x, rule, kept=None, warm_start=False) -> (y, kept)``."""
+BUILTIN_RULES = (TopP, TopK, MaxP)
+"""The rules that the backends compute. A subclass of them can keep other entries, so it is not one of them."""
 
 _library = torch.library.Library("sparsedial", "DEF")
 _library.define("select(Tensor x, str rule, float value) -> (Tensor, Tensor)")
+_library.define("select_custom(Tensor x, int handle) -> (Tensor, Tensor)")
+_custom_rules: WeakValueDictionary[int, BoundRule] = WeakValueDictionary()
+_handles = count()
 
 
 @functools.cache
@@ -79,44 +88,42 @@ def load_backend_or_reference(name: str) -> Select:
         return reference.select
 
 
-def _backend_for(device_type: str) -> Select:
+def _backend_for(device_type: str, rule: VectorRule) -> Select:
     forced = os.environ.get(BACKEND_VARIABLE)
+    if type(rule) not in BUILTIN_RULES:
+        if forced and load_backend(forced) is reference.select:
+            return reference.select
+        return find_kernel(type(rule), device_type) or reference.select
     if forced:
         return load_backend(forced)
     return load_backend_or_reference(DEVICE_BACKENDS.get(device_type, "reference"))
 
 
 def _select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return _backend_for(x.device.type)(x, make_rule(rule, value))
+    builtin_rule = make_rule(rule, value)
+    return _backend_for(x.device.type, builtin_rule)(x, builtin_rule)
 
 
-def _select_on_fake_tensors(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _select_custom(x: torch.Tensor, handle: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rule = _custom_rules[handle].rule
+    return _backend_for(x.device.type, rule)(x, rule)
+
+
+def _select_on_fake_tensors(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=torch.int32)
 
 
 _library.impl("select", _select, "CompositeExplicitAutograd")
+_library.impl("select_custom", _select_custom, "CompositeExplicitAutograd")
 torch.library.register_fake("sparsedial::select", _select_on_fake_tensors, lib=_library)
-
-
-def check_rule_supported(rule: Rule) -> None:
-    """Raise an error if no backend computes a rule.
-
-    Args:
-        rule: The rule.
-
-    Raises:
-        SpecError: The rule is not one of those in `sparsedial.rules.RULES`.
-    """
-    name = getattr(rule, "name", None)
-    if name not in RULES or not isinstance(rule, RULES[name]):
-        raise SpecError(f"no kernel computes the rule {name!r} ({rule!r}): expected one of {', '.join(RULES)}")
+torch.library.register_fake("sparsedial::select_custom", _select_on_fake_tensors, lib=_library)
 
 
 class BoundRule:
     """A rule bound to its backends. Each backend is looked up once, because a decode step makes many small calls.
 
     Args:
-        rule: `TopP`, `TopK` or `MaxP`. A `SpecError` is raised for a rule that no backend computes.
+        rule: The rule, or the result of `Rule.bind` for one FFN.
 
     Attributes:
         rule: The rule.
@@ -128,11 +135,14 @@ class BoundRule:
         (tensor([3., 0., 2., 0.]), tensor(2, dtype=torch.int32))
     """
 
-    def __init__(self, rule: Rule) -> None:
-        check_rule_supported(rule)
+    def __init__(self, rule: VectorRule) -> None:
         self.rule = rule
         self._cpu: Select | None = None
         self._cuda: Select | None = None
+        self._handle: int | None = None  # of a rule that name and value do not describe completely
+        if type(rule) not in BUILTIN_RULES:
+            self._handle = next(_handles)
+            _custom_rules[self._handle] = self
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the rule to each vector of a tensor.
@@ -148,7 +158,7 @@ class BoundRule:
         """
         if dispatcher_is_unobserved():
             return self.call_backend(x)
-        return torch.ops.sparsedial.select.default(x, self.rule.name, self.rule.value)
+        return self._call_operator(x)
 
     def call_backend(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the rule without PyTorch's dispatcher, which must be idle (see `dispatcher_is_unobserved`).
@@ -165,12 +175,18 @@ class BoundRule:
         """
         if type(x) is torch.Tensor:
             if x.is_cuda:
-                self._cuda = self._cuda or _backend_for("cuda")
+                self._cuda = self._cuda or _backend_for("cuda", self.rule)
                 return self._cuda(x, self.rule, kept, warm_start=True)
             if x.is_cpu:
-                self._cpu = self._cpu or _backend_for("cpu")
+                self._cpu = self._cpu or _backend_for("cpu", self.rule)
                 return self._cpu(x, self.rule, kept)
-        return torch.ops.sparsedial.select.default(x, self.rule.name, self.rule.value)
+        return self._call_operator(x)
+
+    def _call_operator(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._handle is not None:
+            return torch.ops.sparsedial.select_custom.default(x, self._handle)
+        rule: Any = self.rule
+        return torch.ops.sparsedial.select.default(x, rule.name, rule.value)
 
     def decode_slots(self, widths: Sequence[int]) -> DecodeSlots | None:
         """Return slots that apply the rule to single vectors on the CPU, once per slot and decode step.
@@ -181,11 +197,12 @@ class BoundRule:
         Returns:
             The slots, or None if CPU tensors do not go to the backend `cpu`.
         """
-        if _backend_for("cpu").__module__ != BACKEND_MODULES["cpu"]:
+        rule: Any = self.rule
+        if self._handle is not None or _backend_for("cpu", rule).__module__ != BACKEND_MODULES["cpu"]:
             return None
         from sparsedial.kernels.cpu_backend import DecodeSlots
 
-        return DecodeSlots(widths, self.rule)
+        return DecodeSlots(widths, rule)
 
 
 def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,7 +210,7 @@ def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]
 
     Args:
         x: Vectors, shape [..., D], float32, bfloat16, float16 or float64, with any strides.
-        rule: `TopP`, `TopK` or `MaxP`.
+        rule: `TopP`, `TopK`, `MaxP`, or another rule that defines `Rule.keep_mask`.
 
     Returns:
         The sparse vectors, shape [..., D], of the same dtype, with dropped entries set to zero, and the number of
@@ -201,7 +218,8 @@ def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]
         does not synchronise the host with the device.
 
     Raises:
-        SpecError: ``x`` is not a float tensor with at least one dimension, or ``rule`` is not a supported rule.
+        SpecError: ``x`` is not a float tensor with at least one dimension, or ``rule`` is not a rule that defines
+            `Rule.keep_mask`.
 
     Example:
         >>> import sparsedial as sd
@@ -209,11 +227,13 @@ def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]
         >>> y, kept
         (tensor([[ 4., -3.,  2.,  0.]]), tensor([3], dtype=torch.int32))
     """
-    if not isinstance(rule, Rule):
-        raise SpecError(f"apply_rule: expected a rule such as TopP(0.9), got {rule!r}")
-    check_rule_supported(rule)
+    check_rule(rule)
     if not isinstance(x, torch.Tensor):
         raise SpecError(f"apply_rule: expected a float tensor [..., D], got {type(x)!r}")
     if x.dtype not in DTYPES or x.dim() == 0:
         raise SpecError(f"apply_rule: expected a float tensor [..., D], got {x.dtype} tensor of shape {tuple(x.shape)}")
-    return torch.ops.sparsedial.select(x, rule.name, rule.value)
+    if type(rule) in BUILTIN_RULES:
+        return torch.ops.sparsedial.select(x, rule.name, rule.value)
+    if torch.compiler.is_compiling():
+        return reference.select(x, rule)  # a compiler cannot trace the creation of a handle
+    return BoundRule(rule)(x)

@@ -3,8 +3,9 @@
 The search first measures three fixed points, then moves outward until a point loses the score, and then places points
 where they narrow the 95% interval. The next point depends only on the points measured so far.
 
-Values are expressed as their distance from the value at which the rule keeps every entry, so that a larger distance
-means higher sparsity for every rule.
+Values are expressed as their distance from the value at which the rule keeps every entry, as `Rule.distance_from_dense`
+defines it, so that a larger distance means higher sparsity for every rule. The distance 1 is the sparsest value. Values
+are rounded, so that the key of a trial is the same on every machine.
 """
 
 from __future__ import annotations
@@ -35,11 +36,8 @@ INWARD_DISTANCES = (0.01, 0.003)
 MAX_POINTS = 8
 """Number of points after which a search without a requested precision ends. The grid of the paper has 26 points."""
 
-MAX_POINTS_FOR_PRECISION = 12
+MAX_POINTS_FOR_PRECISION = 16
 """Number of points after which a search with a requested precision ends."""
-
-VALUE_DIGITS = 4
-"""Decimal digits of a value. Values are rounded, so that the key of a trial is the same on every machine."""
 
 DISTANCE_TOLERANCE = 1e-9
 """Two distances are equal if they differ by less than this."""
@@ -58,7 +56,7 @@ MIN_BRACKET_SHARE = 0.05
 
 PRECISION_REACHED = "the interval is as narrow as requested"
 POINTS_USED = "the largest number of points has been measured"
-MORE_EXAMPLES_NEEDED = "more examples are needed, because further points would not narrow the interval"
+MORE_EXAMPLES_NEEDED = "more examples are needed, because the measured points are not decided"
 SPARSEST_VALUE_REACHED = "the sparsest value of the rule does not lose the score"
 VALUES_TOO_CLOSE = "the values of the rule are as close to each other as they can be"
 NO_CURVE = "no task has scores that can be compared"
@@ -90,15 +88,16 @@ def rule_at_distance(rule_name: str, distance: float) -> Rule:
         distance: A number in [0, 1].
 
     Returns:
-        The rule, with its value rounded to `VALUE_DIGITS`.
+        The rule, with its value rounded to `Rule.search_digits`.
 
     Example:
         >>> rule_at_distance("top_p", 0.1), rule_at_distance("max_p", 0.1)
         (TopP(p=0.9), MaxP(fraction=0.1))
     """
-    dense_value = RULES[rule_name].dense_value
-    value = dense_value - distance if dense_value == 1.0 else dense_value + distance
-    return make_rule(rule_name, round(value, VALUE_DIGITS))
+    rule_class = RULES[rule_name]
+    low, high = sorted((rule_class.dense_value, rule_class.sparsest_value))
+    value = round(rule_class.value_at(distance), rule_class.search_digits)
+    return make_rule(rule_name, min(max(value, low), high))
 
 
 def first_rules(rule_name: str) -> tuple[Rule, ...]:
@@ -114,7 +113,13 @@ def first_rules(rule_name: str) -> tuple[Rule, ...]:
 
 
 def next_step(
-    rule_name: str, measured: Curve | None, retain: float, precision: float, max_points: int = MAX_POINTS_FOR_PRECISION
+    rule_name: str,
+    measured: Curve | None,
+    retain: float,
+    precision: float,
+    max_points: int = MAX_POINTS_FOR_PRECISION,
+    *,
+    can_add_examples: bool = False,
 ) -> SearchStep:
     """Return the rule to measure next, or the reason for which the search has ended.
 
@@ -129,6 +134,8 @@ def next_step(
         retain: Share of the dense score to keep, between 0 and 1.
         precision: Half of the desired width of the 95% interval, as a fraction of sparsity.
         max_points: Number of points after which the search ends.
+        can_add_examples: True if examples can be added. The search then asks for them as soon as the undecided points
+            alone are further apart than the desired width, because other points cannot help. Defaults to False.
 
     Returns:
         A rule that has not been measured yet, or the reason for the end.
@@ -137,16 +144,18 @@ def next_step(
         >>> next_step("top_p", None, 0.99, 0.01)
         SearchStep(rule=TopP(p=0.9), end=None)
     """
-    if measured is None:
-        return SearchStep(rule_at_distance(rule_name, FIRST_DISTANCES[0]))
-    distances = _distances(rule_name, measured)
     for distance in FIRST_DISTANCES:
-        if not np.isclose(distances, distance).any():
-            return SearchStep(rule_at_distance(rule_name, distance))
+        rule = _new_rule(rule_name, measured, distance)
+        if rule is not None:
+            return SearchStep(rule)
+    if measured is None:
+        return SearchStep(end=VALUES_TOO_CLOSE)
     critical = critical_sparsity(measured, retain)
     if _is_precise(critical, precision):
         return SearchStep(end=PRECISION_REACHED)
-    if len(distances) >= max_points:
+    if can_add_examples and (critical.undecided_width or 0.0) > 2 * precision:
+        return SearchStep(end=MORE_EXAMPLES_NEEDED)
+    if len(measured.p) >= max_points:
         return SearchStep(end=POINTS_USED)
     if critical.verdicts:
         return _step_to_interval_ends(rule_name, measured, critical, precision)
@@ -174,8 +183,17 @@ def undecided_rules(rule_name: str, measured: Curve, retain: float) -> tuple[Rul
     return tuple(rules)
 
 
+def _new_rule(rule_name: str, measured: Curve | None, distance: float) -> Rule | None:
+    """Return the rule at a distance. None if its rounded value is the dense value or has been measured already."""
+    rule = rule_at_distance(rule_name, distance)
+    is_dense = rule.value == RULES[rule_name].dense_value
+    if is_dense or (measured is not None and np.isclose(rule.value, measured.p).any()):
+        return None
+    return rule
+
+
 def _distances(rule_name: str, measured: Curve) -> np.ndarray:
-    return np.abs(measured.p - RULES[rule_name].dense_value)
+    return np.array([RULES[rule_name].distance_from_dense(value) for value in measured.p])
 
 
 def _is_precise(critical: CriticalSparsity, precision: float) -> bool:
@@ -224,8 +242,9 @@ def _sparser_rule(rule_name: str, measured: Curve) -> Rule | None:
     """Return the first of `OUTWARD_DISTANCES` beyond the last point, or None."""
     last = _distances(rule_name, measured)[-1]
     for distance in OUTWARD_DISTANCES:
-        if distance > last + DISTANCE_TOLERANCE:
-            return rule_at_distance(rule_name, distance)
+        rule = _new_rule(rule_name, measured, distance)
+        if distance > last + DISTANCE_TOLERANCE and rule is not None:
+            return rule
     return None
 
 
@@ -239,8 +258,9 @@ def _step_to_crossing(rule_name: str, measured: Curve, critical: CriticalSparsit
     if critical.status == LEFT_CENSORED:
         first = _distances(rule_name, measured)[0]
         for distance in INWARD_DISTANCES:
-            if distance < first - DISTANCE_TOLERANCE:
-                return SearchStep(rule_at_distance(rule_name, distance))
+            inward = _new_rule(rule_name, measured, distance)
+            if distance < first - DISTANCE_TOLERANCE and inward is not None:
+                return SearchStep(inward)
     return _step_inside_bracket(rule_name, measured, critical.bracket, critical.retain, precision)
 
 
@@ -275,10 +295,7 @@ def _rule_at_sparsity(rule_name: str, measured: Curve, sparsity: float) -> Rule 
         distance = distances[0] * (sparsity / measured.sparsity[0]) ** 2
     else:
         distance = np.interp(sparsity, measured.sparsity, distances)
-    rule = rule_at_distance(rule_name, float(distance))
-    if np.isclose(rule.value, measured.p).any() or rule.value == RULES[rule_name].dense_value:
-        return None
-    return rule
+    return _new_rule(rule_name, measured, float(distance))
 
 
 def interpolate_crossing(sparsity: np.ndarray, retention: np.ndarray, retain: float) -> float:

@@ -161,6 +161,7 @@ class ResolvedModel:
         ffns: Digest of the FFNs that are sparsified.
         sites: The sites that the model has.
         parameters: Number of parameters.
+        calibrations: Digest of the calibration of each rule that needs one, by the name of the rule. Defaults to none.
         text: One-line description of the model for log output.
     """
 
@@ -170,6 +171,7 @@ class ResolvedModel:
     sites: tuple[str, ...]
     parameters: int
     text: str = ""
+    calibrations: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` reads back."""
@@ -180,8 +182,8 @@ class ResolvedModel:
         """Return the model that `to_json` turned into ``data``.
 
         Args:
-            data: Dictionary with one entry per field. The identity is a dictionary, and the sites are a list. Other
-                keys are not accepted.
+            data: Dictionary with one entry per field. The identity is a dictionary, and the sites are a list. The
+                calibrations may be missing. Other keys are not accepted.
         """
         identity = ModelIdentity.from_json(data["identity"])
         return cls(**{**data, "identity": identity, "sites": tuple(data["sites"])})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparsedial.ffn.sites import registered_site_version
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.job import MAX_ATTEMPTS, FailureRecord, Job, ResolvedModel
 from sparsedial.study.pooled_trials import PooledTrial, pool_trials
@@ -58,7 +59,11 @@ class JobStatus:
         resolved = self.resolved_models[job.model]
         if job.rule is None:
             return TrialIdentity(resolved.identity, task)
-        return TrialIdentity(resolved.identity, task, job.site, job.rule, self.layers, resolved.ffns)
+        calibration = resolved.calibrations.get(job.rule.name)
+        site_version = None if job.site is None else registered_site_version(job.site)
+        return TrialIdentity(
+            resolved.identity, task, job.site, job.rule, self.layers, resolved.ffns, site_version, calibration
+        )
 
     @property
     def finished_keys(self) -> frozenset[str]:

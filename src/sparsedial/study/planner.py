@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sparsedial.curves.curve import Curve
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.rules import Rule
-from sparsedial.study.adaptive_search import MAX_POINTS, NO_CURVE, first_rules, next_step
+from sparsedial.study.adaptive_search import MAX_POINTS, NO_CURVE, SearchStep, first_rules, next_step
 from sparsedial.study.curve_progress import CurveKey, CurveProgress, SearchEnd, TrialCount
-from sparsedial.study.example_growth import Points, add_examples
+from sparsedial.study.example_growth import GrowingSearch, Points
 from sparsedial.study.job import Job, ResolvedModel
 from sparsedial.study.job_status import JobStatus
 from sparsedial.study.leading_curve import TaskTrials, leading_curve
@@ -214,25 +215,25 @@ class Planner(JobStatus):
         return self._search_steps[cache_key]
 
     def _search(self, curve: CurveKey, tasks: Sequence[str], points: Points) -> Points | SearchEnd:
-        extra = max(points.values(), default=0)
         measured = None
         if points:
             measured = leading_curve(self.store, [self._task_trials(curve, task, points) for task in tasks])
             if measured is None:
                 return SearchEnd(NO_CURVE)
+        step = self._next_points(curve.rule_name, tasks, measured, points)
+        if isinstance(step, SearchStep):
+            return SearchEnd(step.end or "", measured)
+        return step
+
+    def _next_points(
+        self, rule_name: str, tasks: Sequence[str], measured: Curve | None, points: Points
+    ) -> Points | SearchStep:
         spec = self.spec
-        if spec.precision is None:
-            step = next_step(curve.rule_name, measured, spec.retain, spec.tolerance, MAX_POINTS)
-        else:
-            step = next_step(curve.rule_name, measured, spec.retain, spec.precision / 100)
-        if step.rule is not None:
-            return {step.rule: extra}
-        if measured is not None and spec.precision is not None and step.needs_examples:
+        if spec.precision is not None:
             max_extra = max(self.tasks[task].max_extra for task in tasks)
-            extended = add_examples(curve.rule_name, measured, points, spec.retain, max_extra)
-            if extended:
-                return extended
-        return SearchEnd(step.end or "", measured)
+            return GrowingSearch(rule_name, spec.retain, spec.precision / 100, max_extra).next_points(measured, points)
+        step = next_step(rule_name, measured, spec.retain, spec.tolerance, MAX_POINTS)
+        return step if step.rule is None else {step.rule: 0}
 
     def _task_trials(self, curve: CurveKey, task: str, points: Points) -> TaskTrials:
         extra = max(points.values())

@@ -39,7 +39,9 @@ def _describe_curve(curve: CurveKey, end: SearchEnd, retain: float, precision: f
     examples = sum(map(len, end.measured.examples))
     missing = [end.reason]
     if end.reason in (MORE_EXAMPLES_NEEDED, POINTS_USED):
-        missing += _describe_missing(critical, examples, precision)
+        missing += _describe_missing_examples(critical, examples, precision)
+    if end.reason == POINTS_USED and critical.needs_points(precision / 100):
+        missing.append("more values of p would narrow it as well")
     used = f"{len(end.measured.p)} values of p and up to {examples:,} examples"
     return f"{name}: {_describe_interval(critical)} with {used}: {'; '.join(missing)}"
 
@@ -53,13 +55,10 @@ def _describe_interval(critical: CriticalSparsity) -> str:
     return f"95% interval {critical.low:.1%} to {critical.high:.1%} (±{100 * half_width:.2g} percentage points)"
 
 
-def _describe_missing(critical: CriticalSparsity, examples: int, precision: float) -> list[str]:
-    """Return what would narrow the interval to ``precision`` percentage points. Empty if it is not known."""
-    missing = []
+def _describe_missing_examples(critical: CriticalSparsity, examples: int, precision: float) -> list[str]:
+    """Return how many examples an interval of ±``precision`` percentage points needs. Empty if it is not known."""
     needed = critical.examples_needed(examples, precision / 100)
-    if needed is not None and needed > examples:
-        bound = "at least" if critical.right_censored else "about"
-        missing.append(f"{bound} {needed:,} examples would be needed; raise --max-examples or --sequences and --limit")
-    if critical.needs_points(precision / 100):
-        missing.append("more values of p would narrow it as well")
-    return missing
+    if needed is None or needed <= examples:
+        return []
+    bound = "at least" if critical.right_censored else "about"
+    return [f"{bound} {needed:,} examples would be needed; raise --max-examples or --sequences and --limit"]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from sparsedial.models.identity import ModelIdentity
-from sparsedial.rules import Rule, rule_from_json
+from sparsedial.rules import Rule, recorded_rule_from_json
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.provenance import Provenance
 from sparsedial.tasks.base import TaskGroup
@@ -38,6 +38,8 @@ class TrialIdentity:
         rule: Which entries are kept. None for the dense run.
         layers: Indices of the sparsified layers. None if all layers are sparsified, and for the dense run.
         ffns: Digest of the FFNs that are sparsified. None for the dense run.
+        site_version: Version of the definition of a registered site. None for a built-in site and for the dense run.
+        calibration: Digest of the calibration of the rule. None if it needs none, and for the dense run.
     """
 
     model: ModelIdentity
@@ -46,6 +48,8 @@ class TrialIdentity:
     rule: Rule | None = None
     layers: tuple[int, ...] | None = None
     ffns: str | None = None
+    site_version: int | None = None
+    calibration: str | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -73,8 +77,12 @@ class TrialIdentity:
         return json_digest({"model": self.model.to_json(), "task": dict(self.task)})
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that `from_json` reads back."""
-        return {
+        """Return a dictionary that `from_json` reads back.
+
+        The version of the site and the digest of the calibration are left out if they are None, so that the keys of
+        trials with built-in sites and rules stay what they are.
+        """
+        data = {
             "model": self.model.to_json(),
             "task": dict(self.task),
             "site": self.site,
@@ -82,6 +90,10 @@ class TrialIdentity:
             "layers": None if self.layers is None else list(self.layers),
             "ffns": self.ffns,
         }
+        for name in ("site_version", "calibration"):
+            if getattr(self, name) is not None:
+                data[name] = getattr(self, name)
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrialIdentity:
@@ -89,15 +101,18 @@ class TrialIdentity:
 
         Args:
             data: Dictionary with one entry per field. The model and the task are dictionaries. The site, the rule, the
-                layers and the digest of the FFNs are None for the dense run.
+                layers and the digest of the FFNs are None for the dense run. A rule whose definition is not available
+                is read as a `RecordedRule`.
         """
         return cls(
             model=ModelIdentity.from_json(data["model"]),
             task=dict(data["task"]),
             site=data["site"],
-            rule=None if data["rule"] is None else rule_from_json(data["rule"]),
+            rule=None if data["rule"] is None else recorded_rule_from_json(data["rule"]),
             layers=None if data["layers"] is None else tuple(data["layers"]),
             ffns=data["ffns"],
+            site_version=data.get("site_version"),
+            calibration=data.get("calibration"),
         )
 
 

@@ -137,7 +137,7 @@ class _StudyDriver:
 
     def _record(self, job: Job, outcome: Outcome) -> None:
         if outcome.kind is OutcomeKind.STOP:
-            raise StorageError(outcome.message)
+            raise getattr(errors, outcome.error, StorageError)(outcome.message)
         if outcome.kind is not OutcomeKind.FINISHED:
             self._record_failure(job, outcome)
         elif job.task is None:

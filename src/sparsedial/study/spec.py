@@ -12,7 +12,7 @@ from pydantic import ConfigDict, PlainValidator
 
 from sparsedial.curves.critical import RETAIN
 from sparsedial.errors import SparsedialError, SpecError
-from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.sites import find_site
 from sparsedial.models.kind import check_kind_name
 from sparsedial.models.loading import pick_device, pick_dtype
 from sparsedial.models.sources import check_model_exists
@@ -21,7 +21,6 @@ from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dat
 from sparsedial.study.records import SCHEMA_VERSION
 from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
 from sparsedial.study.task_plan import DEFAULT_MAX_EXAMPLES, TaskPlan, plan_tasks
-from sparsedial.suggestions import describe_unknown
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import make_tasks
 from sparsedial.tasks.spec import TaskSpec
@@ -45,7 +44,7 @@ class StudySpec:
 
     Attributes:
         models: Names that `sparsedial.models.sources.resolve_source` accepts.
-        sites: Names from `SITES`. Defaults to None, which means all sites that each model has.
+        sites: Names of sites. Defaults to None, which means all built-in sites that each model has.
         rules: Names from `RULES`. Defaults to top-p.
         tasks: Tasks and the options of each. A string is the name of a task without options. Defaults to
             self-prediction.
@@ -256,9 +255,7 @@ class StudySpec:
         for name in ("models", "sites", "rules", "tasks", "values", "layers"):
             if getattr(self, name) == ():
                 problems.append(f"no {name}: expected at least one")
-        for site in self.sites or ():
-            if site not in SITES:
-                problems.append(describe_unknown("site", site, SITES))
+        problems += _error_messages([partial(find_site, site) for site in self.sites or ()])
         options_by_name: dict[str, Mapping[str, Any]] = {}
         for task in self.tasks:
             if options_by_name.setdefault(task.name, task.options) != task.options:
@@ -268,10 +265,11 @@ class StudySpec:
     def _rule_problems(self) -> list[str]:
         problems = []
         for name in self.rules:
-            if name in RULES:
-                problems += _error_messages([partial(make_rule, name, value) for value in self.values or ()])
+            unknown = _error_messages([partial(RULES.__getitem__, name)])
+            if unknown:
+                problems += unknown
             else:
-                problems.append(describe_unknown("rule", name, RULES))
+                problems += _error_messages([partial(make_rule, name, value) for value in self.values or ()])
         return problems
 
     def _number_problems(self) -> list[str]:

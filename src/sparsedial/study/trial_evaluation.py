@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sparsedial.errors import NonFiniteError, NonFiniteOutputError, TaskError
-from sparsedial.ffn.feed_forward import FFN, FFNs, skippable_mac_share
+from sparsedial.ffn.feed_forward import FFN, FFNs
+from sparsedial.ffn.sites import registered_site_version, select_site_ffns, skippable_mac_share
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.hooks.step_mask_reuse import MaskReuse
 from sparsedial.hooks.step_overlap import KeptSetOverlap
@@ -19,7 +20,7 @@ from sparsedial.inference.batch_size import FittingBatch
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel
-from sparsedial.rules import Rule
+from sparsedial.rules import Calibration, Rule
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.provenance import Provenance
 from sparsedial.study.records import (
@@ -62,12 +63,14 @@ class Trial:
         site: Where the rule is applied. None for the dense run.
         rule: Which entries are kept. None for the dense run.
         layers: Indices of the sparsified layers. Defaults to None, which means all layers.
+        calibration: Calibration of the rule. Defaults to None, for rules that need none.
     """
 
     task: Task
     site: str | None = None
     rule: Rule | None = None
     layers: tuple[int, ...] | None = None
+    calibration: Calibration | None = None
 
     def identity(self, lm: LanguageModel, ffns: FFNs) -> TrialIdentity:
         """Return everything that can change the result. Its digest is the trial's key.
@@ -81,8 +84,16 @@ class Trial:
         """
         if self.site is None or self.rule is None:
             return TrialIdentity(lm.identity(), self.task.identity())
-        digest = ffns_digest(ffns, self.layers)
-        return TrialIdentity(lm.identity(), self.task.identity(), self.site, self.rule, self.layers, digest)
+        return TrialIdentity(
+            model=lm.identity(),
+            task=self.task.identity(),
+            site=self.site,
+            rule=self.rule,
+            layers=self.layers,
+            ffns=ffns_digest(ffns, self.layers),
+            site_version=registered_site_version(self.site),
+            calibration=None if self.calibration is None else self.calibration.digest,
+        )
 
     def run(
         self,
@@ -162,7 +173,8 @@ class Trial:
     def _evaluate(self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress) -> _Evaluation:
         if self.site is None or self.rule is None:
             return _Evaluation(self.task.score(lm, examples, None, progress))
-        with sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns) as sparsifier:
+        attached = sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns, calibration=self.calibration)
+        with attached as sparsifier:
             overlap = self._observe_steps(lm, sparsifier)
             try:
                 scores = self.task.score(lm, examples, sparsifier, progress)
@@ -187,7 +199,8 @@ class Trial:
     def _skippable_macs(self, ffns: FFNs, counts: Sequence[SparsityCount]) -> dict[str, float]:
         if self.site is None:
             return {}
-        return skippable_mac_shares(_ffns_in_layers(ffns, self.layers), self.site, counts)
+        selected = select_site_ffns(ffns, _ffns_in_layers(ffns, self.layers), self.site)
+        return skippable_mac_shares(selected, self.site, counts)
 
 
 def _check_scores(task_name: str, values: np.ndarray) -> None:

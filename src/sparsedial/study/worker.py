@@ -11,13 +11,16 @@ from typing import Any
 
 from sparsedial.errors import SparsedialError, StorageError
 from sparsedial.ffn.discovery import find_ffns
-from sparsedial.ffn.feed_forward import FFN, SITES, FFNs, check_site
+from sparsedial.ffn.feed_forward import FFN, SITES, FFNs
+from sparsedial.ffn.sites import check_site, find_site, select_site_ffns
 from sparsedial.hooks.sparsifier import select_ffns
 from sparsedial.inference.batch_size import FittingBatch, free_memory, is_memory_error
 from sparsedial.inference.run_context import Progress
 from sparsedial.models.loading import LanguageModel, load_language_model
 from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
+from sparsedial.rules import Calibration
+from sparsedial.study.calibrations import prepare_calibrations
 from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
 from sparsedial.study.progress_listener import ProgressListener
 from sparsedial.study.provenance import collect_provenance
@@ -26,6 +29,7 @@ from sparsedial.study.sample_table import SampleLabels
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.study.trial_evaluation import Trial, ffns_digest
+from sparsedial.study.worker_registrations import import_registrations, list_registrations
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.batch_option import BatchedTask
 from sparsedial.tasks.example_blocks import DivisibleTask, ExampleBlock
@@ -79,17 +83,23 @@ class WorkerSetup:
     device: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that `from_json` reads back. The path is absolute."""
-        return {"spec": self.spec.to_json(), "folder": str(self.folder.resolve()), "device": self.device}
+        """Return a dictionary that `from_json` reads back, in any process. The path is absolute."""
+        return {
+            "spec": self.spec.to_json(),
+            "folder": str(self.folder.resolve()),
+            "device": self.device,
+            "registrations": list_registrations(self.spec),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
         """Return the setup that `to_json` turned into ``data``.
 
         Args:
-            data: Dictionary with the keys "spec", "folder" and "device". The spec is a dictionary as returned by
-                `StudySpec.to_json`, and the folder is text.
+            data: Dictionary with the keys "spec", "folder", "device" and "registrations". The spec is a dictionary as
+                returned by `StudySpec.to_json`, the folder is text, and the modules of the registrations are imported.
         """
+        import_registrations(data["registrations"])
         return cls(StudySpec.from_json(data["spec"]), Path(data["folder"]), data["device"])
 
 
@@ -100,6 +110,7 @@ class _LoadedModel:
     lm: LanguageModel
     ffns: FFNs
     resolved: ResolvedModel
+    calibrations: Mapping[str, Calibration]
 
 
 class Worker:
@@ -167,6 +178,7 @@ class Worker:
             log=self.listener.log,
         )
         ffns = find_ffns(lm.model, modules=self.spec.modules)
+        calibrations = prepare_calibrations(self.spec.rules, lm, ffns, self.store)
         size = format_parameter_count(lm.parameters)
         resolved = ResolvedModel(
             model=name,
@@ -174,17 +186,20 @@ class Worker:
             sites=self._available_sites(ffns),
             ffns=ffns_digest(ffns, self.spec.layers),
             parameters=lm.parameters,
+            calibrations={rule: calibration.digest for rule, calibration in calibrations.items()},
             text=f"{name}: {size} parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}",
         )
-        self._model = _LoadedModel(lm, ffns, resolved)
+        self._model = _LoadedModel(lm, ffns, resolved, calibrations)
         return self._model
 
     def _available_sites(self, ffns: FFNs) -> tuple[str, ...]:
         """Check that the model has all layers and sites of the spec, and return all sites that it has."""
         selected = select_ffns(ffns, self.spec.layers)
-        for site in self.spec.sites or ():
-            check_site(selected, site)
         sites = []
+        for site in self.spec.sites or ():
+            check_site(select_site_ffns(ffns, selected, site), site)
+            if site not in SITES:
+                sites.append(site)
         for site in SITES:
             reason = _unsupported_reason(selected, site)
             if reason is None:
@@ -194,7 +209,8 @@ class Worker:
         return tuple(sites)
 
     def _run_trial(self, job: Job, task: Task, model: _LoadedModel) -> None:
-        trial = Trial(task, job.site, job.rule, self.spec.layers)
+        calibration = None if job.rule is None else model.calibrations.get(job.rule.name)
+        trial = Trial(task, job.site, job.rule, self.spec.layers, calibration)
         if self.store.complete_trial(trial.identity(model.lm, model.ffns).key) is not None:
             return  # another worker, or another run, has finished it
         examples = self._prepare_examples(model.lm, task)
@@ -246,7 +262,7 @@ class Worker:
 def _unsupported_reason(ffns: Sequence[FFN], site: str) -> str | None:
     """Return the reason why an FFN does not have the site. None if all FFNs have it."""
     for ffn in ffns:
-        reason = ffn.unsupported_reason(site)
+        reason = find_site(site).unsupported_reason(ffn)
         if reason:
             return reason
     return None

@@ -1,13 +1,15 @@
-"""The built-in tasks, and the creation of tasks from their names and options."""
+"""The built-in and registered tasks, and the creation of tasks from their names and options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from sparsedial.errors import SparsedialError, SpecError
+from sparsedial.registry import Registry
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.denoising_replay import DenoisingReplay, DenoisingReplayOptions
 from sparsedial.tasks.lm_eval.loader import TaskSelection, load_lm_eval_tasks
@@ -24,7 +26,7 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class TaskDefinition:
-    """Definition of a built-in task.
+    """Definition of a task: its name, its options, and how it is created from them.
 
     Attributes:
         name: Name by which a study requests the task.
@@ -44,6 +46,11 @@ def _options_as_task(options: Task) -> Task:
     return options
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a task that was registered as an object: there are none."""
+
+
 BUILTIN_TASKS = (
     TaskDefinition(SelfPrediction.name, SelfPrediction, _options_as_task, is_data_free=True),
     TaskDefinition(Restoration.name, Restoration, _options_as_task, is_data_free=True),
@@ -51,9 +58,91 @@ BUILTIN_TASKS = (
     TaskDefinition(NextToken.name, NextToken, _options_as_task),
     TaskDefinition(MaskedToken.name, MaskedToken, _options_as_task),
 )
-"""Built-in tasks, in the order in which `make_tasks` returns them. Any other name is a task of lm-eval."""
+"""Built-in tasks, in the order in which `make_tasks` returns them. Any name that is not registered is of lm-eval."""
 
-_DEFINITIONS = {definition.name: definition for definition in BUILTIN_TASKS}
+TaskT = TypeVar("TaskT")
+
+
+def register_task(task: TaskT) -> TaskT:
+    """Register a task, so that its name can be used wherever that of a built-in task can be.
+
+    A registered task hides a task of lm-eval that has the same name.
+
+    Args:
+        task: A class that implements `Task` and is a frozen dataclass, whose fields are its options; each has a
+            default. Or an object that implements `Task` and has no options, or a `TaskDefinition`. The examples of the
+            task are taken to be sampled from the model if it has an attribute ``is_data_free`` that is True.
+
+    Returns:
+        The argument, so that this function can be used as a decorator above ``@dataclass(frozen=True)``. A `SpecError`
+        is raised if it is none of these, or if another task has its name.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparsedial.tasks.base import Scores
+        >>> @register_task
+        ... @dataclass(frozen=True)
+        ... class Constant:
+        ...     examples: int = 2
+        ...     name = "constant"
+        ...     reuse_mask = 1
+        ...
+        ...     def identity(self):
+        ...         return {"task": self.name, "version": 1, "examples": self.examples}
+        ...
+        ...     def prepare(self, lm, progress=None):
+        ...         return {}
+        ...
+        ...     def score(self, lm, examples, sparsifier=None, progress=None):
+        ...         return Scores("accuracy", np.ones(self.examples), higher_is_better=True)
+        >>> make_tasks([TaskSpec("constant", {"examples": 5})])
+        [Constant(examples=5)]
+    """
+    if isinstance(task, TaskDefinition):
+        _TASKS.add(task.name, task, task.options)
+    else:
+        owner: type[Any] = task if isinstance(task, type) else type(task)
+        _check_task(task, owner)
+        options = owner if task is owner else NoOptions
+        create = _options_as_task if task is owner else partial(_return_object, task)
+        name = getattr(task, "name", None)
+        definition = TaskDefinition(str(name), options, create, is_data_free=bool(getattr(task, "is_data_free", False)))
+        _TASKS.add(name, definition, owner)
+    return task
+
+
+def _return_object(task: Any, _: NoOptions) -> Any:
+    """Return a task that was registered as an object."""
+    return task
+
+
+def _check_task(task: object, owner: type[Any]) -> None:
+    """Raise an error if a class or an object cannot be registered as a task."""
+    source = f"task {owner.__module__}.{owner.__qualname__}"
+    missing = [name for name in TASK_METHODS if not hasattr(task, name)]
+    if missing:
+        raise SpecError(f"{source}: {', '.join(missing)} missing: expected what sparsedial.tasks.base.Task describes")
+    if task is not owner:
+        return
+    parameters = vars(owner).get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise SpecError(f"{source}: expected @dataclass(frozen=True) on the line below @register_task")
+    for field in fields(owner):
+        if field.default is MISSING and field.default_factory is MISSING:
+            raise SpecError(f"{source}: the option {field.name!r} has no default: expected one for each field")
+
+
+TASK_METHODS = ("name", "reuse_mask", "identity", "prepare", "score")
+"""Attributes of every task."""
+
+_TASKS: Registry[TaskDefinition] = Registry(
+    "task", "sparsedial.tasks", {definition.name: definition for definition in BUILTIN_TASKS}, register_task
+)
+
+
+def task_registry() -> Registry[TaskDefinition]:
+    """Return all tasks by name, without those of lm-eval."""
+    return _TASKS
 
 
 def is_data_free(task_name: str) -> bool:
@@ -62,13 +151,13 @@ def is_data_free(task_name: str) -> bool:
     The paper does not use such tasks, so they are excluded from the average over tasks.
 
     Args:
-        task_name: Name of a task. The result is False for any name that is not among `BUILTIN_TASKS`.
+        task_name: Name of a task. The result is False for any name that is not registered.
 
     Example:
         >>> is_data_free("self_prediction"), is_data_free("arc_easy")
         (True, False)
     """
-    definition = _DEFINITIONS.get(task_name)
+    definition = _TASKS.find(task_name)
     return definition is not None and definition.is_data_free
 
 
@@ -76,7 +165,7 @@ def task_option_names(task_name: str) -> tuple[str, ...]:
     """Return the names of the options of a task.
 
     Args:
-        task_name: Name of a task. Any name that is not among `BUILTIN_TASKS` has the options of lm-eval tasks.
+        task_name: Name of a task. Any name that is not registered has the options of lm-eval tasks.
 
     Example:
         >>> task_option_names("self_prediction")
@@ -94,7 +183,8 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
             of a task overrides it. None means the default of the task.
 
     Returns:
-        The built-in tasks, in the order of `BUILTIN_TASKS`, then the tasks of lm-eval in the order of their names.
+        The built-in tasks, in the order of `BUILTIN_TASKS`, then the registered tasks, then the tasks of lm-eval in the
+        order of their names.
 
     Raises:
         SpecError: An option or its value is wrong, or a task is named twice with different options. If several
@@ -111,7 +201,7 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
     """
     specs, shared_options = _assign_metrics(specs, shared_options)
     errors: list[SparsedialError] = _find_unused_options(specs, shared_options)
-    builtin_tasks: dict[str, Task] = {}
+    registered_tasks: dict[str, Task] = {}
     selections: list[TaskSelection] = []
     for spec in specs:
         try:
@@ -119,15 +209,16 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
             if isinstance(options, LmEvalOptions):
                 selections.append(TaskSelection((spec.name,), options.settings()))
             else:
-                task = _DEFINITIONS[spec.name].create(options)
-                if builtin_tasks.setdefault(spec.name, task) != task:
+                task = _TASKS[spec.name].create(options)
+                if registered_tasks.setdefault(spec.name, task) != task:
                     raise SpecError(f"task {spec.name!r} is named twice with different options: name it once")
         except SparsedialError as error:
             errors.append(error)
-    tasks = [builtin_tasks[name] for name in _DEFINITIONS if name in builtin_tasks]
+    order = [*_TASKS.builtin_names, *registered_tasks]  # the order of the study, after the built-in tasks
+    tasks = [registered_tasks[name] for name in dict.fromkeys(order) if name in registered_tasks]
     if selections:
         try:
-            tasks += load_lm_eval_tasks(selections, tuple(_DEFINITIONS))
+            tasks += load_lm_eval_tasks(selections, tuple(_TASKS))
         except SparsedialError as error:
             errors.append(error)
     _raise_all(errors)
@@ -157,7 +248,7 @@ def _assign_metrics(
 
 def _options_type(task_name: str) -> type[Any]:
     """Return the class with the options of a task."""
-    definition = _DEFINITIONS.get(task_name)
+    definition = _TASKS.find(task_name)
     if definition is None:
         return LmEvalOptions
     return definition.options

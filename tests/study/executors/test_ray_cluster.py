@@ -1,7 +1,9 @@
 """Workers on a real Ray cluster of this machine, which are really killed."""
 
 import dataclasses
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,13 @@ def test_the_number_of_workers():
         count_workers(nodes, 1, 4, None)
     with pytest.raises(SpecError):
         count_workers([], 1, 0, None)
+
+
+def test_workers_import_the_module_that_registers(spec, tmp_path, registrations, monkeypatch):
+    module = "tests.support.registered_definitions"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    importlib.import_module(module)
+    own_spec = dataclasses.replace(spec, sites=("own_site",), rules=("own_rule",), values=(1.0,))
+    store = run_study(own_spec, tmp_path, executor=TWO)
+    assert find_problems(store) == []
+    assert {record.identity.site for record in store.trials()} == {None, "own_site"}

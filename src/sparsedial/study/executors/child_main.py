@@ -6,13 +6,15 @@ The child reads a `WorkerSetup` and then jobs from stdin. It writes messages and
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
+from sparsedial.errors import SparsedialError
 from sparsedial.study.executors.json_lines import receive_message, send_message
-from sparsedial.study.job import Job
+from sparsedial.study.job import Job, OutcomeKind
 from sparsedial.study.output_encoding import make_output_encodable
-from sparsedial.study.worker import Worker, WorkerSetup
+from sparsedial.study.worker import Outcome, Worker, WorkerSetup
 
 
 class DriverConnection:
@@ -71,13 +73,22 @@ def serve() -> None:
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     make_output_encodable()
-    setup = WorkerSetup.from_json(receive_message(requests))
-    worker = Worker(setup, connection)
+    run = _make_worker(receive_message(requests), connection)
     while True:
         message = receive_message(requests)
         if message is None:
             return
-        connection.send({"outcome": worker.run(Job.from_json(message)).to_json()})
+        connection.send({"outcome": run(message).to_json()})
+
+
+def _make_worker(setup: dict[str, Any], connection: DriverConnection) -> Callable[[dict[str, Any]], Outcome]:
+    """Return a function that runs a job. If the worker cannot be created, it returns the outcome that stops the run."""
+    try:
+        worker = Worker(WorkerSetup.from_json(setup), connection)
+    except SparsedialError as error:
+        outcome = Outcome(OutcomeKind.STOP, str(error), type(error).__name__)
+        return lambda _: outcome
+    return lambda message: worker.run(Job.from_json(message))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class RemoteWorker:
             if self._worker is None:
                 self._worker = self._create_worker()
         except SparsedialError as error:
-            return Outcome(OutcomeKind.STOP, str(error)).to_json()
+            return Outcome(OutcomeKind.STOP, str(error), type(error).__name__).to_json()
         return self._worker.run(Job.from_json(job)).to_json()
 
     def _create_worker(self) -> Worker:

@@ -23,6 +23,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from sparsedial.errors import NonFiniteOutputError, SparsedialError, TaskError
+from sparsedial.ffn.discovery import find_ffns
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.backend_factory import make_backend
@@ -37,7 +38,7 @@ from sparsedial.models.kind import CAUSAL, check_kind_name, detect_kind, find_ma
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.masked_diffusion_llama import register_masked_diffusion_llama
 from sparsedial.models.sources import Source, resolve_source
-from sparsedial.rules import Rule, make_rule
+from sparsedial.rules import Calibration, Rule, make_rule
 from sparsedial.tasks.lm_eval.encoder import limit_length
 from sparsedial.tasks.option_parsing import option_field_names
 
@@ -47,8 +48,9 @@ class SparsedialArguments:
     """Arguments of `SparsedialLM` in addition to those of lm-eval's `HFLM`.
 
     Attributes:
-        site: Where the rule is applied: ``input``, ``up``, ``gate``, ``intermediate`` or ``all_inputs``.
-        rule: ``top_p``, ``top_k`` or ``max_p``.
+        site: Where the rule is applied: ``input``, ``up``, ``gate``, ``intermediate``, ``all_inputs``, or the name of a
+            registered site.
+        rule: ``top_p``, ``top_k``, ``max_p``, or the name of a registered rule.
         p: Parameter of the rule. None means the dense model.
         value: Alias of ``p``.
         fraction: Alias of ``p``.
@@ -139,10 +141,11 @@ class SparsedialLM(HFLM):
         super().__init__(pretrained=pretrained, device=device, **kwargs)
         limit_length(self, self.model)
         self.batch_tokens = int(arguments.batch_tokens)
+        lm = self._language_model(source, arguments)
         self.sparsifier: Sparsifier | None = None
         if rule is not None:
-            self.sparsifier = sparsify(self.model, arguments.site, rule)
-        self._backend = make_backend(self._language_model(source, arguments), diffusion)
+            self.sparsifier = _make_sparsifier(lm, arguments.site, rule)
+        self._backend = make_backend(lm, diffusion)
         self._need_greedy = arguments.greedy
         self._documents: Sequence[Any] = ()
         self._sample_seeds = SampleSeeds(DEFAULT_RUN.seed)
@@ -262,6 +265,15 @@ class SparsedialLM(HFLM):
 
     def _sparsified(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.sparsifier is None else self.sparsifier
+
+
+def _make_sparsifier(lm: LanguageModel, site: str, rule: Rule) -> Sparsifier:
+    """Return a sparsifier, whose rule is calibrated for the model if it needs that."""
+    ffns = find_ffns(lm.model)
+    calibration = None
+    if rule.needs_calibration:
+        calibration = Calibration(rule.calibrate(lm, ffns))
+    return sparsify(lm.model, site, rule, ffns=ffns, calibration=calibration)
 
 
 def _pop_arguments(kwargs: dict[str, Any]) -> SparsedialArguments:
