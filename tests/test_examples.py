@@ -1,5 +1,6 @@
-"""Every example is a study that can be planned, and its first line says what a clone lacks."""
+"""Every example study can be planned, and its first line says what a clone lacks. The example script runs."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def test_an_example_can_be_planned_and_says_first_what_it_needs(tmp_path, monkey
     assert "include_path" not in spec.task_options  # a clone has no folder of tasks
     for model in spec.models:
         assert not Path(model).is_absolute() and ".." not in Path(model).parts
+
+
+def test_the_training_example_prints_the_critical_sparsity_before_and_after(monkeypatch, capsys):
+    arguments = ["finetune.py", "--model", "zoo:dense-0.4m", "--steps", "1", "--documents", "4"]
+    monkeypatch.setattr("sys.argv", arguments)
+    runpy.run_path(str(ROOT / "examples" / "finetune.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "critical sparsity at all_inputs" in line]
+    assert [line.split(":")[0] for line in lines] == [
+        "before training",
+        "after dense training",
+        "after training with TopP(p=0.6)",
+    ]
+    assert all("95% interval" in line for line in lines)

@@ -38,7 +38,7 @@ def int32(*values):
 
 
 def test_counts_are_sums_per_counter_phase_and_step():
-    counters = SparsityCounters(KEYS)
+    counters = SparsityCounters(KEYS, [TopP(0.5)] * 2)
     for _ in range(2):
         record(counters, 0, int32(4, -1, 10))
         record(counters, 1, int32(5, 0, 20))
@@ -59,7 +59,9 @@ def test_counts_are_sums_per_counter_phase_and_step():
 
 
 def test_only_vectors_of_real_tokens_are_counted():
-    counters = SparsityCounters([*KEYS, CounterKey(2, "layers.2.moe.0", "input", 0, 20, "layers.2.moe")])
+    counters = SparsityCounters(
+        [*KEYS, CounterKey(2, "layers.2.moe.0", "input", 0, 20, "layers.2.moe")], [TopP(0.5)] * 3
+    )
     record(counters, 0, int32(4, -1, 10))
     record(counters, 2, int32(5, 0), token_indices=torch.tensor([2, 0]))
     end_forward(counters, ForwardContext(real_tokens=torch.tensor([[True, False, False]])))
@@ -67,7 +69,7 @@ def test_only_vectors_of_real_tokens_are_counted():
 
 
 def test_a_failed_forward_and_no_forward_leave_the_table_empty():
-    counters = SparsityCounters(KEYS)
+    counters = SparsityCounters(KEYS, [TopP(0.5)] * 2)
     assert counters.table().empty
     record(counters, 0, int32(4))
     counters.discard_pending()
@@ -76,7 +78,7 @@ def test_a_failed_forward_and_no_forward_leave_the_table_empty():
 
 
 def test_totals_of_the_kernel_are_added():
-    counters = SparsityCounters(KEYS)
+    counters = SparsityCounters(KEYS, [TopP(0.5)] * 2)
     counters.add_totals("prefill", None, np.array([[3, 10, 1], [0, 0, 0]]))
     record(counters, 0, int32(10))
     end_forward(counters, ForwardContext())
@@ -112,7 +114,7 @@ def test_calls_belong_to_the_context_in_which_they_were_made():
 
 
 def test_tokens_of_one_forward_may_be_in_two_phases():
-    counters = SparsityCounters(KEYS)
+    counters = SparsityCounters(KEYS, [TopP(0.5)] * 2)
     record(counters, 0, int32(4, 5, 6, 7))
     real = torch.tensor([[True, True, True, False]])
     end_forward(counters, ForwardContext(real_tokens=real, generation_tokens=torch.tensor([[False, True, True, True]])))

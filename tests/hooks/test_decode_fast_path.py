@@ -9,7 +9,7 @@ import sparsedial as sd
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.decode_fast_path import VARIABLE
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
-from sparsedial.hooks.rule_applier import RuleApplier
+from sparsedial.hooks.rule_applier import RuleApplier, RuleSet
 from sparsedial.rules import TopK
 
 MODELS = ("llama", "phi3", "gpt2")
@@ -45,7 +45,7 @@ def test_only_the_first_token_takes_the_generic_path_unless_it_is_turned_off(
     monkeypatch.delenv(VARIABLE, raising=False)
     if value is not None:
         monkeypatch.setenv(VARIABLE, value)
-    coordinator = ForwardCoordinator(TopK(0.25), [KEY])
+    coordinator = ForwardCoordinator(RuleSet((TopK(0.25),), (TopK(0.25),)), [KEY])
     decode(coordinator, coordinator.make_applier(0), tokens=5)
     assert len(generic_calls) == expected
     assert coordinator.fast_path.has_slots == (value != "0")
@@ -64,7 +64,7 @@ def test_only_the_first_token_takes_the_generic_path_unless_it_is_turned_off(
     ids=["two tokens", "padding", "two embeddings", "a list"],
 )
 def test_other_forwards_take_the_generic_path(generic_calls, arguments):
-    coordinator = ForwardCoordinator(TopK(0.25), [KEY])
+    coordinator = ForwardCoordinator(RuleSet((TopK(0.25),), (TopK(0.25),)), [KEY])
     apply = coordinator.make_applier(0)
     decode(coordinator, apply, tokens=2)
     generic_calls.clear()

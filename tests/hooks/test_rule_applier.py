@@ -7,6 +7,7 @@ import torch
 
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
+from sparsedial.hooks.rule_applier import RuleSet
 from sparsedial.kernels import reference
 from sparsedial.rules import TopK
 from sparsedial.tracing_state import tracing
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("fast_decode")
 @pytest.fixture
 def coordinator() -> ForwardCoordinator:
     """One counter, in a forward of one token."""
-    coordinator = ForwardCoordinator(RULE, [CounterKey(0, "mlp", "input", None, 8)])
+    coordinator = ForwardCoordinator(RuleSet((RULE,), (RULE,)), [CounterKey(0, "mlp", "input", None, 8)])
     coordinator.enter_model(0, SINGLE_TOKEN)
     return coordinator
 
@@ -115,7 +116,7 @@ def test_a_wrapper_sees_each_call_and_the_outermost_one_comes_first(coordinator:
 
 
 def test_a_trace_sees_dense_activations() -> None:
-    coordinator = ForwardCoordinator(RULE, [CounterKey(0, "mlp", "input", None, 8)])
+    coordinator = ForwardCoordinator(RuleSet((RULE,), (RULE,)), [CounterKey(0, "mlp", "input", None, 8)])
     x = torch.randn(8)
     with tracing():
         assert coordinator.make_applier(0)(x) is x

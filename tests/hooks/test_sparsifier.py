@@ -6,8 +6,8 @@ import torch
 import sparsedial as sd
 from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
 from sparsedial.ffn.feed_forward import SITES
-from sparsedial.hooks.sparsifier import is_sparsified
 from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
+from sparsedial.hooks.vector_reservation import is_sparsified
 from tests.support.hooks import count_hooks
 
 CASES = [

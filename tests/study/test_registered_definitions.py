@@ -18,6 +18,7 @@ from sparsedial.study.planner import Planner
 from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.study.task_plan import TaskPlan
 from sparsedial.study.worker import WorkerSetup
 from sparsedial.study.worker_registrations import import_registrations
 from sparsedial.tasks.spec import TaskSpec
@@ -135,7 +136,7 @@ def test_a_recorded_rule_cannot_be_applied(llama):
 
 def test_the_adaptive_search_follows_the_distance_that_a_rule_declares(definitions, own_spec, tmp_path):
     spec = dataclasses.replace(own_spec, values=None, sites=("input",))
-    planner = Planner(spec, {"own_task": {}}, Store(tmp_path), {})
+    planner = Planner(spec, {"own_task": TaskPlan(({},), 1)}, Store(tmp_path), {})
     jobs = planner.jobs(assume_dense=True)
     assert [job.rule.value for job in jobs if job.rule is not None] == [0.4, 0.12, 0.8]
     definitions.OwnRule.value_at = classmethod(lambda cls, distance: 4 * distance**2)

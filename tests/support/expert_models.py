@@ -88,7 +88,8 @@ class ListedExpertsLayer(nn.Module):
         out = torch.zeros_like(flat)
         for index, expert in enumerate(self.experts):
             token, slot = torch.where(chosen == index)
-            out.index_add_(0, token, expert["mlp"](self.gather(flat, token)) * weight[token, slot, None])
+            output = expert["mlp"](self.gather(flat, token)) * weight[token, slot, None]
+            out.index_add_(0, token, output.to(out.dtype))  # autocast computes in another dtype
         return out.view_as(x)
 
 

@@ -61,7 +61,7 @@ class Branch(NamedTuple):
         return self.value({self.part: raw})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FFN:
     """One FFN: ``down(up(x) * act(gate(x)))`` if it is gated, otherwise ``down(act(up(x)))``.
 
@@ -105,6 +105,10 @@ class FFN:
     moe_path: str | None = None
     stacked_module: nn.Module | None = None
     is_time_major: bool = False
+
+    def __repr__(self) -> str:
+        expert = "" if self.expert is None else f", expert={self.expert}"
+        return f"FFN({self.name!r}, layer={self.layer}{expert}, gated={self.gated}, {self.hidden} x {self.width})"
 
     @property
     def gated(self) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
+
+from sparsedial.rules import Rule
+
+SumsKey = tuple[int, str, int | None]
+"""Index of the assignment of rules, phase, and denoising step."""
 
 _COLUMNS = (
     "layer", "module", "vector", "expert", "phase", "step", "dropped", "total", "tokens", "weight", "nonfinite"
@@ -60,17 +65,24 @@ class _CountRow:
     tokens: int
     weight: float | None
     nonfinite: int
+    rule: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sums:
-    """Sums of one counter in one phase and step. ``weight`` is in units of `ROUTING_WEIGHT_QUANTUM`."""
+    """Sums of one counter with one rule in one phase and step. Weights are in units of `ROUTING_WEIGHT_QUANTUM`.
+
+    ``layer_weight`` is the weight of all experts of the layer in the same forward passes, and ``is_layer_active`` is
+    True if a token was routed to any of them.
+    """
 
     key: CounterKey
-    dropped: int
-    total: int
-    nonfinite: int
-    weight: int
+    dropped: int = 0
+    total: int = 0
+    nonfinite: int = 0
+    weight: int = 0
+    layer_weight: int = 0
+    is_layer_active: bool = False
 
     @property
     def has_tokens(self) -> bool:
@@ -82,57 +94,79 @@ class _Sums:
         return self.key.moe_path, self.key.vector
 
 
-def make_count_table(keys: Sequence[CounterKey], sums: Mapping[tuple[str, int | None], torch.Tensor]) -> pd.DataFrame:
-    """Return a table with one row per counter, phase and step.
+def make_count_table(
+    keys: Sequence[CounterKey], assignments: Sequence[Sequence[Rule | None]], sums: Mapping[SumsKey, torch.Tensor]
+) -> pd.DataFrame:
+    """Return a table with one row per counter, rule, phase and step.
 
     Args:
         keys: Description of each counter.
-        sums: int64 tensor of shape [counters, 4] per phase and step, on the host. The columns are dropped entries,
-            all entries, non-finite vectors and routing weight.
+        assignments: Rule of each counter, by index of the assignment.
+        sums: int64 tensor of shape [counters, 4] per assignment, phase and step, on the host. The columns are dropped
+            entries, all entries, non-finite vectors and routing weight.
 
     Returns:
         Table with the columns layer, module, vector, expert (or <NA>), phase, step (or <NA>), dropped, total,
-        sparsity, tokens, weight (or <NA>) and nonfinite. The last one is the number of vectors with a NaN or Inf,
-        which are excluded from all other columns. A counter without real tokens in a phase and step has no row for
-        it. The only exception is an expert if another expert of the same layer has a row.
+        sparsity, tokens, weight (or <NA>) and nonfinite, and rule if there are rows of different rules. nonfinite is
+        the number of vectors with a NaN or Inf, which are excluded from all other columns. A counter without real
+        tokens in a phase and step has no row for it. The only exception is an expert if another expert of the same
+        layer has a row.
     """
+    merged: dict[tuple[str, int | None], dict[tuple[Rule, int], _Sums]] = {}
+    for (assignment, phase, step), tensor in sums.items():
+        _merge(keys, assignments[assignment], tensor, merged.setdefault((phase, step), {}))
     rows: list[_CountRow] = []
-    for (phase, step), tensor in sums.items():
-        counted = [_Sums(key, *row) for key, row in zip(keys, tensor.tolist(), strict=True)]
-        rows += _make_rows(phase, step, counted)
-    table = pd.DataFrame([asdict(row) for row in rows], columns=list(_COLUMNS)).astype(_DTYPES)
+    for (phase, step), by_rule in merged.items():
+        for (rule, _), counted in by_rule.items():
+            if counted.has_tokens or (counted.key.expert is not None and counted.is_layer_active):
+                rows.append(_make_row(phase, step, rule, counted))
+    table = pd.DataFrame([asdict(row) for row in rows], columns=[*_COLUMNS, "rule"]).astype(_DTYPES)
     table.insert(_COLUMNS.index("tokens"), "sparsity", table["dropped"] / table["total"].where(table["total"] > 0))
+    if table["rule"].nunique() <= 1:
+        return table.drop(columns="rule")
     return table
 
 
-def _make_rows(phase: str, step: int | None, counted: Sequence[_Sums]) -> list[_CountRow]:
-    active_layers = {sums.experts for sums in counted if sums.key.moe_path is not None and sums.has_tokens}
-    layer_weight = Counter[tuple[str | None, str]]()
+def _merge(
+    keys: Sequence[CounterKey],
+    rules: Sequence[Rule | None],
+    tensor: torch.Tensor,
+    merged: dict[tuple[Rule, int], _Sums],
+) -> None:
+    """Add the sums of one assignment to those of earlier assignments that gave a counter the same rule."""
+    counted = [_Sums(key, *row) for key, row in zip(keys, tensor.tolist(), strict=True)]
+    layer_weights: dict[tuple[str | None, str], int] = defaultdict(int)  # of the layers with a token
     for sums in counted:
-        if sums.experts in active_layers and sums.has_tokens:
-            layer_weight[sums.experts] += sums.weight
-    rows = []
-    for sums in counted:
-        key = sums.key
-        is_expert = key.expert is not None
-        if not sums.has_tokens and not (is_expert and sums.experts in active_layers):
+        if sums.key.moe_path is not None and sums.has_tokens:
+            layer_weights[sums.experts] += sums.weight
+    for counter, (sums, rule) in enumerate(zip(counted, rules, strict=True)):
+        if rule is None:
             continue
-        weight = None
-        if is_expert and layer_weight[sums.experts] != 0:
-            weight = sums.weight / layer_weight[sums.experts]
-        rows.append(
-            _CountRow(
-                layer=key.layer,
-                module=key.module,
-                vector=key.vector,
-                expert=key.expert,
-                phase=phase,
-                step=step,
-                dropped=sums.dropped,
-                total=sums.total,
-                tokens=sums.total // key.width,
-                weight=weight,
-                nonfinite=sums.nonfinite,
-            )
-        )
-    return rows
+        total = merged.setdefault((rule, counter), _Sums(sums.key))
+        total.dropped += sums.dropped
+        total.total += sums.total
+        total.nonfinite += sums.nonfinite
+        total.weight += sums.weight
+        total.layer_weight += layer_weights.get(sums.experts, 0)
+        total.is_layer_active |= sums.experts in layer_weights
+
+
+def _make_row(phase: str, step: int | None, rule: Rule, sums: _Sums) -> _CountRow:
+    key = sums.key
+    weight = None
+    if key.expert is not None and sums.layer_weight != 0:
+        weight = sums.weight / sums.layer_weight
+    return _CountRow(
+        layer=key.layer,
+        module=key.module,
+        vector=key.vector,
+        expert=key.expert,
+        phase=phase,
+        step=step,
+        dropped=sums.dropped,
+        total=sums.total,
+        tokens=sums.total // key.width,
+        weight=weight,
+        nonfinite=sums.nonfinite,
+        rule=repr(rule),
+    )

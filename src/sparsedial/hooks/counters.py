@@ -7,7 +7,9 @@ copies counts to the host.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,20 +18,21 @@ import torch
 
 from sparsedial.errors import AttachError
 from sparsedial.hooks.count_buffer_pool import CountBufferPool
-from sparsedial.hooks.count_table import CounterKey, make_count_table
+from sparsedial.hooks.count_table import CounterKey, SumsKey, make_count_table
+from sparsedial.hooks.counted_vectors import counted_pairs, counted_vectors, real_vectors, stack_masks
+from sparsedial.hooks.entry_usage import EntryUsage, VectorUsage
 from sparsedial.hooks.forward_context import GENERATION, PHASES, PREFILL, ForwardContext
 from sparsedial.hooks.pending_counts import AssignedCall, CallGroup, PendingCalls, RuleCall
 from sparsedial.hooks.token_alignment import assign_real_tokens
+from sparsedial.rules import Rule
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sparsedial.moe.routing import Routing
-
 # Routing weights are added up as integer multiples of this, so that the sum does not depend on the order.
 ROUTING_WEIGHT_QUANTUM = 2.0**-32
 
-_ContextKey = tuple[torch.device, str, int | None]  # device, phase, step
+_ContextKey = tuple[torch.device, SumsKey]
 
 
 class _CounterConstants(NamedTuple):
@@ -49,26 +52,36 @@ class _EqualCalls:
 
 
 class SparsityCounters:
-    """Counters of dropped and total entries, non-finite vectors and routing weight per counter, phase and step.
+    """Counters of dropped and total entries, non-finite vectors and routing weight per counter, rule, phase and step.
 
     Args:
         keys: Description of each counter. A counter is identified by its index in this sequence.
+        rules: Rule of each counter.
+        usage: Counters of single entries. Defaults to None: they are not counted.
 
     Attributes:
         keys: Description of each counter.
+        usage: Counters of single entries, or None.
         buffers: Pool of memory for the counts of a call.
         pending: Calls that have not been added up.
         reached: Counters that were called.
     """
 
-    def __init__(self, keys: Sequence[CounterKey]) -> None:
+    def __init__(
+        self, keys: Sequence[CounterKey], rules: Sequence[Rule | None], usage: EntryUsage | None = None
+    ) -> None:
         self.keys = list(keys)
+        self.usage = usage
         self.buffers = CountBufferPool()
         self.pending = PendingCalls()
         self.reached: set[int] = set()
         # One row per counter: dropped entries, all entries, non-finite vectors, routing weight. int64.
         self._sums: dict[_ContextKey, torch.Tensor] = {}
         self._constants: dict[tuple[torch.device, tuple[int, ...]], _CounterConstants] = {}
+        self._assignments = [tuple(rules)]  # rule of each counter, for each assignment so far
+        self._assignment = 0  # index of the present one
+        self._devices: list[torch.device] = []
+        self._lock = threading.RLock()  # calls outside of a forward pass are counted by any thread
 
     def prepare(self, devices: Iterable[torch.device]) -> None:
         """Allocate the sums of forward passes, because compiled code cannot allocate memory that is kept.
@@ -76,12 +89,39 @@ class SparsityCounters:
         Args:
             devices: Devices on which the rule is applied.
         """
-        for device in devices:
-            for phase in PHASES:
-                self._get_sums((device, phase, None))
+        self._devices = list(devices)
+        self._allocate()
+
+    def start_rules(self, rules: Sequence[Rule | None]) -> None:
+        """Count the calls that follow for other rules.
+
+        Args:
+            rules: Rule of each counter.
+        """
+        self.reduce()
+        assignment = tuple(rules)
+        if assignment not in self._assignments:
+            self._assignments.append(assignment)
+        self._assignment = self._assignments.index(assignment)
+        self._allocate()
+
+    def reset(self) -> None:
+        """Set all counts to zero."""
+        self.pending.discard_current()
+        self.pending.pop_all()
+        self.reached.clear()
+        for sums in self._sums.values():
+            sums.zero_()
+        if self.usage is not None:
+            self.usage.reset()
 
     def record(
-        self, counter: int, kept: torch.Tensor, shape: torch.Size, token_indices: torch.Tensor | None = None
+        self,
+        counter: int,
+        kept: torch.Tensor,
+        shape: torch.Size,
+        token_indices: torch.Tensor | None = None,
+        is_kept: torch.Tensor | None = None,
     ) -> None:
         """Record one call of the rule in the current forward.
 
@@ -91,18 +131,9 @@ class SparsityCounters:
             shape: Shape of the vectors without their last dimension.
             token_indices: Index of each vector's token, int64. Defaults to None: the vectors are the
                 tokens, in order.
+            is_kept: Boolean tensor of shape [vectors, D] that is True for the kept entries. Defaults to None.
         """
-        self.pending.current.append(RuleCall((counter,), kept, shape, token_indices))
-
-    def record_routed(self, counters: tuple[int, ...], kept: torch.Tensor, routing: Routing) -> None:
-        """Record one call of the rule for all stacked experts of a layer.
-
-        Args:
-            counters: Index of each expert's counter.
-            kept: Number of entries kept in the vector of each (token, expert) pair, int32.
-            routing: Expert, token and weight of each pair.
-        """
-        self.pending.current.append(RuleCall(counters, kept, torch.Size([routing.tokens]), routing=routing))
+        self.pending.current.append(RuleCall((counter,), kept, shape, token_indices, None, is_kept))
 
     def discard_pending(self) -> None:
         """Discard the calls of the current forward, because it failed."""
@@ -121,8 +152,9 @@ class SparsityCounters:
         assigned: list[AssignedCall] = []
         for context, calls in groups:
             assigned += self._assign(context, calls)
-        if self.pending.queue(assigned):
-            self.reduce()
+        with self._exclusively():
+            if self.pending.queue(assigned):
+                self.reduce()
 
     def record_outside(self, context: ForwardContext, call: RuleCall) -> None:
         """Record one call of the rule outside of a forward pass.
@@ -134,14 +166,18 @@ class SparsityCounters:
         Raises:
             SpecError: The number of real-token flags that the user stated differs from the number of vectors.
         """
-        if self.pending.queue(self._assign(context, [call])):
-            self.reduce()
+        with self._exclusively():
+            if self.pending.queue(self._assign(context, [call])):
+                self.reduce()
 
     def _assign(self, context: ForwardContext, calls: Sequence[RuleCall]) -> list[AssignedCall]:
         """Assign calls to the phase, step and real tokens of their context. A call may belong to two phases."""
         assigned = []
         for call, real in zip(calls, assign_real_tokens(context, calls, self.keys), strict=True):
             self.reached.update(call.counters)
+            if self.usage is not None:
+                self.usage.add(call, counted_vectors(call, real), self._assignment)
+                call = call._replace(is_kept=None)
             if context.generation_tokens is None:
                 assigned.append(AssignedCall(context.phase, context.step, real, call))
                 continue
@@ -168,31 +204,52 @@ class SparsityCounters:
             step: Denoising step, or None.
             totals: Dropped entries, all entries and non-finite vectors per counter, int64 of shape [counters, 3].
         """
-        self._get_sums((torch.device("cpu"), phase, step))[:, :3] += torch.from_numpy(totals)
+        self._get_sums((torch.device("cpu"), (self._assignment, phase, step)))[:, :3] += torch.from_numpy(totals)
 
     def reduce(self) -> None:
         """Add up the calls of all forwards that ended, on their devices."""
-        calls = self.pending.pop_all()
-        self._reduce_unrouted_calls([assigned for assigned in calls if assigned.call.routing is None])
-        self._reduce_routed_calls([assigned for assigned in calls if assigned.call.routing is not None])
+        with self._exclusively():
+            calls = self.pending.pop_all()
+            self._reduce_unrouted_calls([assigned for assigned in calls if assigned.call.routing is None])
+            self._reduce_routed_calls([assigned for assigned in calls if assigned.call.routing is not None])
 
     def table(self) -> pd.DataFrame:
         """Return the table of all counts so far. Only this method makes the host wait for the device.
 
         Returns:
-            One row per counter, phase and step: see `make_count_table`.
+            One row per counter, rule, phase and step: see `make_count_table`.
         """
         self.reduce()
-        sums_on_host: dict[tuple[str, int | None], torch.Tensor] = {}
-        for (_, phase, step), sums in self._sums.items():
-            sums_on_host[phase, step] = sums_on_host.get((phase, step), 0) + sums.cpu()
-        return make_count_table(self.keys, sums_on_host)
+        sums_on_host: dict[SumsKey, torch.Tensor] = {}
+        for (_, key), sums in self._sums.items():
+            sums_on_host[key] = sums_on_host.get(key, 0) + sums.cpu()
+        return make_count_table(self.keys, self._assignments, sums_on_host)
+
+    def list_usage(self) -> list[VectorUsage]:
+        """Return how often each entry was kept. Empty if entries are not counted one by one."""
+        if self.usage is None:
+            return []
+        return self.usage.list_usage(self._assignments)
+
+    def _allocate(self) -> None:
+        """Allocate the sums of the present rules."""
+        for device in self._devices:
+            for phase in PHASES:
+                self._get_sums((device, (self._assignment, phase, None)))
+        if self.usage is not None and len(self._devices) == 1:
+            self.usage.prepare(self._assignment, self._devices)
+
+    def _exclusively(self) -> AbstractContextManager[object]:
+        """Return a context manager that lets only one thread queue and add up counts. Compiled code does not wait."""
+        if torch.compiler.is_compiling():
+            return nullcontext()
+        return self._lock
 
     def _reduce_unrouted_calls(self, calls: Sequence[AssignedCall]) -> None:
         groups: dict[tuple[torch.device, str, int | None, torch.Size, bool], _EqualCalls] = {}
         for assigned in calls:
             call = assigned.call
-            real = _real_vectors(assigned)
+            real = real_vectors(call, assigned.real)
             key = (call.kept.device, assigned.phase, assigned.step, call.kept.shape, real is None)
             if key not in groups:
                 groups[key] = _EqualCalls()
@@ -206,13 +263,13 @@ class SparsityCounters:
             finite = kept >= 0
             nonfinite = ~finite
             if group.real:
-                real_vectors = _stack_masks(group.real, device)
-                finite = finite & real_vectors
-                nonfinite = nonfinite & real_vectors
+                is_real = stack_masks(group.real, device)
+                finite = finite & is_real
+                nonfinite = nonfinite & is_real
             total = finite.sum(1) * constants.widths
             dropped = total - (kept * finite).sum(1)
             columns = torch.stack([dropped, total, nonfinite.sum(1)], 1)
-            self._get_sums((device, phase, step))[:, :3].index_add_(0, constants.indices, columns)
+            self._get_sums((device, (self._assignment, phase, step)))[:, :3].index_add_(0, constants.indices, columns)
 
     def _reduce_routed_calls(self, calls: Sequence[AssignedCall]) -> None:
         """Add up the calls of stacked experts without a loop over experts and without copying to the host."""
@@ -222,10 +279,9 @@ class SparsityCounters:
             routing = call.routing
             if routing is None:
                 continue
-            is_counted = routing.weight != 0  # a pair without weight reached no expert (ZAYA's skipped tokens)
-            if assigned.real is not None:
-                is_counted &= assigned.real.reshape(-1).to(call.kept.device, non_blocking=True)[routing.token]
-            layers = groups.setdefault((call.kept.device, assigned.phase, assigned.step), {})
+            is_counted = counted_pairs(routing, assigned.real)
+            key = (call.kept.device, (self._assignment, assigned.phase, assigned.step))
+            layers = groups.setdefault(key, {})
             pairs = (routing.expert, call.kept, is_counted, routing.weight.float())
             layers.setdefault(call.counters, []).append(pairs)
         for key, layers in groups.items():
@@ -262,24 +318,6 @@ class SparsityCounters:
             torch.tensor(counters, dtype=torch.int64).to(device, non_blocking=True),
             torch.tensor(widths, dtype=torch.int64).to(device, non_blocking=True),
         )
-
-
-def _real_vectors(assigned: AssignedCall) -> torch.Tensor | None:
-    """Return a boolean tensor that is True for the vectors of real tokens, or None if all of them are counted."""
-    if assigned.real is None or assigned.call.token_indices is None:
-        return assigned.real
-    return assigned.real.reshape(-1).to(assigned.call.kept.device, non_blocking=True)[assigned.call.token_indices]
-
-
-def _stack_masks(masks: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Return one row per call. If all calls belong to the same forward, return one row that is valid for all."""
-    rows: dict[int, torch.Tensor] = {}
-    for mask in masks:
-        if id(mask) not in rows:
-            rows[id(mask)] = mask.reshape(-1).to(device, non_blocking=True)
-    if len(rows) == 1:
-        return rows[id(masks[0])]
-    return torch.stack([rows[id(mask)] for mask in masks])
 
 
 def _concatenate(rows: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:

@@ -9,8 +9,10 @@ itself. It does so only if all of these hold, and otherwise calls the generic pa
 3. No function was put around the rule with `Sparsifier.wrap`.
 4. torch.compile is not compiling a single layer.
 5. The generic path has run before at this site in such a forward, so the kernel for the dtype of x is known.
-6. x is a plain tensor (no subclass), is contiguous, is on the CPU, and has the width and dtype that the kernel
-   expects. The kernel checks none of this.
+6. x is a plain tensor (no subclass), is contiguous, is on the CPU, requires no gradient, and has the width and dtype
+   that the kernel expects. The kernel checks none of this.
+7. The call is made by the thread that runs the forward, because the slots belong to it.
+8. All vectors have a rule that the kernel can compute.
 
 Counts of a forward are provisional until `commit`. `rollback` discards them if the forward failed. `drain` returns the
 committed counts. `commit` also returns them when the phase or the denoising step changes.
@@ -26,6 +28,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +37,8 @@ from torch.compiler import is_dynamo_compiling
 
 from sparsedial.hooks.forward_context import ForwardContext
 from sparsedial.hooks.module_patch import Apply
-from sparsedial.hooks.rule_applier import RuleApplier, SharedResults, WrappableRule
+from sparsedial.hooks.rule_applier import RuleApplier, RuleTable, SharedResults
+from sparsedial.rules import Rule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,22 +74,26 @@ class DecodeFastPath:
     """Decode slots of one sparsifier, and the functions that use them.
 
     Args:
-        rule: The rule with its wrappers.
+        rules: The rules with their wrappers.
         widths: Number of entries of a vector, per counter.
 
     Attributes:
-        is_open: True while a forward runs that may take the fast path, that is, if conditions 1, 2 and 3 hold. It is
-            one flag, because each further object that is read in a decode step costs a cache miss.
-        rule: The rule with its wrappers.
+        open_thread: Identifier of the thread that runs a forward that may take the fast path, that is, if conditions
+            1, 2, 3 and 8 hold, and otherwise 0. It is one number, because each further object that is read in a decode
+            step costs a cache miss.
+        rules: The rules with their wrappers.
         widths: Number of entries of a vector, per counter.
         was_opened: True if the fast path has been open since the last `commit` or `rollback`.
+        is_blocked: True if the generic path must be taken, because it does more than to apply the rule.
     """
 
-    def __init__(self, rule: WrappableRule, widths: Sequence[int]) -> None:
-        self.is_open = False
+    def __init__(self, rules: RuleTable, widths: Sequence[int]) -> None:
+        self.open_thread = 0
         self.was_opened = False
-        self.rule = rule
+        self.rules = rules
         self.widths = list(widths)
+        self.is_blocked = False
+        self._can_compute_rules = True
         self._slots: DecodeSlots | None = None
         # The phase and step of the committed counts that the slots hold.
         self._phase = ForwardContext.phase
@@ -105,15 +113,24 @@ class DecodeFastPath:
         Args:
             context: Context of the vectors.
         """
-        self.is_open = context.is_single_cpu_token and self.rule.wrapped is None
-        if not self.is_open:
+        self.open_thread = 0
+        if not context.is_single_cpu_token or self.rules.wrapped is not None or self.is_blocked:
+            return
+        if not self._can_compute_rules:
             return
         if not self.was_opened:
             self.was_opened = True
             self._next_phase = context.phase
             self._next_step = context.step
         elif context.phase != self._next_phase or context.step != self._next_step:
-            self.is_open = False
+            return
+        self.open_thread = get_ident()
+
+    def update_rules(self) -> None:
+        """Write the present rules to the slots. The counts of earlier rules must have been drained."""
+        self._can_compute_rules = True
+        if self._slots is not None:
+            self._write_rules(self._slots)
 
     def kernel_for(self, counter: int, dtype: torch.dtype) -> KernelCall | None:
         """Return the kernel of one counter for vectors of this dtype.
@@ -125,9 +142,12 @@ class DecodeFastPath:
         Returns:
             A function of the addresses of x and y, or None if the backend has no decode slots.
         """
-        if self._slots is None:
-            self._slots = self.rule.bound.decode_slots(self.widths)
-        if self._slots is None:
+        bound = self.rules.bound[counter]
+        if self._slots is None and bound is not None:
+            self._slots = bound.decode_slots(self.widths)
+            if self._slots is not None:
+                self._write_rules(self._slots)
+        if self._slots is None or not self._can_compute_rules:
             return None
         return self._slots.slot_function(counter, dtype)
 
@@ -137,7 +157,7 @@ class DecodeFastPath:
         Returns:
             Counts of earlier forwards if they belong to another phase or step. Otherwise None.
         """
-        self.is_open = False
+        self.open_thread = 0
         was_opened = self.was_opened
         self.was_opened = False
         if self._slots is None or not was_opened:
@@ -152,7 +172,7 @@ class DecodeFastPath:
 
     def rollback(self) -> None:
         """Discard the counts of the forward that failed."""
-        self.is_open = False
+        self.open_thread = 0
         self.was_opened = False
         if self._slots is not None:
             self._slots.rollback()
@@ -166,6 +186,17 @@ class DecodeFastPath:
         if self._slots is None:
             return None
         return CommittedCounts(self._phase, self._step, self._slots.drain())
+
+    def _write_rules(self, slots: DecodeSlots) -> None:
+        """Write the rule of each counter to its slot, if the kernel can compute all of them."""
+        rules = []
+        for bound in self.rules.bound:
+            if bound is None or not isinstance(bound.rule, Rule) or bound.decode_slots(self.widths[:1]) is None:
+                self._can_compute_rules = False
+                self.open_thread = 0
+                return
+            rules.append(bound.rule)
+        slots.set_rules(rules)
 
 
 def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, results: SharedResults | None) -> Apply:
@@ -190,28 +221,30 @@ def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, result
 
     def apply(x: Tensor) -> Tensor:
         nonlocal kernel, kernel_dtype
-        if results is not None:
-            previous = results.pop(counter, None)
+        thread = 0 if is_dynamo_compiling() else get_ident()
+        if results:
+            previous = results.pop((counter, thread), None)
             if previous is not None and previous[0] is x:
                 return previous[1]
         if (
-            x.dtype is kernel_dtype
-            and not is_dynamo_compiling()  # checked first, so that a compiled layer does not depend on the flag
-            and fast_path.is_open
+            thread != 0  # checked first, so that a compiled layer does not depend on the state of the fast path
+            and fast_path.open_thread == thread
+            and x.dtype is kernel_dtype
             and x.numel() == width
             and x.is_contiguous()
             and x.is_cpu
             and type(x) is Tensor
+            and not x.requires_grad
         ):
             y = empty_like(x)
             kernel(x.data_ptr(), y.data_ptr())  # type: ignore[misc]  # it is set together with its dtype
         else:
             y = apply_generic(x)
-            if x.is_cpu and not is_dynamo_compiling() and fast_path.is_open:
+            if thread != 0 and fast_path.open_thread == thread and x.is_cpu:
                 kernel = fast_path.kernel_for(counter, x.dtype)
                 kernel_dtype = None if kernel is None else x.dtype
         if results is not None:
-            results[counter] = (x, y)
+            results[counter, thread] = (x, y)
         return y
 
     return apply

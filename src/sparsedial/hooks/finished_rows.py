@@ -58,11 +58,11 @@ class GeneratePatch:
         try:
             return self._originals[GENERATE](*args, **kwargs)
         finally:
-            self._tracker.finished_rows = None
+            self._tracker.finished_rows.set(None)
 
     def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> Any:
         criteria = self._originals[STOPPING_CRITERIA](*args, **kwargs)
-        self._tracker.finished_rows = None
+        self._tracker.finished_rows.set(None)
         generation_config = kwargs.get("generation_config", args[0] if args else None)
         if getattr(generation_config, "num_beams", 1) not in (None, 1):
             return criteria
@@ -86,11 +86,11 @@ def _observe(criteria: Any, tracker: ForwardTracker) -> Any:
     class ObservedCriteria(list_type):  # type: ignore[misc, valid-type]  # the type that transformers uses
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             ended: torch.Tensor = super().__call__(input_ids, scores, **kwargs)
-            previous = tracker.finished_rows
+            previous = tracker.finished_rows.get()
             if previous is None or previous.shape != ended.shape:
-                tracker.finished_rows = ended
+                tracker.finished_rows.set(ended)
             else:
-                tracker.finished_rows = previous | ended
+                tracker.finished_rows.set(previous | ended)
             return ended
 
     return ObservedCriteria(criteria)

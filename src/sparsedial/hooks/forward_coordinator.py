@@ -18,21 +18,23 @@ from sparsedial.hooks.decode_fast_path import (
     is_fast_decode_enabled,
     make_decode_function,
 )
+from sparsedial.hooks.entry_usage import EntryUsage
 from sparsedial.hooks.forward_arguments import TEXT_MODEL, ModelTraits
 from sparsedial.hooks.forward_context import ForwardContext
-from sparsedial.hooks.forward_tracker import HOW_TO_STATE_THEM, ForwardTracker
+from sparsedial.hooks.forward_tracker import HOW_TO_STATE_THEM, ForwardTracker, is_in_backward
 from sparsedial.hooks.module_patch import Apply
 from sparsedial.hooks.pending_counts import CallGroup
 from sparsedial.hooks.rule_applier import (
     RuleApplier,
+    RuleSet,
+    RuleTable,
     RuleWrapper,
     SharedResults,
     StackedRuleApplier,
-    WrappableRule,
+    clear_results,
     share_result,
 )
 from sparsedial.moe.listed_expert_tokens import ExpertTokenTracker
-from sparsedial.rules import Rule, VectorRule
 
 
 class ForwardCoordinator:
@@ -41,12 +43,12 @@ class ForwardCoordinator:
     The parts are independent of each other. `enter_model` and `leave_model` call them in the required order.
 
     Args:
-        rule: Rule to apply.
+        rules: Rule of each counter.
         keys: Description of each counter.
-        vector_rules: The rule for the vectors of each counter. Defaults to none, which means ``rule`` for all of them.
+        tracks_usage: True to count how often each entry is kept. Defaults to False.
 
     Attributes:
-        rule: The rule with its wrappers.
+        rules: The rules with their wrappers.
         tracker: Tracker of the forward pass.
         counters: Counters of dropped entries.
         fast_path: Fast path for decoding one token on the CPU.
@@ -56,16 +58,23 @@ class ForwardCoordinator:
         has_run: True if a forward pass of the model has ended.
     """
 
-    def __init__(self, rule: Rule, keys: Sequence[CounterKey], vector_rules: Sequence[VectorRule] = ()) -> None:
-        self.rule = WrappableRule(rule, vector_rules)
+    def __init__(
+        self,
+        rules: RuleSet,
+        keys: Sequence[CounterKey],
+        tracks_usage: bool = False,
+    ) -> None:
+        self.rules = RuleTable(rules)
         self.tracker = ForwardTracker()
-        self.counters = SparsityCounters(keys)
-        self.fast_path = DecodeFastPath(self.rule, [key.width for key in keys])
+        self.counters = SparsityCounters(keys, rules.rules, EntryUsage(keys) if tracks_usage else None)
+        self.fast_path = DecodeFastPath(self.rules, [key.width for key in keys])
+        self.fast_path.is_blocked = tracks_usage
         self.expert_tokens = ExpertTokenTracker()
         self.innermost_models: Sequence[int] = ()
         self.has_run = False
         self._shared_results: SharedResults = {}
         self._entered: set[int] = set()  # hooked models whose forward has started in the current forward pass
+        self._next_rules: RuleSet | None = None  # those of the next forward pass, if they differ
 
     def wrap(self, wrapper: RuleWrapper) -> None:
         """Put a function around the rule: see `Sparsifier.wrap`.
@@ -73,8 +82,34 @@ class ForwardCoordinator:
         Args:
             wrapper: Function of counter, x, context and the next inner function.
         """
-        self.rule.wrap(wrapper)
-        self.fast_path.is_open = False
+        self.rules.wrap(wrapper)
+        self.fast_path.open_thread = 0
+
+    def set_rules(self, rules: RuleSet) -> None:
+        """Replace the rules from the next forward pass on. Waits for a forward pass that another thread runs.
+
+        Args:
+            rules: Rule of each counter.
+        """
+        self.tracker.acquire()
+        try:
+            self._next_rules = rules
+            if not self.tracker.is_inside_forward:
+                self._switch_rules(self._next_rules)
+        finally:
+            self.tracker.release()
+
+    def reset(self) -> None:
+        """Set all counts to zero, including those of a forward pass that is running."""
+        self.tracker.acquire()
+        try:
+            self.fast_path.rollback()
+            self.fast_path.drain()
+            self.counters.reset()
+            self.expert_tokens.untracked.clear()
+            self.has_run = False
+        finally:
+            self.tracker.release()
 
     def make_applier(self, counter: int, shared: bool = False) -> Apply:
         """Return the function that applies the rule to the vectors of one counter.
@@ -88,7 +123,7 @@ class ForwardCoordinator:
         """
         is_listed_expert = self.counters.keys[counter].moe_path is not None
         applier = RuleApplier(
-            counter, self.rule, self.tracker, self.counters, self.expert_tokens if is_listed_expert else None
+            counter, self.rules, self.tracker, self.counters, self.expert_tokens if is_listed_expert else None
         )
         results = self._shared_results if shared else None
         if is_fast_decode_enabled():
@@ -107,7 +142,7 @@ class ForwardCoordinator:
         Returns:
             Function of the vectors and the routing.
         """
-        return StackedRuleApplier(expert_counters, self.rule, self.tracker, self.counters, reads_tokens)
+        return StackedRuleApplier(expert_counters, self.rules, self.tracker, self.counters, reads_tokens)
 
     def attach_to_expert(self, ffn: FFN, model: nn.Module) -> Iterator[RemovableHandle]:
         """Track the tokens that an expert in a module list reads.
@@ -143,8 +178,13 @@ class ForwardCoordinator:
             self._abort_forward()
         if not self.tracker.is_inside_forward:
             self._entered.clear()
+            if self._next_rules is not None:
+                self._switch_rules(self._next_rules)
         self._entered.add(index)
-        self._switch_context(self.tracker.enter(index, arguments, traits))
+        if self.rules.is_dense:
+            self._switch_context(self.tracker.enter_dense(index))
+        else:
+            self._switch_context(self.tracker.enter(index, arguments, traits))
 
     def leave_model(self, index: int, failed: bool) -> bool:
         """End the forward of a hooked model. At the end of the outermost one, keep or discard the counts.
@@ -165,12 +205,13 @@ class ForwardCoordinator:
             self._switch_context(context)
             return True
         try:
-            if not failed:
-                return self._count_forward()
-            self._discard_forward()
-            return True
+            # Gradient checkpointing of a whole model repeats a forward pass in the backward pass.
+            if failed or self.rules.is_dense or is_in_backward():
+                self._discard_forward()
+                return True
+            return self._count_forward()
         finally:
-            self._shared_results.clear()
+            clear_results(self._shared_results)
             self.expert_tokens.end_forward()
             self.tracker.release_all()
 
@@ -178,7 +219,7 @@ class ForwardCoordinator:
         """Count the tokens decoded so far."""
         self.tracker.acquire()
         try:
-            self._shared_results.clear()
+            clear_results(self._shared_results)
             self._add_totals(self.fast_path.drain())
         finally:
             self.tracker.release()
@@ -189,8 +230,17 @@ class ForwardCoordinator:
         if self.tracker.is_inside_forward:
             self._abort_forward()
         self.tracker.forget_generation()
+        self._shared_results.clear()
         self.flush()
         self.tracker.release_all()
+
+    def _switch_rules(self, rules: RuleSet) -> None:
+        """Put the rules of the next forward pass into force. The counts so far belong to the previous rules."""
+        self._next_rules = None
+        self._add_totals(self.fast_path.drain())
+        self.counters.start_rules(rules.rules)
+        self.rules.assign(rules)
+        self.fast_path.update_rules()
 
     def _switch_context(self, context: ForwardContext) -> None:
         self.counters.pending.start_context(context)
@@ -229,7 +279,7 @@ class ForwardCoordinator:
         """End a forward pass that was interrupted by Ctrl-C, where torch called no hook at its end."""
         self.tracker.clear()
         self._discard_forward()
-        self._shared_results.clear()
+        clear_results(self._shared_results)
         self.expert_tokens.end_forward()
 
     def _add_totals(self, decoded: CommittedCounts | None) -> None:

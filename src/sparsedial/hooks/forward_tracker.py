@@ -14,9 +14,10 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsedial.errors import AttachError
 from sparsedial.hooks.context_reader import Scope, open_scope
-from sparsedial.hooks.forward_arguments import TEXT_MODEL, ModelTraits, read_arguments
+from sparsedial.hooks.forward_arguments import TEXT_MODEL, ForwardArguments, ModelTraits, read_arguments
 from sparsedial.hooks.forward_context import PREFILL, ForwardContext
 from sparsedial.hooks.forward_override import ForwardOverride, OverrideStack
+from sparsedial.hooks.thread_state import ThreadValue
 
 HOW_TO_STATE_THEM = (
     "Call the model itself, model(...), or state them: sparsifier.observe(phase='prefill', real=...), where real=None "
@@ -38,18 +39,29 @@ class ForwardTracker:
         context: Context of the vectors that are computed at present, or None between forward passes.
         overrides: Values that the user stated.
         models: The hooked models.
-        finished_rows: Boolean tensor of shape [batch] that is True for the rows whose generation has ended. None
-            if no generation with several rows is running.
+        finished_rows: Boolean tensor of shape [batch] that is True for the rows whose generation in the present thread
+            has ended. Not set if no generation with several rows is running.
     """
 
     def __init__(self) -> None:
         self.context: ForwardContext | None = None
         self.overrides = OverrideStack()
         self.models: Sequence[nn.Module] = ()
-        self.finished_rows: torch.Tensor | None = None
+        self.finished_rows: ThreadValue[torch.Tensor] = ThreadValue()
         self._scopes: list[Scope] = []  # outermost first
         self._lock = threading.RLock()
         self._lock_depth = 0
+        self._thread = 0  # the one that holds the lock
+
+    def thread_context(self) -> ForwardContext | None:
+        """Return the context if the present thread runs the forward pass, otherwise None.
+
+        Other threads may call single layers, or repeat parts of an earlier forward pass in their backward pass.
+        """
+        context = self.context
+        if context is None or torch.compiler.is_dynamo_compiling() or self._thread == threading.get_ident():
+            return context
+        return None
 
     def is_running(self, model_index: int) -> bool:
         """Return True if the forward of this hooked model has started and not ended.
@@ -69,6 +81,7 @@ class ForwardTracker:
         if not torch.compiler.is_compiling():
             self._lock.acquire()
             self._lock_depth += 1
+            self._thread = threading.get_ident()
 
     def release(self) -> None:
         """Undo one call of `acquire`."""
@@ -78,8 +91,11 @@ class ForwardTracker:
 
     def release_all(self) -> None:
         """Let the forward passes of other threads continue. The present thread must have called `acquire`."""
-        while not torch.compiler.is_compiling() and self._lock_depth > 0:
-            self._lock_depth -= 1
+        if torch.compiler.is_compiling():
+            return
+        depth = self._lock_depth
+        self._lock_depth = 0  # before the lock is free, because then it is that of another thread
+        for _ in range(depth):
             self._lock.release()
 
     def enter(self, model_index: int, arguments: Mapping[str, Any], traits: ModelTraits = TEXT_MODEL) -> ForwardContext:
@@ -102,8 +118,22 @@ class ForwardTracker:
             read_arguments(arguments, traits),
             outer,
             self.overrides.current or ForwardOverride(),
-            self.finished_rows,
+            self.finished_rows.get(),
         )
+        self._scopes.append(scope)
+        self.context = scope.context
+        return scope.context
+
+    def enter_dense(self, model_index: int) -> ForwardContext:
+        """Start the forward of a hooked model in a forward pass that is not sparsified. Its arguments are not read.
+
+        Args:
+            model_index: Index of the hooked model.
+
+        Returns:
+            The context of all its vectors.
+        """
+        scope = Scope(model_index, ForwardArguments(), ForwardContext(), None)
         self._scopes.append(scope)
         self.context = scope.context
         return scope.context
@@ -130,7 +160,7 @@ class ForwardTracker:
 
     def forget_generation(self) -> None:
         """Forget which rows have ended."""
-        self.finished_rows = None
+        self.finished_rows = ThreadValue()
 
     def describe_call_outside(self, module: str) -> ForwardContext | None:
         """Return the context of a call of a single layer, outside of a forward pass.
@@ -150,7 +180,7 @@ class ForwardTracker:
         override = self.overrides.current
         if torch.compiler.is_compiling():
             return ForwardContext()
-        if _is_in_backward():
+        if is_in_backward():
             return None
         if override is None:
             model = _find_direct_call(self.models)
@@ -204,8 +234,10 @@ class PerForwardContext:
             self._current = None
 
 
-def _is_in_backward() -> bool:
-    """Return True while autograd runs a backward pass in this thread."""
+def is_in_backward() -> bool:
+    """Return True while autograd runs a backward pass in this thread. Code that is being compiled is in none."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
     return torch._C._current_graph_task_id() != -1
 
 

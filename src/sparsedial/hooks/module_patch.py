@@ -32,7 +32,7 @@ class _ForwardPatch:
     def __init__(self, module: nn.Module, apply: Apply) -> None:
         self._module = module
         self._apply = apply
-        self._instance_forward = vars(module).get("forward")  # set on the instance by other code, such as accelerate
+        self.instance_forward = vars(module).get("forward")  # set on the instance by other code, such as accelerate
         self._inner: Callable[..., Any] = module.forward
         self._parameters: Any = module._parameters
         self._forward = module.forward = self._select_forward()
@@ -42,7 +42,7 @@ class _ForwardPatch:
         if vars(self._module).get("forward") is not self._forward:
             self._apply = _identity
         else:
-            _restore_forward(self._module, self._instance_forward)
+            _restore_forward(self._module, self.instance_forward)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _ForwardPatch:
         """Return a patch without effect, for a copy of the module. It is removed when the copy is called."""
@@ -52,11 +52,11 @@ class _ForwardPatch:
         patch = object.__new__(type(self))
         patch._module = module
         patch._apply = _identity
-        patch._instance_forward = deepcopy(self._instance_forward, memo)
+        patch.instance_forward = deepcopy(self.instance_forward, memo)
         patch._parameters = {}
 
         def call_unpatched(*args: Any, **kwargs: Any) -> Any:
-            _restore_forward(module, patch._instance_forward)
+            _restore_forward(module, patch.instance_forward)
             return module.forward(*args, **kwargs)
 
         patch._inner = call_unpatched
@@ -87,7 +87,7 @@ class InputPatch(_ForwardPatch):
     """
 
     def _select_forward(self) -> Callable[..., Any]:
-        is_linear = type(self._module) is nn.Linear and self._instance_forward is None
+        is_linear = type(self._module) is nn.Linear and self.instance_forward is None
         return self._call_linear if is_linear else self._call_module
 
     def _call_module(self, *args: Any, **kwargs: Any) -> Any:

@@ -26,6 +26,8 @@ class RuleCall(NamedTuple):
         shape: Shape of the tokens that the vectors belong to. It may be that of ``kept`` or have more dimensions.
         token_indices: Index of each vector's token, int64. None means that the vectors are the tokens, in order.
         routing: Routing of the vectors to stacked experts, or None.
+        is_kept: Boolean tensor of shape [vectors, D] that is True for the kept entries. None if they are not counted
+            one by one.
     """
 
     counters: tuple[int, ...]
@@ -33,6 +35,7 @@ class RuleCall(NamedTuple):
     shape: torch.Size
     token_indices: torch.Tensor | None = None
     routing: Routing | None = None
+    is_kept: torch.Tensor | None = None
 
 
 class AssignedCall(NamedTuple):

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.sites import ModuleVector, find_site
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.encoder_fast_path import turn_off_fast_path
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
 from sparsedial.hooks.module_patch import Apply, InputPatch, OutputPatch, register_input_pre_hook
+from sparsedial.hooks.thread_state import current_thread
 from sparsedial.tracing_state import is_tracing
 
 
@@ -148,16 +148,16 @@ def _attach_by_masking_product(vector: SparsifiedVector, apply: Apply) -> Iterat
     """Sparsify u or g by setting the dropped entries of the product i = u * g to zero."""
     part, _ = vector.ffn.branch(vector.name)
     ffn = vector.ffn
-    masks: list[torch.Tensor] = []  # the mask of dropped entries, between the calls of the projection and of `down`
+    masks: dict[int, torch.Tensor] = {}  # by thread, of dropped entries, between the calls of the projection and `down`
 
     def compute_mask(output: torch.Tensor) -> torch.Tensor:
         if not is_tracing():
             activation = ffn.compute_vector(vector.name, output)
-            masks[:] = [(apply(activation) == 0) & (activation != 0)]
+            masks[current_thread()] = (apply(activation) == 0) & (activation != 0)
         return output
 
     def apply_mask(product: torch.Tensor) -> torch.Tensor:
-        return product.masked_fill(masks.pop().view(product.shape), 0)
+        return product.masked_fill(masks.pop(current_thread()).view(product.shape), 0)
 
     yield OutputPatch(part.module, compute_mask)
     yield register_input_pre_hook(ffn.down, apply_mask)  # before an `InputPatch` of `down` sees the product
@@ -171,15 +171,9 @@ def _attach_stacked_vector(
 
     ffn = members[0].ffn
     counters = {member.ffn.expert or 0: member.counter for member in members}
-    count = len(experts_module.down_proj)  # type: ignore[arg-type]  # a 3-D parameter
-    if len(counters) != count:
-        raise AttachError(
-            f"{ffn.name}: only {len(counters)} of {count} experts with weights stacked in one parameter were selected. "
-            "Stacked experts are sparsified together: select all of them or none."
-        )
     name = members[0].name
     apply = coordinator.make_stacked_applier(
-        tuple(counters[expert] for expert in range(count)), reads_tokens=name == "input"
+        tuple(counters[expert] for expert in range(len(counters))), reads_tokens=name == "input"
     )
     value: Callable[[torch.Tensor], torch.Tensor] = partial(ffn.compute_vector, name)
     return ExpertTap(experts_module, name, apply, value)

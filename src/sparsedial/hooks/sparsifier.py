@@ -4,56 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
 from torch import nn
 
-from sparsedial.errors import AttachError, ModelError, NonFiniteError, SpecError
+from sparsedial.errors import AttachError, NonFiniteError, SpecError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import FFN, FFNs
 from sparsedial.ffn.sites import check_site, select_site_ffns
+from sparsedial.hooks.count_errors import describe_lost_experts, describe_nonfinite
 from sparsedial.hooks.count_table import CounterKey
+from sparsedial.hooks.dense_copies import DenseCopies
+from sparsedial.hooks.entry_usage import VectorUsage
+from sparsedial.hooks.ffn_selection import FfnFilter, check_model_contains, select_ffns
 from sparsedial.hooks.forward_context import PHASES
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
 from sparsedial.hooks.forward_override import ForwardOverride
 from sparsedial.hooks.model_hooks import ModelHooks
 from sparsedial.hooks.reach_check import describe_unreached
 from sparsedial.hooks.rule_applier import RuleWrapper
-from sparsedial.hooks.rule_binding import bind_rule
-from sparsedial.hooks.site_attachment import Removable, attach_vectors, list_vectors
-from sparsedial.rules import Calibration, Rule, check_rule
+from sparsedial.hooks.rule_assignment import (
+    RuleChoice,
+    assign_rules,
+    choose_vectors,
+    describe_rules,
+)
+from sparsedial.hooks.rule_binding import bind_rules
+from sparsedial.hooks.site_attachment import Removable, attach_vectors
+from sparsedial.hooks.vector_reservation import release_vectors, reserve_vectors
+from sparsedial.rules import Calibration, Rule
 
-MAX_LISTED_EXPERTS = 3  # experts that an error message names
 
-# Names of the vectors that a sparsifier changes at present, by the FFN's down projection.
-_attached_vectors: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
-
-
-def sparsify(
+def sparsify(  # noqa: PLR0913  # the options of one call
     model: nn.Module,
     site: str,
-    rule: Rule,
+    rule: RuleChoice,
     *,
     layers: Iterable[int] | None = None,
+    filter_fn: FfnFilter | None = None,
     ffns: FFNs | None = None,
+    track_usage: bool = False,
     calibration: Calibration | None = None,
 ) -> Sparsifier:
     """Return a context manager that applies a rule at a site of a model's FFNs.
 
-    The context manager works with the model's own forward and `generate`, under `torch.inference_mode` and
+    It works with the model's own forward and `generate`, under `torch.inference_mode` and
     `torch.compile`, with left or right padding according to ``attention_mask``, with a key-value cache and with
     ``device_map``. Context managers of different sites may be nested. With the rule's dense value, such as `TopP(1)`,
     the logits are identical to those of the dense model. The user's forward pre-hooks on the projections see the input
     before the rule is applied.
 
+    The model can be trained (docs/training.md), and several threads may use it at the same time. A copy of the model
+    that is made inside the block is dense.
+
     Args:
         model: Any transformer language model.
         site: "input", "up", "gate", "intermediate" or "all_inputs", or the name of a registered site.
-        rule: `TopP`, `TopK`, `MaxP`, or another rule.
+        rule: `TopP`, `TopK`, `MaxP`, or another rule; a mapping from layer index, or from the vectors of the site
+            ("input" and "intermediate" for "all_inputs"), to a rule; or a function that returns the rule of an `FFN`.
+            What is given no rule, or None, stays dense and is not counted.
         layers: Indices of the layers to sparsify. Defaults to None: all layers.
+        filter_fn: Function that returns True for each `FFN` to sparsify. Defaults to None: all of them.
         ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
+        track_usage: True to count how often each entry is kept (`Sparsifier.usage`), which takes memory and time.
+            Defaults to False.
         calibration: What the rule's `Rule.calibrate` returned for this model. Defaults to None. The built-in rules need
             no calibration.
 
@@ -61,9 +76,10 @@ def sparsify(
         The context manager, which also counts the dropped entries.
 
     Raises:
-        SpecError: The site, the rule or a layer is unknown, an FFN belongs to another model, or the rule needs a
-            calibration.
+        SpecError: The site, the rule or a layer is unknown, nothing is selected, an FFN belongs to another model, or
+            the rule needs a calibration.
         ModelError: The model has no FFN, or one of the chosen FFNs does not have the site.
+        AttachError: Experts with weights in one parameter would be treated differently.
 
     Example:
         >>> import sparsedial as sd, torch
@@ -77,46 +93,11 @@ def sparsify(
         0      0  input  prefill       48     96       0.5
         1      1  input  prefill       48     96       0.5
     """
-    check_rule(rule)
     if ffns is None:
         ffns = find_ffns(model)
-    selected = select_site_ffns(ffns, select_ffns(ffns, layers), site)
-    _check_model_contains(model, selected)
-    check_site(selected, site)
-    return Sparsifier(model, selected, site, rule, calibration)
-
-
-def is_sparsified(model: nn.Module) -> bool:
-    """Return True if a sparsifier is attached to a module of the model.
-
-    Args:
-        model: The model.
-    """
-    return any(module in _attached_vectors for module in model.modules())
-
-
-def select_ffns(ffns: FFNs, layers: Iterable[int] | None = None) -> list[FFN]:
-    """Return the FFNs of these layers, after checking that all of them can be sparsified.
-
-    Args:
-        ffns: The FFNs of a model.
-        layers: Indices of layers. Defaults to None: all layers.
-
-    Returns:
-        At least one FFN.
-
-    Raises:
-        SpecError: A layer is unknown, or no layer is chosen.
-        ModelError: An FFN of these layers cannot be sparsified.
-    """
-    selected = _select_layers(ffns, layers)
-    unsupported = _describe_unsupported(ffns, selected, every_layer=layers is None)
-    if unsupported is not None:
-        raise ModelError(unsupported)
-    chosen = [ffn for ffn in ffns if ffn.layer in selected]
-    if not chosen:
-        raise SpecError("No layer was chosen: expected at least one. Leave out layers= to sparsify all of them.")
-    return chosen
+    selected = select_site_ffns(ffns, select_ffns(ffns, layers, filter_fn), site)
+    check_model_contains(model, selected)
+    return Sparsifier(model, selected, site, rule, track_usage, calibration)
 
 
 class Sparsifier:
@@ -126,40 +107,59 @@ class Sparsifier:
 
     Args:
         model: The model.
-        ffns: FFNs to sparsify.
+        ffns: FFNs that may be sparsified.
         site: Name of the site.
-        rule: Rule to apply.
+        rule: Rule to apply, or a choice of rules as in `sparsify`. An FFN without a rule is not sparsified.
+        track_usage: True to count how often each entry is kept. Defaults to False.
         calibration: What the rule's `Rule.calibrate` returned for the model. Defaults to None.
 
     Attributes:
         site: The site.
-        rule: The rule.
     """
 
     def __init__(
-        self, model: nn.Module, ffns: Sequence[FFN], site: str, rule: Rule, calibration: Calibration | None = None
+        self,
+        model: nn.Module,
+        ffns: Sequence[FFN],
+        site: str,
+        rule: RuleChoice,
+        track_usage: bool = False,
+        calibration: Calibration | None = None,
     ) -> None:
         self.site = site
-        self.rule = rule
         self._model = model
-        self._ffns = ffns
-        self._vectors = list_vectors(ffns, site)
-        keys = [vector.make_key() for vector in self._vectors]
-        self._coordinator = ForwardCoordinator(rule, keys, bind_rule(rule, self._vectors, calibration))
+        self._rule = rule
+        self._calibration = calibration
+        self._vectors, rules = choose_vectors(ffns, site, rule)
+        self._rules = bind_rules(rules, self._vectors, calibration)
+        self._ffns = list({id(vector.ffn): vector.ffn for vector in self._vectors}.values())
+        check_site(self._ffns, site)
+        self._enabled = True
+        self._coordinator = ForwardCoordinator(
+            self._rules, [vector.make_key() for vector in self._vectors], track_usage
+        )
         self._handles: list[Removable] = []
+        self._copies: DenseCopies | None = None  # is removed last, when no hook is left
 
     def __repr__(self) -> str:
         state = "attached" if self._handles else "not attached"
-        return f"Sparsifier(site={self.site!r}, rule={self.rule!r}, ffns={len(self._ffns)}, {state})"
+        if not self._enabled:
+            state += ", disabled"
+        return (
+            f"Sparsifier(site={self.site!r}, rule={describe_rules(self._rules.rules)}, ffns={len(self._ffns)}, {state})"
+        )
 
     def __enter__(self) -> Sparsifier:
-        self._reserve_vectors()
+        if self._handles:
+            raise AttachError(f"This sparsifier is already attached, at {self.site!r}. Leave its `with` block first.")
+        reserve_vectors(self._vectors)
         self._coordinator.counters.prepare(_list_devices(self._ffns))
         try:
             for handle in attach_vectors(self._vectors, self._model, self._coordinator):
                 self._handles.append(handle)
             for handle in ModelHooks(self._model, self._vectors, self._coordinator).attach():
                 self._handles.append(handle)
+            self._copies = DenseCopies(self._model)
         except BaseException:
             self._detach()
             raise
@@ -171,9 +171,80 @@ class Sparsifier:
             self._check_reached()
 
     @property
+    def rule(self) -> RuleChoice:
+        """The rule, or the choice of rules, as it was passed to `sparsify` or assigned.
+
+        A new one takes effect at the next forward pass. All that `sparsify` accepts may be assigned. It holds for
+        the vectors that are sparsified already: those that it gives no rule stay dense and are not counted. `stats`
+        counts the entries of each rule separately. torch.compile compiles the model again for a new rule.
+        """
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: RuleChoice) -> None:
+        rules = assign_rules(rule, self._vectors, self.site)
+        self._rules = bind_rules(rules, self._vectors, self._calibration)
+        self._rule = rule
+        self._update_rules()
+
+    @property
+    def enabled(self) -> bool:
+        """False to run the model dense, without counting, from the next forward pass on. True by default."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._enabled = bool(enabled)
+        self._update_rules()
+
+    def reset(self) -> None:
+        """Set all counts to zero, including those of `usage`."""
+        self._coordinator.reset()
+
+    def usage(self) -> list[VectorUsage]:
+        """Return how often each entry of each vector was kept, counted over real tokens only.
+
+        Entries that are almost always kept are "hot", and others that are almost never kept are "cold" neurons.
+
+        Returns:
+            One `VectorUsage` per FFN, vector and rule. Each expert is an FFN of its own.
+
+        Raises:
+            SpecError: The sparsifier was not created with ``track_usage=True``.
+
+        Example:
+            >>> import sparsedial as sd, torch
+            >>> from transformers import LlamaConfig, LlamaForCausalLM
+            >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            ...                                      num_attention_heads=2, vocab_size=64))
+            >>> with sd.sparsify(model, "intermediate", sd.TopK(0.5), track_usage=True) as sparsifier:
+            ...     _ = model(torch.arange(6)[None])
+            >>> first = sparsifier.usage()[0]
+            >>> first
+            VectorUsage('model.layers.0.mlp', intermediate, TopK(fraction=0.5), tokens=6)
+            >>> first.kept.shape, int(first.kept.sum())
+            (torch.Size([32]), 96)
+        """
+        if self._coordinator.counters.usage is None:
+            raise SpecError("usage(): the entries were not counted one by one. Pass track_usage=True to sparsify.")
+        self._coordinator.flush()
+        return self._coordinator.counters.list_usage()
+
+    @property
     def counters(self) -> Sequence[CounterKey]:
         """Description of each counter, one per FFN and vector. `wrap` passes indices into this sequence."""
         return self._coordinator.counters.keys
+
+    def active_rule(self, counter: int) -> Rule | None:
+        """Return the rule that the forward pass that is running, or else the next one, applies to a vector.
+
+        Args:
+            counter: Index into ``counters``.
+
+        Returns:
+            The rule, or None if the vector is dense.
+        """
+        return self._coordinator.rules.rules[counter]
 
     def wrap(self, wrapper: RuleWrapper) -> None:
         """Wrap the rule in a function. The function that was added last is the outermost one.
@@ -234,7 +305,8 @@ class Sparsifier:
             tokens (for an expert, those routed to it) and weight (for an expert, its share of the layer's routing
             weight in that phase). The weight is <NA> where the router's weights are unknown: for dense FFNs, and for
             experts that are modules of their own. An expert that no token was routed to, in a phase in which its
-            layer ran, has a row with total 0 and sparsity <NA>.
+            layer ran, has a row with total 0 and sparsity <NA>. If more than one rule was applied, there is one row
+            per rule, and a last column rule (str, such as "TopP(p=0.9)").
 
         Raises:
             AttachError: No token reached an FFN, or padding could not be distinguished from real tokens in the input
@@ -244,7 +316,7 @@ class Sparsifier:
         self._coordinator.flush()
         lost_experts = self._coordinator.expert_tokens.untracked
         if lost_experts:
-            raise AttachError(_describe_lost_experts(lost_experts))
+            raise AttachError(describe_lost_experts(lost_experts))
         self._check_reached()
         table = self._coordinator.counters.table()
         if table.empty:
@@ -252,7 +324,7 @@ class Sparsifier:
                 "No real token was counted: run the model inside the `with` block, with tokens that are no padding."
             )
         if (table["nonfinite"] > 0).any():
-            raise NonFiniteError(_describe_nonfinite(table[table["nonfinite"] > 0]))
+            raise NonFiniteError(describe_nonfinite(table[table["nonfinite"] > 0]))
         return table.drop(columns="nonfinite")
 
     def sparsity(self) -> float:
@@ -260,11 +332,20 @@ class Sparsifier:
         table = self.stats()
         return float(table["dropped"].sum() / table["total"].sum())
 
+    def _update_rules(self) -> None:
+        rules = self._rules
+        if not self._enabled:
+            rules = bind_rules((None,) * len(self._vectors), self._vectors)
+        self._coordinator.set_rules(rules)
+
     def _detach(self) -> None:
         for handle in reversed(self._handles):
             handle.remove()
         self._handles.clear()
-        self._release_vectors()
+        if self._copies is not None:
+            self._copies.remove()
+            self._copies = None
+        release_vectors(self._vectors)
         self._coordinator.detach()
 
     def _check_reached(self) -> None:
@@ -275,27 +356,6 @@ class Sparsifier:
         if message is not None:
             raise AttachError(message)
 
-    def _reserve_vectors(self) -> None:
-        if self._handles:
-            raise AttachError(f"This sparsifier is already attached, at {self.site!r}. Leave its `with` block first.")
-        names = {vector.name for vector in self._vectors}
-        for ffn in self._ffns:
-            conflicts = _attached_vectors.get(ffn.down, set()) & names
-            if conflicts:
-                raise AttachError(
-                    f"{ffn.name} is already sparsified at {', '.join(sorted(conflicts))}. "
-                    "Leave that `with` block first, or choose another site."
-                )
-        for ffn in self._ffns:
-            _attached_vectors.setdefault(ffn.down, set()).update(names)
-
-    def _release_vectors(self) -> None:
-        for ffn in self._ffns:
-            names = _attached_vectors.get(ffn.down, set())
-            names.difference_update(vector.name for vector in self._vectors)
-            if not names:
-                _attached_vectors.pop(ffn.down, None)
-
 
 def _list_devices(ffns: Sequence[FFN]) -> set[torch.device]:
     """Return the devices of the FFNs' weights, without those that are loaded only when they are needed."""
@@ -304,50 +364,3 @@ def _list_devices(ffns: Sequence[FFN]) -> set[torch.device]:
         for parameter in ffn.down.parameters():
             devices.add(parameter.device)
     return devices - {torch.device("meta")}
-
-
-def _check_model_contains(model: nn.Module, ffns: Sequence[FFN]) -> None:
-    """Raise an error if an FFN belongs to another model, which would leave this model dense."""
-    modules = set(model.modules())
-    for ffn in ffns:
-        if ffn.down not in modules:
-            raise SpecError(
-                f"ffns=: {ffn.name} is not a module of this model ({type(model).__name__}), but of another one or of a "
-                "copy of it. Pass the result of find_ffns(model), or leave out ffns=."
-            )
-
-
-def _select_layers(ffns: FFNs, layers: Iterable[int] | None) -> set[int]:
-    known = {ffn.layer for ffn in ffns}
-    if layers is None:
-        return known
-    selected = set(layers)
-    unknown = selected - known
-    if unknown:
-        raise SpecError(f"Unknown layer(s) {sorted(unknown)}: FFNs are in layers {sorted(known)}.")
-    return selected
-
-
-def _describe_unsupported(ffns: FFNs, layers: set[int], every_layer: bool) -> str | None:
-    """Return a message about the first FFN in these layers that cannot be sparsified, or None if there is none."""
-    for name, reason in ffns.unsupported.items():
-        numbers = {int(piece) for piece in name.split(".")[:-1] if piece.isdigit()}
-        if every_layer or numbers & layers:
-            return f"{name} cannot be sparsified: {reason}. Leave out its layer with layers= (CLI: --layers)."
-    return None
-
-
-def _describe_lost_experts(experts: set[str]) -> str:
-    names = ", ".join(sorted(experts)[:MAX_LISTED_EXPERTS])
-    return (
-        f"The tokens that {len(experts)} expert(s) read could not be tracked, so padding would have been counted: "
-        f"{names}. Run without padding (one row at a time), or leave out the layer with layers=."
-    )
-
-
-def _describe_nonfinite(rows: pd.DataFrame) -> str:
-    vectors = ", ".join(f"{row.module} ({row.vector}: {row.nonfinite} vectors)" for row in rows.itertuples())
-    return (
-        f"NaN or Inf among the activations of layer(s) {sorted(set(rows['layer']))}: {vectors}. The vectors were not "
-        "changed, and the scores of this run are invalid. Check the weights, or use a wider dtype."
-    )

@@ -130,6 +130,16 @@ class DecodeSlots:
         self._slots["scratch_address"] = self._scratch.ctypes.data
         self._slots["current_round_address"] = ctypes.addressof(self._current_round)
 
+    def set_rules(self, rules: Sequence[Rule]) -> None:
+        """Replace the rule of each slot. It holds for the next call of the slot's function.
+
+        Args:
+            rules: One rule per slot.
+        """
+        for slot, rule in enumerate(rules):
+            self._slots["rule_code"][slot] = RULE_CODES[rule.name]
+            self._slots["rule_value"][slot] = rule.value
+
     def slot_function(self, slot: int, dtype: torch.dtype) -> Callable[[int, int], None]:
         """Return a function that applies the rule to one vector of a slot.
 

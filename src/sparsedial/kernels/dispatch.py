@@ -25,6 +25,7 @@ import torch
 from sparsedial.errors import SpecError
 from sparsedial.kernels import reference
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.kernels.gradient import register_gradient
 from sparsedial.kernels.kernel_registry import Select, find_kernel
 from sparsedial.rules import MaxP, Rule, TopK, TopP, VectorRule, check_rule, make_rule
 
@@ -104,8 +105,13 @@ def _select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, tor
     return _backend_for(x.device.type, builtin_rule)(x, builtin_rule)
 
 
+def _find_custom_rule(handle: int) -> VectorRule:
+    rule: VectorRule = _custom_rules[handle].rule
+    return rule
+
+
 def _select_custom(x: torch.Tensor, handle: int) -> tuple[torch.Tensor, torch.Tensor]:
-    rule = _custom_rules[handle].rule
+    rule = _find_custom_rule(handle)
     return _backend_for(x.device.type, rule)(x, rule)
 
 
@@ -117,6 +123,8 @@ _library.impl("select", _select, "CompositeExplicitAutograd")
 _library.impl("select_custom", _select_custom, "CompositeExplicitAutograd")
 torch.library.register_fake("sparsedial::select", _select_on_fake_tensors, lib=_library)
 torch.library.register_fake("sparsedial::select_custom", _select_on_fake_tensors, lib=_library)
+register_gradient("sparsedial::select", make_rule, _library)
+register_gradient("sparsedial::select_custom", _find_custom_rule, _library)
 
 
 class BoundRule:
@@ -147,8 +155,8 @@ class BoundRule:
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the rule to each vector of a tensor.
 
-        The call goes through PyTorch's dispatcher only if a compiler, dispatch mode or profiler observes it. These
-        then see the operator `sparsedial::select`.
+        The call goes through PyTorch's dispatcher only if a compiler, dispatch mode or profiler observes it, which then
+        sees the operator `sparsedial::select`, or if x requires a gradient.
 
         Args:
             x: Vectors, shape [..., D], float32, bfloat16, float16 or float64.
@@ -156,14 +164,15 @@ class BoundRule:
         Returns:
             The sparse vectors and the number of entries kept in each, as `apply_rule` returns them.
         """
-        if dispatcher_is_unobserved():
+        if not x.requires_grad and dispatcher_is_unobserved():
             return self.call_backend(x)
         return self._call_operator(x)
 
     def call_backend(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the rule without PyTorch's dispatcher, which must be idle (see `dispatcher_is_unobserved`).
 
-        A tensor subclass, and a tensor on a device other than CPU and CUDA, still goes through the dispatcher.
+        The result has no gradient. A tensor subclass, and a tensor on a device other than CPU and CUDA, still goes
+        through the dispatcher.
 
         Args:
             x: Vectors, shape [..., D], float32, bfloat16, float16 or float64.
@@ -207,6 +216,9 @@ class BoundRule:
 
 def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a rule to each vector of a tensor.
+
+    The gradient is that of ``y = m * x`` with a constant mask m, which is 1 for the kept entries and 0 for the others.
+    With the rule's dense value, such as `TopP(1)`, the mask is 1 for all entries, including zeros.
 
     Args:
         x: Vectors, shape [..., D], float32, bfloat16, float16 or float64, with any strides.

@@ -13,7 +13,7 @@ from sparsedial.errors import SparsedialError, StorageError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import FFN, SITES, FFNs
 from sparsedial.ffn.sites import check_site, find_site, select_site_ffns
-from sparsedial.hooks.sparsifier import select_ffns
+from sparsedial.hooks.ffn_selection import select_ffns
 from sparsedial.inference.batch_size import FittingBatch, free_memory, is_memory_error
 from sparsedial.inference.run_context import Progress
 from sparsedial.models.loading import LanguageModel, load_language_model

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from sparsedial.hooks.sparsifier import Sparsifier, is_sparsified
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from sparsedial.errors import NonFiniteOutputError, SpecError, TaskError
-from sparsedial.hooks.sparsifier import Sparsifier, is_sparsified
+from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.logit_budget import max_logit_rows, vocabulary_size
 from sparsedial.inference.model_limits import check_length
 from sparsedial.inference.next_token_prediction import (

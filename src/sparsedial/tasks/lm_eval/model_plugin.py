@@ -143,6 +143,7 @@ class SparsedialLM(HFLM):
         self.batch_tokens = int(arguments.batch_tokens)
         lm = self._language_model(source, arguments)
         self.sparsifier: Sparsifier | None = None
+        self._rule = rule
         if rule is not None:
             self.sparsifier = _make_sparsifier(lm, arguments.site, rule)
         self._backend = make_backend(lm, diffusion)
@@ -194,12 +195,12 @@ class SparsedialLM(HFLM):
         """Return and print the measured sparsity, together with what `HFLM` returns."""
         info: dict[str, Any] = super().get_model_info()
         sparsifier = self.sparsifier
-        if sparsifier is None:
+        if sparsifier is None or self._rule is None:
             return info
         totals = sparsifier.stats().groupby("phase")[["dropped", "total"]].sum()
         info["sparsedial"] = {
             "site": sparsifier.site,
-            "rule": sparsifier.rule.to_json(),
+            "rule": self._rule.to_json(),
             "sparsity": sparsifier.sparsity(),
             "by_phase": (totals["dropped"] / totals["total"]).to_dict(),
         }
