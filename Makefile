@@ -27,7 +27,7 @@ $(READY): pyproject.toml packages/zoo/pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/sparsedial run smollm2-135m --out runs/demo
+	$(BIN)/sparsedial run smollm2-135m --precision 2.5 --out runs/demo
 
 smoke: $(READY)
 	$(BIN)/sparsedial inspect smollm2-135m

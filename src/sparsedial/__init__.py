@@ -1,17 +1,21 @@
 """Measurement of how much activation sparsity a language model tolerates."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sparsedial.curves.critical import CriticalSparsity, critical_sparsity
-from sparsedial.curves.curve import Curve
-from sparsedial.errors import SparsedialError
-from sparsedial.ffn import FFN, SITES, FFNs, ModuleVector, Site, find_ffns, register_site
-from sparsedial.hooks import Sparsifier, sparsify
-from sparsedial.kernels import apply_rule, register_kernel
-from sparsedial.models.loading import load_model
-from sparsedial.rules import Calibration, MaxP, Rule, TopK, TopP, register_rule
-
 if TYPE_CHECKING:
+    from sparsedial.curves.critical import CriticalSparsity, critical_sparsity
+    from sparsedial.curves.curve import Curve
+    from sparsedial.curves.curve import make_curve as curve
+    from sparsedial.curves.task_average import average_tasks as task_average
+    from sparsedial.errors import SparsedialError
+    from sparsedial.ffn import FFN, SITES, FFNs, ModuleVector, Site, find_ffns, register_site
+    from sparsedial.hooks import Sparsifier, sparsify
+    from sparsedial.kernels import apply_rule, register_kernel
+    from sparsedial.measurement.measure import measure
+    from sparsedial.measurement.result import Measurement
+    from sparsedial.models.loading import load_model
+    from sparsedial.rules import Calibration, MaxP, Rule, TopK, TopP, register_rule
     from sparsedial.tasks.registry import register_task
 
 __all__ = [
@@ -22,6 +26,7 @@ __all__ = [
     "CriticalSparsity",
     "Curve",
     "MaxP",
+    "Measurement",
     "ModuleVector",
     "Rule",
     "Site",
@@ -31,21 +36,61 @@ __all__ = [
     "TopP",
     "apply_rule",
     "critical_sparsity",
+    "curve",
     "find_ffns",
     "load_model",
+    "measure",
     "register_kernel",
     "register_rule",
     "register_site",
     "register_task",
     "sparsify",
+    "task_average",
 ]
 __version__ = "0.1.0"
 
+_ORIGINS = {
+    "FFN": "ffn.FFN",
+    "FFNs": "ffn.FFNs",
+    "SITES": "ffn.SITES",
+    "Calibration": "rules.Calibration",
+    "CriticalSparsity": "curves.critical.CriticalSparsity",
+    "Curve": "curves.curve.Curve",
+    "MaxP": "rules.MaxP",
+    "Measurement": "measurement.result.Measurement",
+    "ModuleVector": "ffn.ModuleVector",
+    "Rule": "rules.Rule",
+    "Site": "ffn.Site",
+    "SparsedialError": "errors.SparsedialError",
+    "Sparsifier": "hooks.Sparsifier",
+    "TopK": "rules.TopK",
+    "TopP": "rules.TopP",
+    "apply_rule": "kernels.apply_rule",
+    "critical_sparsity": "curves.critical.critical_sparsity",
+    "curve": "curves.curve.make_curve",
+    "find_ffns": "ffn.find_ffns",
+    "load_model": "models.loading.load_model",
+    "measure": "measurement.measure.measure",
+    "register_kernel": "kernels.register_kernel",
+    "register_rule": "rules.register_rule",
+    "register_site": "ffn.register_site",
+    "register_task": "tasks.registry.register_task",
+    "sparsify": "hooks.sparsify",
+    "task_average": "curves.task_average.average_tasks",
+}
+"""Module and name of each name of this package. A module is imported when one of its names is used first."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import `register_task` when it is used first, because tasks import far more than the rest of this module."""
-    if name == "register_task":
-        from sparsedial.tasks.registry import register_task
+    """Import a name of this package when it is used first."""
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _ORIGINS[name].rpartition(".")
+    value = getattr(import_module(f"{__name__}.{module}"), attribute)
+    globals()[name] = value
+    return value
 
-        return register_task
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """Return the names of this package."""
+    return sorted({*globals(), *__all__})

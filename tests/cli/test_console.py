@@ -15,7 +15,7 @@ import pytest
 from tests.support.made_up_studies import Model, study
 
 SHOW_PROGRESS = """
-from sparsedial.cli.console import ProgressDisplay
+from sparsedial.measurement.progress_display import ProgressDisplay
 from sparsedial.study.output_encoding import make_output_encodable
 make_output_encodable()
 with ProgressDisplay() as display:

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from sparsedial.cli import run_command
 from sparsedial.cli.main import app
+from sparsedial.measurement import measure
 from sparsedial.study.spec import StudySpec
 from sparsedial.tasks.spec import TaskSpec
 
@@ -36,7 +37,8 @@ EVERYTHING = StudySpec(
 @pytest.mark.parametrize("spec", [EVERYTHING, StudySpec(models=("m",))], ids=["everything", "defaults"])
 def test_the_command_of_a_study_reproduces_it(monkeypatch, spec):
     specs = []
-    monkeypatch.setattr(run_command, "execute_study", lambda spec, *_args, **_options: specs.append(spec))
+    monkeypatch.setattr(measure, "measure_study", lambda spec, *_args, **_options: specs.append(spec))
+    monkeypatch.setattr(run_command, "print_measurement", lambda _measurement: None)
     result = CliRunner().invoke(app, spec.command()[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert specs == [spec]

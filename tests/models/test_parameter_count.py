@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparsedial.models.parameter_count import count_parameters, format_parameter_count
+from tests.support.packed_modules import replace_projections, subclass_linear
 
 
 def test_an_untied_model_counts_both_embeddings(llama):
@@ -31,6 +32,21 @@ def test_an_equal_output_layer_counts_once_and_a_similar_one_twice(own_llama):
     own_llama.lm_head.weight.data[1, 1] += 0.1
     assert count_parameters(own_llama) == untied
     assert count_parameters(own_llama, tolerance=0.5) == untied - 96 * 32
+
+
+def test_quantised_tensors_are_counted(own_llama):
+    """They have no address of their own, and cannot be compared."""
+    size = count_parameters(own_llama)
+    for layer in own_llama.model.layers:
+        replace_projections(layer.mlp, subclass_linear)
+    own_llama.lm_head = subclass_linear(own_llama.lm_head)
+    assert count_parameters(own_llama) == size
+
+
+def test_a_packed_output_layer_is_not_compared(own_llama):
+    del own_llama.lm_head.weight
+    own_llama.lm_head.weight = lambda: None  # as in the dynamically quantised layers of torch
+    assert count_parameters(own_llama) > 0
 
 
 def test_offloaded_parameters_are_counted(llama):

@@ -119,3 +119,25 @@ def test_prepared_examples_do_not_depend_on_the_batch(name):
     lm = load_language_model(resolve_source("zoo:dense-0.4m"), device="cpu", dtype="bfloat16")
     options = {"length": 6, **({"sequences": 9} if name == "self_prediction" else {"limit": 9})}
     assert make_task(name, batch=1, **options).prepare(lm) == make_task(name, batch=8, **options).prepare(lm)
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_sampling_that_runs_out_of_memory_is_repeated_with_fewer_rows(spec, tmp_path, monkeypatch, room):
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    expected = by_key(run_study(with_batch(spec, 1), tmp_path / "usual", device="cpu"))
+    forward = LlamaDecoderLayer.forward
+    failed = []
+
+    def limited_forward(self, hidden_states, *args, **kwargs):
+        if len(hidden_states) > room and hidden_states.shape[1] == 1:  # a step of the sampling
+            failed.append(len(hidden_states))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", limited_forward)
+    found = by_key(run_study(with_batch(spec, 1), tmp_path / "limited", device="cpu"))
+    assert failed == [8, 4, 2][: 3 if room == 1 else 2]
+    assert {key: record.result for key, record in found.items()} == {
+        key: record.result for key, record in expected.items()
+    }

@@ -38,10 +38,13 @@ def summarize_provenance(trial_set: TrialSet, names: DisplayNames) -> dict[str, 
     """
     trials = trial_set.block_trials
     specs = []
-    commands = []
+    commands: list[Any] = []
     for spec in trial_set.specs:
         specs.append(spec.to_json())
-        commands.append(spec.command())
+        if spec.in_memory:
+            commands.append(spec.python_call())
+        else:
+            commands.append(spec.command())
     models: dict[str, dict[str, Any]] = {}
     tasks: dict[str, Mapping[str, Any]] = {}
     seconds = 0.0

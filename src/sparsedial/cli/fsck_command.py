@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sparsedial.cli.console import escape_markup, out
+from sparsedial.cli.console import out
+from sparsedial.measurement.progress_display import escape_markup
 
 
 def fsck(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:

@@ -7,13 +7,14 @@ import sys
 
 import typer
 
-from sparsedial.cli.console import err, escape_markup
+from sparsedial.cli.console import err
 from sparsedial.cli.fsck_command import fsck
 from sparsedial.cli.inspect_command import inspect
 from sparsedial.cli.report_command import report
 from sparsedial.cli.run_command import run
 from sparsedial.cli.study_command import study
 from sparsedial.errors import SparsedialError
+from sparsedial.measurement.progress_display import escape_markup
 from sparsedial.study.output_encoding import make_output_encodable
 
 EXIT_USER_ERROR = 2

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from sparsedial.cli import run_options as options
-from sparsedial.cli.execution import default_folder, execute_study
+from sparsedial.cli.execution import default_folder, print_measurement, run_until_interrupted
 from sparsedial.cli.options import Device, DType, Kind, MaskToken, Model, Modules, RetryFailed, TrustRemoteCode
 from sparsedial.cli.parsing import parse_batch, parse_layers, parse_numbers, parse_pairs, split_names
 from sparsedial.study.run_command_options import TASK_OPTIONS, option_name
 
-if TYPE_CHECKING:
-    from sparsedial.study.spec import StudySpec
+SAME_NAMES = (
+    "rule", "tolerance", "precision", "max_examples", "retain", "dtype", "trust_remote_code", "kind", "mask_token",
+)  # fmt: skip
+"""Options whose name and value are those of an argument of `measure`. So are most options of tasks."""
 
 
 def run(  # noqa: PLR0913 - one parameter per command-line option
@@ -61,46 +63,38 @@ def run(  # noqa: PLR0913 - one parameter per command-line option
 
     Run the same command again to resume an interrupted run.
     """
-    from sparsedial.study.runner import LOCAL
+    from sparsedial.measurement.arguments import describe_study
+    from sparsedial.measurement.measure import measure
+    from sparsedial.study.dataclass_parsing import raise_problems
 
     problems: list[str] = []
-    spec = _make_spec(context.params, problems)
+    arguments = _measure_arguments(context.params, problems)
+    if problems:
+        study_arguments = {name: value for name, value in arguments.items() if name not in TASK_OPTIONS}
+        task_options = {name: value for name, value in arguments.items() if name in TASK_OPTIONS}
+        spec, _ = describe_study(model, device=device, task_options=task_options, **study_arguments)
+        raise_problems([*problems, *spec.problems(device)])
     folder = out_dir or default_folder(Path(model).resolve().name if Path(model).exists() else model)
-    execute_study(spec, folder, device, LOCAL, retry_failed=retry_failed, argument_problems=problems)
+    with run_until_interrupted() as display:
+        measurement = measure(
+            model, device=device, out=folder, progress=display, retry_failed=retry_failed, **arguments
+        )
+    print_measurement(measurement)
 
 
-def _make_spec(arguments: Mapping[str, Any], problems: list[str]) -> StudySpec:
-    """Return the study that the arguments of the command describe, and append their problems to ``problems``."""
-    from sparsedial.study.spec import StudySpec
-    from sparsedial.tasks.spec import TaskSpec
-
-    values = arguments["p"]
-    sites = arguments["site"]
-    return StudySpec(
-        models=(arguments["model"],),
-        sites=tuple(dict.fromkeys(sites)) if sites else None,
-        rules=(arguments["rule"],),
-        tasks=tuple(map(TaskSpec, split_names(arguments["tasks"]))),
-        task_options=_task_options(arguments, problems),
-        values=parse_numbers(values, option_name("values"), problems) if values else None,
-        tolerance=arguments["tolerance"],
-        precision=arguments["precision"],
-        max_examples=arguments["max_examples"],
-        retain=arguments["retain"],
-        layers=parse_layers(arguments["layers"], option_name("layers"), problems),
-        modules=parse_pairs(arguments["ffn"], option_name("modules"), problems),
-        dtype=arguments["dtype"],
-        trust_remote_code=arguments["trust_remote_code"],
-        kind=arguments["kind"],
-        mask_token=arguments["mask_token"],
-    )
-
-
-def _task_options(arguments: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Return the task options that the user gave. Other options keep the defaults of the tasks."""
-    task_options = {name: arguments[name] for name in TASK_OPTIONS}
-    task_options["metrics"] = parse_pairs(arguments["metrics"], option_name("metrics"), problems)
-    task_options["batch"] = parse_batch(arguments["batch"], option_name("batch"), problems)
-    if arguments["include_path"] is not None:
-        task_options["include_path"] = str(arguments["include_path"])
-    return {name: value for name, value in task_options.items() if value is not None}
+def _measure_arguments(options: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return the arguments of `measure` that the options describe, and append their problems to ``problems``."""
+    values = options["p"]
+    arguments = {name: options[name] for name in SAME_NAMES}
+    task_options = {name: options[name] for name in TASK_OPTIONS}
+    task_options["metrics"] = parse_pairs(options["metrics"], option_name("metrics"), problems)
+    task_options["batch"] = parse_batch(options["batch"], option_name("batch"), problems)
+    return {
+        **arguments,
+        **task_options,
+        "sites": options["site"] or None,
+        "tasks": split_names(options["tasks"]),
+        "p": parse_numbers(values, option_name("values"), problems) if values else None,
+        "layers": parse_layers(options["layers"], option_name("layers"), problems),
+        "modules": parse_pairs(options["ffn"], option_name("modules"), problems),
+    }

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsedial.cli.console import escape_markup, out
-from sparsedial.cli.execution import default_folder, execute_study
+from sparsedial.cli.console import out
+from sparsedial.cli.execution import default_folder, print_measurement, run_until_interrupted
 from sparsedial.cli.options import OUTPUT_PANEL, Device, RetryFailed
+from sparsedial.measurement.progress_display import escape_markup
 
 if TYPE_CHECKING:
     from sparsedial.study.dry_run import Preview
@@ -87,6 +88,7 @@ def study(  # noqa: PLR0913 - one parameter per command-line option
 
     Run the same command again to resume a study, or to run trials that were added to its YAML file.
     """
+    from sparsedial.measurement.study_measurement import measure_study
     from sparsedial.study.executors.base import ExecutorConfig
     from sparsedial.study.spec import StudySpec
 
@@ -95,8 +97,12 @@ def study(  # noqa: PLR0913 - one parameter per command-line option
     executor = ExecutorConfig(workers, timeout, ray_address, num_workers, gpus_per_worker, cpus_per_worker)
     if dry_run:
         _print_preview(spec, folder, device, executor)
-    else:
-        execute_study(spec, folder, device, executor, retry_failed=retry_failed)
+        return
+    with run_until_interrupted() as display:
+        measurement = measure_study(
+            spec, folder, device=device, listener=display, executor=executor, retry_failed=retry_failed
+        )
+    print_measurement(measurement)
 
 
 def _print_preview(spec: StudySpec, folder: Path, device: str, executor: ExecutorConfig) -> None:

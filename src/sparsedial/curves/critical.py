@@ -51,7 +51,7 @@ class PointVerdict:
     verdict: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CriticalSparsity:
     """The highest sparsity that keeps a share ``retain`` of the dense score.
 
@@ -94,6 +94,20 @@ class CriticalSparsity:
     verdicts: tuple[PointVerdict, ...] = ()
     fewest_examples: int = 0
     bracket: tuple[float, float] = (0.0, 1.0)
+
+    def __repr__(self) -> str:
+        """Return the estimate, the interval and p as text. Percentages are rounded to tenths."""
+        if self.estimate is None:
+            value = f"between {self.bracket[0]:.1%} and {self.bracket[1]:.1%}"
+        else:
+            value = f"{self.estimate:.1%}"
+        parts = [value, self.status]
+        if self.low is not None and self.high is not None:
+            sign = "≥" if self.right_censored else ""
+            parts.insert(1, f"95% interval {self.low:.1%} to {sign}{self.high:.1%}")
+        if self.p is not None:
+            parts.append(f"p={self.p:.4g}")
+        return f"CriticalSparsity({', '.join(parts)}, retain={self.retain:g})"
 
     @property
     def center(self) -> float:

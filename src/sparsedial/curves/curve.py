@@ -14,7 +14,7 @@ from sparsedial.curves.retention import compute_retention
 from sparsedial.errors import SpecError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curve:
     """The measured points of one model at one site. The dense and sparse models are scored on the same examples.
 
@@ -43,6 +43,16 @@ class Curve:
     is_unit_scale: bool = True
     members: tuple[Curve, ...] = ()
     dense_at_points: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """Return the number of points, their range of sparsity and the dense score as text."""
+        count = len(self.sparsity)
+        examples = sum(map(len, self.examples))
+        return (
+            f"Curve({count} points, sparsity {self.sparsity[0]:.1%} to {self.sparsity[-1]:.1%}, "
+            f"retention {self.retention[0]:.1%} to {self.retention[-1]:.1%}, dense score {self.dense:.4g}, "
+            f"{examples or 'unknown number of'} examples)"
+        )
 
     @property
     def reference(self) -> np.ndarray:

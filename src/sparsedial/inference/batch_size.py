@@ -60,13 +60,13 @@ class FittingBatch:
 
     Args:
         rows: Number of rows to start with.
-        log: Called with a message whenever memory runs out.
+        log: Called with a message whenever memory runs out. Defaults to None.
 
     Attributes:
         rows: Number of rows of the last evaluation.
     """
 
-    def __init__(self, rows: int, log: Callable[[str], None]) -> None:
+    def __init__(self, rows: int, log: Callable[[str], None] | None = None) -> None:
         self.rows = rows
         self._log = log
 
@@ -100,5 +100,6 @@ class FittingBatch:
                     raise
             free_memory()
             smaller = self.rows // 2
-            self._log(f"out of memory with {self.rows} rows per forward pass: trying {smaller}")
+            if self._log is not None:
+                self._log(f"out of memory with {self.rows} rows per forward pass: trying {smaller}")
             self.rows = smaller

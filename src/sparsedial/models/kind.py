@@ -15,6 +15,10 @@ BLOCK_DIFFUSION = "block-diffusion"
 KINDS = (CAUSAL, MASKED_DIFFUSION, BLOCK_DIFFUSION)
 
 
+class _FailedCallError(ModelError):
+    """Error for a model that cannot be called with token IDs alone."""
+
+
 def detect_kind(model: Any, expected: str | None = None) -> str:
     """Return the kind of a model, determined by running the model if possible.
 
@@ -32,8 +36,8 @@ def detect_kind(model: Any, expected: str | None = None) -> str:
 
     Raises:
         SpecError: ``expected`` is not one of `KINDS`.
-        ModelError: The model is not of the expected kind, or it cannot be called with token IDs alone although a kind
-            is expected.
+        ModelError: The model is not of the expected kind or returns no logits.
+        _FailedCallError: The model cannot be called with token IDs alone although a kind is expected.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -50,7 +54,7 @@ def detect_kind(model: Any, expected: str | None = None) -> str:
     else:
         try:
             sees_later_tokens = attends_to_later_tokens(model)
-        except ModelError:
+        except _FailedCallError:
             if expected is None:
                 return CAUSAL
             raise
@@ -81,7 +85,7 @@ def check_kind_name(kind: str | None) -> None:
         raise SpecError(describe_unknown("kind", kind, KINDS))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what the first forward pass of a model creates has to work in training as well
 def attends_to_later_tokens(model: Any) -> bool:
     """Return True if later tokens change earlier logits by more than rounding errors.
 
@@ -95,17 +99,31 @@ def attends_to_later_tokens(model: Any) -> bool:
         True for a model with bidirectional attention, False for a causal model.
 
     Raises:
-        ModelError: The model cannot be called with token IDs alone.
+        ModelError: The model returns no logits.
+        _FailedCallError: The model cannot be called with token IDs alone.
     """
     vocabulary_size = int(model.config.get_text_config().vocab_size)
     pair = torch.tensor([[5, 6, *range(7, 15)], [5, 6, *range(15, 23)]]) % vocabulary_size
     try:
-        first, second = model(input_ids=pair.to(parameter_device(model))).logits[:, :2].float()
+        output = model(input_ids=pair.to(parameter_device(model)))
     except Exception as error:
-        raise ModelError(
+        raise _FailedCallError(
             f"{type(model).__name__}: the kind of the model cannot be detected, because calling it with input_ids "
             f"failed: {type(error).__name__}: {error}"
         ) from error
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise ModelError(
+            f"{type(model).__name__} returns {type(output).__name__} without logits: expected a language model with "
+            "its output layer, such as one that AutoModelForCausalLM loads, and a configuration with return_dict=True. "
+            "For the language part of a vision-language model, use the whole model: text reaches only that part of it"
+        )
+    if logits.is_meta:
+        raise ModelError(
+            f"{type(model).__name__} has no weights: its logits are on the device 'meta', so they have no values. Load "
+            "the weights first."
+        )
+    first, second = logits[:, :2].float()
     rounding = max(1e-4, 8 * torch.finfo(model.dtype).eps) * first.abs().max()
     difference = (first - second).abs().max()
     if difference.isnan():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.models.checkpoint_keys import check_checkpoint_keys
@@ -25,6 +27,9 @@ from sparsedial.models.sources import Source, resolve_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 SPREAD = "spread"  # Device name that distributes a model over all GPUs.
+
+_sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
+"""The files of each model that `load_model` has returned."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,23 @@ def load_model(
     """
     source = resolve_source(name, trust_remote_code=trust_remote_code)
     lm = load_language_model(source, device=device, dtype=dtype)
+    _sources[lm.model] = source
     return lm.model, lm.tokenizer
+
+
+def find_loaded_source(model: nn.Module) -> Source | None:
+    """Return the files from which `load_model` has loaded a model. Its weights may have changed since.
+
+    Args:
+        model: The model, or a wrapper that contains it.
+
+    Returns:
+        The files. None if the model was made in another way.
+    """
+    for module in model.modules():
+        if module in _sources:
+            return _sources[module]
+    return None
 
 
 def pick_device(device: str) -> torch.device:

@@ -44,7 +44,7 @@ def count_parameters(model: Any, tolerance: float = 0.0) -> int:
     sizes = {}
     for parameter in model.parameters():
         memory: tuple[object, ...] = (parameter.device, parameter.data_ptr(), parameter.shape)
-        if parameter.is_meta:  # it is offloaded and has no address
+        if parameter.data_ptr() == 0:  # it is offloaded or a quantised tensor, so it has no address
             memory = (id(parameter),)
         sizes[memory] = parameter.numel()
     total = sum(sizes.values())
@@ -65,12 +65,15 @@ def _repeated_embedding_size(model: Any, tolerance: float) -> int:
 
 
 def _weight(model: Any, method: str) -> torch.Tensor | None:
-    """Return the weight of the module that a method of the model returns, or None if there is none."""
+    """Return the weight of the module that a method of the model returns, or None if it has no plain one."""
     try:
         module = getattr(model, method)()
     except (AttributeError, NotImplementedError):
         return None
-    return getattr(module, "weight", None)
+    weight = getattr(module, "weight", None)
+    if type(weight) not in (torch.Tensor, torch.nn.Parameter):
+        return None  # it is packed or quantised
+    return weight
 
 
 def _are_close(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> bool:

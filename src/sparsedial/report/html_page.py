@@ -12,7 +12,7 @@ from pathlib import Path
 from sparsedial.analysis.critical_findings import read_critical_findings
 from sparsedial.analysis.results import Results
 from sparsedial.report.charts.catalog import Figure, make_comparison_figures, make_detail_figures
-from sparsedial.report.charts.rendering import save_chart
+from sparsedial.report.charts.rendering import save_chart, to_svg
 from sparsedial.report.critical_table import make_critical_table
 from sparsedial.report.csv_and_json import to_csv, to_json, write_file
 from sparsedial.report.formatting import format_retain
@@ -98,8 +98,22 @@ def write_report(results: Results, folder: Path | str) -> Path:
     comparisons = _render_figures(comparison_figures, target / "figures")
     details = _render_figures(detail_figures, target / "figures")
     page = target / PAGE_NAME
-    write_file(page, _render_page(results, comparisons, details).encode())
+    write_file(page, _render_page(results, comparisons, details, has_files=True).encode())
     return page
+
+
+def render_page(results: Results) -> str:
+    """Return the page alone, with its figures inside, and without the names of files beside it.
+
+    Args:
+        results: The results of one or several studies.
+
+    Returns:
+        HTML.
+    """
+    comparisons = _render_figures(make_comparison_figures(results), None)
+    details = _render_figures(make_detail_figures(results), None)
+    return _render_page(results, comparisons, details, has_files=False)
 
 
 def _file_names(results: Results, figures: Iterable[Figure]) -> list[str]:
@@ -117,11 +131,11 @@ def _table_names(results: Results) -> list[str]:
     return [*REQUIRED_TABLES, *optional]
 
 
-def _render_figures(figures: Iterable[Figure], folder: Path) -> str:
-    """Save the figures and return them as HTML."""
+def _render_figures(figures: Iterable[Figure], folder: Path | None) -> str:
+    """Return the figures as HTML, after saving them if there is a directory for them."""
     parts = []
     for figure in figures:
-        svg = save_chart(figure.chart, folder / figure.name)
+        svg = to_svg(figure.chart) if folder is None else save_chart(figure.chart, folder / figure.name)
         parts.append(_embed_svg(figure, svg))
     return "".join(parts)
 
@@ -142,7 +156,7 @@ def _embed_svg(figure: Figure, svg: str) -> str:
     return f'<figure id="{figure.name}"><div class="wide">{inline}</div></figure>'
 
 
-def _render_page(results: Results, comparisons: str, details: str) -> str:
+def _render_page(results: Results, comparisons: str, details: str, has_files: bool) -> str:
     title = escape(results.title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -150,13 +164,14 @@ def _render_page(results: Results, comparisons: str, details: str) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{CSS}</style></head>\n"
         f"<body><main><h1>{title}</h1>{render_model_line(results.provenance)}{_render_problems(results.problems)}"
-        f"{_render_answer(results)}{_render_notes(results.notes)}{_render_sections(results, comparisons, details)}"
+        f"{_render_answer(results)}{_render_notes(results.notes)}"
+        f"{_render_sections(results, comparisons, details, has_files)}"
         "</main></body></html>\n"
     )
 
 
-def _render_sections(results: Results, comparisons: str, details: str) -> str:
-    sections = [("At a glance", comparisons), ("Critical sparsity", _render_critical(results))]
+def _render_sections(results: Results, comparisons: str, details: str, has_files: bool) -> str:
+    sections = [("At a glance", comparisons), ("Critical sparsity", _render_critical(results, has_files))]
     for table in (*make_pair_tables(results), *make_detail_tables(results)):
         sections.append((table.heading, render_detail_table(table)))
     sections += [
@@ -194,14 +209,16 @@ def _render_note(note: str) -> str:
     return f'<p class="note">{escape(note)}</p>'
 
 
-def _render_critical(results: Results) -> str:
-    """Return the tables of critical sparsities, with the names of all files."""
+def _render_critical(results: Results, has_files: bool) -> str:
+    """Return the tables of critical sparsities, with the names of all files if there are any."""
     findings = read_critical_findings(results.critical)
     content = f"<p>{describe_missing(results)}</p>"
     if findings.headline:
         content = render_critical_table(make_critical_table(findings.headline, results.retain))
     if findings.others:
         content += fold("Task by task", render_critical_table(make_critical_table(findings.others, results.retain)))
+    if not has_files:
+        return content
     files = [f"{name}.csv" for name in _table_names(results)]
     return content + render_file_names([*files, "results.json"])
 

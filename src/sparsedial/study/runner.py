@@ -11,6 +11,7 @@ from sparsedial.files import ExclusiveMove
 from sparsedial.study.dataclass_parsing import raise_problems
 from sparsedial.study.executors.base import Executor, ExecutorConfig
 from sparsedial.study.executors.factory import make_executor
+from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.integrity import check_study_readable
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind
 from sparsedial.study.planner import Planner
@@ -26,7 +27,7 @@ LOCAL = ExecutorConfig()
 """Configuration that runs one trial at a time in this process."""
 
 
-def run_study(
+def run_study(  # noqa: PLR0913 - keyword-only options
     spec: StudySpec,
     folder: Path,
     *,
@@ -34,6 +35,7 @@ def run_study(
     listener: ProgressListener | None = None,
     executor: ExecutorConfig = LOCAL,
     retry_failed: bool = False,
+    objects: ObjectsInMemory = NO_OBJECTS,
 ) -> Store:
     """Run the trials of a study that are not finished. Finished trials are never run again.
 
@@ -51,6 +53,7 @@ def run_study(
         listener: Receives messages and progress. Defaults to None.
         executor: Where trials are run. Defaults to this process.
         retry_failed: Run failed trials of earlier runs again. Defaults to False.
+        objects: The models and tasks of the study that are objects in memory. Defaults to none.
 
     Returns:
         The store. Every trial of the spec is finished or recorded as failed.
@@ -59,6 +62,11 @@ def run_study(
     check_study_readable(folder)
     store = Store(folder)
     problems = executor.problems()
+    if objects.names and executor.uses_other_processes:
+        problems.append(
+            f"{', '.join(map(repr, objects.names))}: objects in memory cannot be sent to worker processes. Run the "
+            "study in this process, without a timeout and without Ray, or pass names."
+        )
     with ExitStack() as cleanup:
         try:
             store = Store.create(folder)
@@ -67,9 +75,9 @@ def run_study(
         else:
             cleanup.enter_context(lock_study(folder, spec.to_json()))
         # The driver cannot check the devices of the workers of a cluster.
-        problems += spec.problems("auto" if executor.kind == "ray" else device)
+        problems += spec.problems("auto" if executor.kind == "ray" else device, objects)
         raise_problems(problems)
-        _run_jobs(store, WorkerSetup(spec, folder, device), executor, listener, retry_failed)
+        _run_jobs(store, WorkerSetup(spec, folder, device, objects), executor, listener, retry_failed)
     return store
 
 
@@ -92,7 +100,7 @@ def _run_jobs(
             )
         if retry_failed:
             store.forget_failures()
-        planner = Planner(spec, spec.plan_tasks(), store, {})
+        planner = Planner(spec, spec.plan_tasks(setup.objects), store, {})
         for model in planner.models:
             store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
         _StudyDriver(planner, listener).run(job_executor)

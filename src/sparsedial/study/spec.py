@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from sparsedial.models.loading import pick_device, pick_dtype
 from sparsedial.models.sources import check_model_exists
 from sparsedial.rules import RULES, Rule, make_rule
 from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dataclass
+from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
+from sparsedial.study.python_call import format_call
 from sparsedial.study.records import SCHEMA_VERSION
 from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
 from sparsedial.study.task_plan import DEFAULT_MAX_EXAMPLES, TaskPlan, plan_tasks
@@ -66,6 +68,8 @@ class StudySpec:
         trust_remote_code: Execute modeling code that comes with a model. Defaults to False.
         kind: Kind of all models. Defaults to None, in which case it is detected.
         mask_token: Token ID of the mask of diffusion models. Defaults to None, in which case it is read from the model.
+        in_memory: Names of the models and tasks that are objects in memory (`sparsedial.measure`). They can be
+            reported, but not run again without the objects.
 
     Example:
         >>> spec = StudySpec(models=("smollm2-135m",), tasks=("arc_easy",), values=(0.9, 1.0))
@@ -93,6 +97,7 @@ class StudySpec:
     trust_remote_code: bool = False
     kind: str | None = None
     mask_token: int | None = None
+    in_memory: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         tasks = []
@@ -169,7 +174,8 @@ class StudySpec:
         """Return the words of a command line that reproduces the study.
 
         The words do not include the device and the output directory. If the options of ``sparsedial run`` cannot
-        describe the study, the command is ``sparsedial study`` with the ``study.json`` in its directory.
+        describe the study, the command is ``sparsedial study`` with the ``study.json`` in its directory. No command can
+        reproduce a study of objects in memory: see `python_call`.
 
         Returns:
             The words, starting with "sparsedial".
@@ -181,22 +187,40 @@ class StudySpec:
         if not self._fits_run_command():
             return ["sparsedial", "study", "study.json"]
         words = ["sparsedial", "run", *self.models]
-        default = StudySpec(models=self.models)
-        for spec_field in fields(self):
-            name = spec_field.name
-            value = getattr(self, name)
-            if name == "task_options" or value == getattr(default, name):
-                continue
+        for name, value in self._settings().items():
             if name == "tasks":
-                value = tuple(task.name for task in self.tasks)
-            words += command_line_words(name, value)
-        for name, value in self.task_options.items():
+                value = [task.name for task in self.tasks]
             words += command_line_words(name, value)
         return words
 
+    def python_call(self) -> str:
+        """Return a call of `sparsedial.measure` that reproduces the study, given the objects that it names.
+
+        The call does not include the device and the output directory.
+
+        Example:
+            >>> StudySpec(models=("llama",), sites=("input",), in_memory=("llama",)).python_call()
+            "sparsedial.measure(model, tokenizer, name='llama', sites=['input'])"
+        """
+        settings = self._settings()
+        settings.pop("in_memory", None)
+        if "tasks" in settings:
+            settings["tasks"] = [task.to_json() for task in self.tasks]
+        return format_call(self.models[0], settings, self.in_memory)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, without the models, and the options of the tasks."""
+        default = StudySpec(models=self.models)
+        settings = {}
+        for spec_field in fields(self):
+            value = getattr(self, spec_field.name)
+            if spec_field.name != "task_options" and value != getattr(default, spec_field.name):
+                settings[spec_field.name] = value
+        return {**settings, **self.task_options}
+
     def _fits_run_command(self) -> bool:
         """Return True if the options of ``sparsedial run`` can describe the study."""
-        if len(self.models) != 1 or len(self.rules) != 1:
+        if self.in_memory or len(self.models) != 1 or len(self.rules) != 1:
             return False
         if any(task.options for task in self.tasks):
             return False
@@ -216,27 +240,48 @@ class StudySpec:
 
     @cached_property
     def built_tasks(self) -> list[Task]:
-        """Return the task objects. They are created once, because lm-eval tasks load their data."""
-        return list(make_tasks(self.tasks, self.task_options))
+        """Return the tasks that are made from names. They are created once, because lm-eval tasks load their data."""
+        named = [task for task in self.tasks if task.name not in self.in_memory]
+        return list(make_tasks(named, self.task_options))
 
-    def plan_tasks(self) -> dict[str, TaskPlan]:
-        """Return the blocks of examples of each task by its name."""
-        if self.precision is None:
-            return plan_tasks(self.built_tasks)
-        return plan_tasks(self.built_tasks, self.max_examples or DEFAULT_MAX_EXAMPLES)
+    def all_tasks(self, objects: ObjectsInMemory = NO_OBJECTS) -> list[Task]:
+        """Return the tasks that are made from names, and those that are objects in memory.
+
+        Args:
+            objects: The models and tasks in memory. Defaults to none.
+        """
+        return [*self.built_tasks, *objects.tasks.values()]
+
+    def plan_tasks(self, objects: ObjectsInMemory = NO_OBJECTS) -> dict[str, TaskPlan]:
+        """Return the blocks of examples of each task by its name.
+
+        Args:
+            objects: The models and tasks in memory. Defaults to none.
+        """
+        max_examples = None
+        if self.precision is not None:
+            max_examples = self.max_examples or DEFAULT_MAX_EXAMPLES
+        return plan_tasks(self.all_tasks(objects), max_examples)
 
     # ------------------------------------------------------------------ checking
 
-    def problems(self, device: str = "auto") -> list[str]:
+    def problems(self, device: str = "auto", objects: ObjectsInMemory = NO_OBJECTS) -> list[str]:
         """Return the problems of the study that can be detected before a model is loaded.
 
         Args:
             device: The device that the models will run on, as in `load_language_model`. Defaults to "auto".
+            objects: The models and tasks in memory. Defaults to none.
 
         Returns:
             One clause or sentence per problem. Empty if the study can be run.
         """
-        model_checks = [partial(check_model_exists, model) for model in self.models]
+        absent = [name for name in self.in_memory if name not in objects.names]
+        if absent:
+            return [_describe_absent(absent)]
+        model_checks = []
+        for model in self.models:
+            if model not in self.in_memory:
+                model_checks.append(partial(check_model_exists, model))
         loading_checks: list[Callable[[], object]] = [
             partial(check_kind_name, self.kind),
             lambda: pick_dtype(self.dtype, pick_device(device)),
@@ -248,7 +293,14 @@ class StudySpec:
             *self._rule_problems(),
             *self._number_problems(),
             *_error_messages(loading_checks),
+            *self._tokenizer_problems(objects),
         ]
+
+    def _tokenizer_problems(self, objects: ObjectsInMemory) -> list[str]:
+        try:
+            return list(objects.describe_missing_tokenizers(self.all_tasks(objects)))
+        except SparsedialError:  # the tasks cannot be made, which is another problem
+            return []
 
     def _list_problems(self) -> list[str]:
         problems = []
@@ -297,6 +349,14 @@ class StudySpec:
                 "choose them. Leave out one of the two."
             )
         return problems
+
+
+def _describe_absent(names: Sequence[str]) -> str:
+    return (
+        f"{', '.join(map(repr, names))}: passed to sparsedial.measure as objects in memory, so this study can be run "
+        "only by calling sparsedial.measure with them and the same out=. Its report needs no objects: "
+        "sparsedial report DIR"
+    )
 
 
 def _error_messages(checks: Iterable[Callable[[], object]]) -> list[str]:

@@ -21,6 +21,7 @@ from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
 from sparsedial.rules import Calibration
 from sparsedial.study.calibrations import prepare_calibrations
+from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
 from sparsedial.study.progress_listener import ProgressListener
 from sparsedial.study.provenance import collect_provenance
@@ -76,14 +77,16 @@ class WorkerSetup:
         spec: The study.
         folder: Directory of the study.
         device: Device of the models, as in `load_language_model`.
+        objects: Models and tasks in memory. They cannot be sent to another process. Defaults to none.
     """
 
     spec: StudySpec
     folder: Path
     device: str
+    objects: ObjectsInMemory = NO_OBJECTS
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that `from_json` reads back, in any process. The path is absolute."""
+        """Return a dictionary that `from_json` reads back in any process, without the objects. The path is absolute."""
         return {
             "spec": self.spec.to_json(),
             "folder": str(self.folder.resolve()),
@@ -124,9 +127,10 @@ class Worker:
     def __init__(self, setup: WorkerSetup, listener: ProgressListener) -> None:
         self.spec = setup.spec
         self.device = setup.device
+        self.objects = setup.objects
         self.listener = listener
         self.store = Store(setup.folder)
-        self.tasks = {task.name: task for task in setup.spec.built_tasks}
+        self.tasks = {task.name: task for task in setup.spec.all_tasks(setup.objects)}
         self.provenance = collect_provenance()
         self._model: _LoadedModel | None = None
         self._examples: dict[str, dict[str, Any]] = {}
@@ -167,16 +171,7 @@ class Worker:
         self._examples = {}
         self._batches = {}
         gc.collect()  # frees the memory of the previous model
-        source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
-        self.listener.log(f"loading {name}")
-        lm = load_language_model(
-            source,
-            device=self.device,
-            dtype=self.spec.dtype,
-            kind=self.spec.kind,
-            mask_token=self.spec.mask_token,
-            log=self.listener.log,
-        )
+        lm = self._make_language_model(name)
         ffns = find_ffns(lm.model, modules=self.spec.modules)
         calibrations = prepare_calibrations(self.spec.rules, lm, ffns, self.store)
         size = format_parameter_count(lm.parameters)
@@ -191,6 +186,21 @@ class Worker:
         )
         self._model = _LoadedModel(lm, ffns, resolved, calibrations)
         return self._model
+
+    def _make_language_model(self, name: str) -> LanguageModel:
+        """Return the model in memory that has this name. If there is none, load the model."""
+        if name in self.objects.models:
+            return self.objects.models[name].make_language_model(self.spec.kind, self.spec.mask_token)
+        source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
+        self.listener.log(f"loading {name}")
+        return load_language_model(
+            source,
+            device=self.device,
+            dtype=self.spec.dtype,
+            kind=self.spec.kind,
+            mask_token=self.spec.mask_token,
+            log=self.listener.log,
+        )
 
     def _available_sites(self, ffns: FFNs) -> tuple[str, ...]:
         """Check that the model has all layers and sites of the spec, and return all sites that it has."""

@@ -87,7 +87,8 @@ class Task(Protocol):
     """Interface of a task, which defines how a model is scored.
 
     Custom tasks implement this interface. A task is immutable and has no state. A study calls `identity` to name its
-    trials, `prepare` once per model, and `score` once per trial with the examples that `prepare` returned.
+    trials, `prepare` once per model, and `score` once per trial with the examples that `prepare` returned. A task with
+    an attribute ``needs_tokenizer`` that is True is never run on a model in memory that has no tokenizer.
     """
 
     @property

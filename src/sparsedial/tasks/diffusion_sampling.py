@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparsedial.errors import TaskError
+from sparsedial.inference.batch_size import FittingBatch
 from sparsedial.inference.denoising_config import DenoisingConfig
 from sparsedial.inference.masked_diffusion import DenoisingResult, denoise
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel
@@ -15,7 +16,7 @@ from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.example_blocks import ExampleBlock
 
 MAX_SAMPLED_TOKENS = 1 << 14
-"""Tokens per forward pass while sampling."""
+"""Tokens per forward pass while sampling, if they fit into memory."""
 
 
 def find_bos_token(lm: LanguageModel) -> int | None:
@@ -66,16 +67,21 @@ def sample_by_denoising(
     bos = find_bos_token(lm)
     start = [] if bos is None else [bos]
     _check_positions(lm, length, len(start))
-    rows_per_batch = max(1, MAX_SAMPLED_TOKENS // (length + len(start)))
     steps = sum(map(len, config.schedule(length)))
-    results = []
-    for first in range(block.first, block.end, rows_per_batch):
-        rows = min(rows_per_batch, block.end - first)
-        prompts = torch.tensor([start] * rows, dtype=torch.int64).view(rows, len(start))
-        seeds = [derive_seed(seed, first + row) for row in range(rows)]
-        previous = (first - block.first) * steps
-        run = RunContext(progress=_progress_in_rows(progress, previous, rows, len(block) * steps))
-        results.append(denoise(model, prompts, length, config, seeds, run))
+
+    def sample(rows_per_batch: int) -> list[DenoisingResult]:
+        results = []
+        for first in range(block.first, block.end, rows_per_batch):
+            rows = min(rows_per_batch, block.end - first)
+            prompts = torch.tensor([start] * rows, dtype=torch.int64).view(rows, len(start))
+            seeds = [derive_seed(seed, first + row) for row in range(rows)]
+            previous = (first - block.first) * steps
+            run = RunContext(progress=_progress_in_rows(progress, previous, rows, len(block) * steps))
+            results.append(denoise(model, prompts, length, config, seeds, run))
+        return results
+
+    batch = FittingBatch(max(1, min(len(block), MAX_SAMPLED_TOKENS // (length + len(start)))))
+    results = batch.run(sample)
     return DenoisingResult(
         torch.cat([result.tokens for result in results]).cpu(),
         torch.cat([result.step for result in results]).cpu(),

@@ -36,6 +36,7 @@ class MaskedToken(BatchOption):
 
     name: ClassVar[str] = "masked_token"
     reuse_mask: ClassVar[int] = 1
+    needs_tokenizer: ClassVar[bool] = True
     is_divisible: ClassVar[bool] = True
 
     text: str | None = None

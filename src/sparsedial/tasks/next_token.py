@@ -49,6 +49,7 @@ class NextToken(BatchOption):
 
     name: ClassVar[str] = "next_token"
     reuse_mask: ClassVar[int] = 1
+    needs_tokenizer: ClassVar[bool] = True
     is_divisible: ClassVar[bool] = True
 
     text: str | None = None

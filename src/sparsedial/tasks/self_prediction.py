@@ -13,6 +13,7 @@ import torch
 from sparsedial.errors import NonFiniteOutputError, SpecError, TaskError
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.hooks.vector_reservation import is_sparsified
+from sparsedial.inference.batch_size import FittingBatch
 from sparsedial.inference.logit_budget import max_logit_rows, vocabulary_size
 from sparsedial.inference.model_limits import check_length
 from sparsedial.inference.next_token_prediction import (
@@ -36,7 +37,9 @@ from sparsedial.tasks.restoration import Restoration
 
 VERSION = 5  # incremented when the same settings would give other numbers
 MAX_SAMPLED_ROWS = 256
-"""Sequences sampled at once. A forward pass reads one token of each, so wide batches cost little."""
+"""Sequences sampled at once, if they fit into memory. A forward pass reads one token of each, so wide batches cost
+little.
+"""
 START_TOKENS = 64
 """Number of start tokens, spread over the vocabulary, for models without a BOS token."""
 
@@ -150,7 +153,6 @@ class CausalSelfPrediction:
 
     options: SelfPrediction
 
-    @torch.inference_mode()
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """Sample the sequences.
 
@@ -167,6 +169,12 @@ class CausalSelfPrediction:
             NonFiniteOutputError: The model's logits are NaN or infinite.
         """
         self._check_model(lm)
+        batch = FittingBatch(min(MAX_SAMPLED_ROWS, len(self.options.example_block)))
+        return {"tokens": batch.run(partial(self._sample_all, lm, progress))}
+
+    @torch.inference_mode()
+    def _sample_all(self, lm: LanguageModel, progress: Progress, batch: int) -> list[list[int]]:
+        """Sample all sequences, at most ``batch`` at once."""
         length = self.options.length
         block = self.options.example_block
         total = len(block) * length
@@ -176,10 +184,10 @@ class CausalSelfPrediction:
         def report(sampled: int) -> None:
             progress(len(rows) * length + sampled, total)
 
-        for starts in _start_tokens(lm, block).split(MAX_SAMPLED_ROWS):
+        for starts in _start_tokens(lm, block).split(batch):
             sampler = TokenSampler(seeds[len(rows) : len(rows) + len(starts)])
             rows += _sample(lm, starts, length, sampler, report)
-        return {"tokens": rows}
+        return rows
 
     @torch.inference_mode()
     def score(

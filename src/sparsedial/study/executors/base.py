@@ -32,6 +32,11 @@ class ExecutorConfig:
     gpus: float | None = None
     cpus: float = 1.0
 
+    @property
+    def uses_other_processes(self) -> bool:
+        """True if trials are run in other processes than the one that starts the study."""
+        return self.kind == "ray" or self.timeout is not None
+
     def problems(self) -> list[str]:
         """Return the problems of the configuration, one clause per problem."""
         problems = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 from sparsedial.errors import TaskError
 from sparsedial.hooks.sparsifier import Sparsifier
@@ -51,6 +51,8 @@ class LmEvalTask:
         lm_eval_task: Task object of lm-eval.
         block: Range of documents to score. None means all that the settings request.
     """
+
+    needs_tokenizer: ClassVar[bool] = True
 
     name: str
     group: TaskGroup | None

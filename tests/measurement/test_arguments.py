@@ -1,0 +1,104 @@
+"""Arguments that cannot be used: one clear error before any work starts."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+import sparsedial as sd
+from sparsedial.errors import ModelError, SparsedialError, SpecError
+from sparsedial.measurement.arguments import describe_study
+from sparsedial.tasks.spec import TaskSpec
+from tests.measurement.conftest import Confidence
+
+FIXED = Confidence()
+CASES = {
+    "an object that is no model": (lambda model: ({},), {}, "got an object of type dict: expected the name of a model"),
+    "nothing": (lambda model: (None,), {}, "got an object of type NoneType"),
+    "a class": (lambda model: (LlamaForCausalLM,), {}, "got an object of type type"),
+    "a module": (lambda model: (nn.Linear(2, 2),), {}, "Linear has no configuration of transformers"),
+    "a wrapper without config": (lambda model: (nn.DataParallel(model),), {}, "Pass the model that a wrapper of"),
+    "no tokenizer": (lambda model: (model,), {"tasks": ["self_prediction", "next_token"]},
+                     "has no tokenizer, which the tasks next_token need"),
+    "unknown site": (lambda model: (model,), {"sites": "inptu"}, "did you mean 'input'"),
+    "unknown rule": (lambda model: (model,), {"rule": "top-p"}, "did you mean 'top_p'"),
+    "unknown task": (lambda model: (model, object()), {"tasks": "self_predicton"}, "did you mean 'self_prediction'"),
+    "unknown model": (lambda model: ("smollm2-135",), {}, "did you mean 'smollm2-135m'"),
+    "unknown argument": (lambda model: (model,), {"site": "input"}, "unknown argument 'site': did you mean 'sites'"),
+    "unknown option": (lambda model: (model,), {"sequnces": 4}, "'sequnces': did you mean 'sequences'"),
+    "an option of another task": (lambda model: (model,), {"num_fewshot": 4}, "unknown task option 'num_fewshot'"),
+    "wrong types": (lambda model: (model,), {"retain": "much", "layers": 1.5}, "layers.0.: expected a whole number"),
+    "several problems": (lambda model: (model,), {"sites": "inptu", "retain": 2.0, "sequences": 0}, "3 problems"),
+    "options of objects": (lambda model: (model,), {"tasks": FIXED, "limit": 3}, "limit: options of tasks, but every"),
+    "values out of range": (lambda model: (model,), {"p": [0.5, 2]}, "p=2.0"),
+    "no rule": (lambda model: (model,), {"rule": 3}, "rule 3: expected the name of a rule"),
+    "rules of different values": (lambda model: (model,), {"rule": [sd.TopP(0.9), sd.TopK(0.5)]}, "different values"),
+    "rules and p": (lambda model: (model,), {"rule": [sd.TopP(0.9)], "p": 0.5}, "cannot be combined with p"),
+    "device": (lambda model: (model,), {"device": "cuda"}, "applies only to a model that is loaded by its name"),
+    "dtype": (lambda model: (model,), {"dtype": "float32"}, "applies only to a model that is loaded by its name"),
+    "tokenizer of a name": (lambda model: ("zoo:dense-0.4m", object()), {}, "applies only to a model in memory"),
+    "a task without methods": (lambda model: (model,), {"tasks": [object()]}, "has no name, reuse_mask, identity"),
+    "a task class": (lambda model: (model,), {"tasks": [TaskSpec]}, "Write TaskSpec"),
+    "kind": (lambda model: (model,), {"kind": "masked-diffusion"}, "declared as masked-diffusion, but it is causal"),
+    "a layer that is missing": (lambda model: (model,), {"layers": [7]}, "Unknown layer"),
+    "a directory": (lambda model: (model,), {"out": "/proc/nowhere"}, "/proc/nowhere"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_clear_error(llama, case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    positional, keywords, message = CASES[case]
+    with pytest.raises(SparsedialError, match=message):
+        sd.measure(*positional(llama), **{"progress": False, **keywords})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_site_that_the_model_lacks(gpt2):
+    with pytest.raises(ModelError, match="gate"):
+        sd.measure(gpt2, sites=["input", "gate"], progress=False)
+
+
+def test_a_model_without_ffns():
+    config = MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=96, state_size=4)
+    with pytest.raises(ModelError, match="FFN"):
+        sd.measure(MambaForCausalLM(config), progress=False)
+
+
+def test_a_model_without_weights(llama):
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(llama.config)
+    with pytest.raises(ModelError, match="meta"):
+        sd.measure(empty, progress=False)
+
+
+def test_a_task_whose_identity_does_not_name_it(llama, task):
+    class Nameless(type(task)):
+        def identity(self):
+            return {"version": 1}
+
+    with pytest.raises(SpecError, match=r"its identity\(\) returned"):
+        sd.measure(llama, tasks=Nameless(), progress=False)
+
+
+def describe(model="m", **arguments):
+    defaults = {"sites": None, "tasks": "self_prediction", "rule": "top_p", "p": None, "layers": None,
+                "task_options": {}, "dtype": "auto", "trust_remote_code": False}  # fmt: skip
+    return describe_study(model, **{**defaults, **arguments})[0]
+
+
+def test_one_entry_or_several_and_numbers_of_any_library(tmp_path):
+    assert describe(sites="input").sites == ("input",)
+    assert describe(sites=("input", "gate", "input")).sites == ("input", "gate")
+    assert describe(p=0.5).values == (0.5,)
+    assert describe(p=np.linspace(0.5, 1, 3)).values == (0.5, 0.75, 1.0)
+    assert describe(p=torch.tensor([0.5])).values == (0.5,)
+    assert describe(layers=2).layers == (2,)
+    assert describe(layers=range(2)).layers == describe(layers=np.arange(2)).layers == (0, 1)
+    assert describe(tasks={"name": "piqa", "limit": 3}).tasks == (TaskSpec("piqa", {"limit": 3}),)
+    assert describe(tasks=TaskSpec("piqa")).tasks == describe(tasks=("piqa",)).tasks == (TaskSpec("piqa"),)
+    assert describe(model=tmp_path).models == (str(tmp_path),)
+    assert describe(tasks="piqa", task_options={"include_path": tmp_path}).task_options == {
+        "include_path": str(tmp_path)
+    }
