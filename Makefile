@@ -44,11 +44,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix $(FOLDERS)
 	$(BIN)/ruff format $(FOLDERS)
 
+# Two processes with one thread each: most tests run tiny models, which do not use a second thread well.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m "slow or not slow"
 
 architectures: $(READY)
 	$(BIN)/python -m tools.architectures docs/architectures.md

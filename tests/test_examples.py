@@ -10,9 +10,13 @@ from sparsedial.study.dry_run import preview_study
 from sparsedial.study.planner import Planner
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.study.task_plan import TaskPlan
+from sparsedial.tasks.lm_eval.loader import TaskSelection
+from sparsedial.tasks.lm_eval.task_index import find_task_manager
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+PAPER_EXAMPLES = sorted((ROOT / "examples" / "paper").glob("*.yaml"))
+EXAMPLES = [*sorted((ROOT / "examples").glob("*.yaml")), *PAPER_EXAMPLES]
 
 
 def is_in_clone(spec):
@@ -31,13 +35,21 @@ def test_an_example_can_be_planned_and_says_first_what_it_needs(tmp_path, monkey
     if is_in_clone(spec):
         jobs = preview_study(spec, store).jobs
     else:
-        tasks = {task.name: {"task": task.name} for task in spec.tasks}
+        tasks = {task.name: TaskPlan(({"task": task.name},), 1) for task in spec.tasks}
         jobs = Planner(spec, tasks, store, {}).jobs(assume_dense=True)
     assert {job.model for job in jobs} == set(spec.models)
     assert {job.task for job in jobs} == {task.name for task in spec.tasks}
     assert "include_path" not in spec.task_options  # a clone has no folder of tasks
     for model in spec.models:
         assert not Path(model).is_absolute() and ".." not in Path(model).parts
+
+
+def test_the_tasks_of_the_paper_are_known_to_lm_eval():
+    names = []
+    for path in PAPER_EXAMPLES:
+        names += [task.name for task in StudySpec.from_yaml(path).tasks]
+    known = set(find_task_manager(("piqa",), None).all_tasks)
+    assert set(TaskSelection(tuple(dict.fromkeys(names))).lm_eval_names()) <= known
 
 
 def test_the_training_example_prints_the_critical_sparsity_before_and_after(monkeypatch, capsys):

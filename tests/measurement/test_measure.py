@@ -122,7 +122,7 @@ def test_progress_is_plain_lines_without_a_terminal(llama, small, capsys):
 
 
 INTERRUPTED = """
-import os, signal, sys
+import os, signal, sys, time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 import sparsedial as sd
@@ -135,6 +135,7 @@ class Listener(NullListener):
             print(description, flush=True)
         elif "input top_p 0.5" in description and "--interrupt" in sys.argv:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)  # is interrupted: the signal arrives here and not in a finalizer, which would ignore it
 
 torch.manual_seed(0)
 model = LlamaForCausalLM(LlamaConfig(**DECODER)).train()

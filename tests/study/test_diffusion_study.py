@@ -28,7 +28,7 @@ def spec(*models, tasks=("self_prediction",), options=None, **more):
 def test_both_kinds_of_models_in_one_study(tmp_path):
     results = compute_results(run_study(spec("zoo:dense-1.3m", "zoo:diffusion-1.3m"), tmp_path, device="cpu"))
     assert set(results.critical["model"]) == {"zoo:dense-1.3m", "zoo:diffusion-1.3m"}
-    assert set(results.critical["metric"]) == {"expected_agreement", "restored"}
+    assert set(results.critical["metric"]) == {"expected_agreement"}
     assert results.step_overlap.empty
 
 

@@ -7,14 +7,15 @@ import pytest
 
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.rules import TopP
-from sparsedial.study.adaptive_search import MAX_POINTS, MAX_POINTS_FOR_PRECISION
+from sparsedial.study.adaptive_search import MAX_POINTS, MAX_POINTS_FOR_PRECISION, MORE_EXAMPLES_NEEDED
 from sparsedial.study.curve_progress import CurveKey
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind, ResolvedModel
 from sparsedial.study.planner import Planner
-from sparsedial.study.records import TrialIdentity
+from sparsedial.study.records import TaskLabel, TrialIdentity
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.study.task_plan import TaskPlan
+from sparsedial.tasks.example_blocks import ExampleBlock
 from tests.support.trial_records import make_record
 
 TASKS = {"made_up": TaskPlan(({"task": "made_up"},), 1)}
@@ -82,12 +83,12 @@ def test_a_job_is_given_up_after_its_last_attempt(store, kind, attempts):
     assert planner.jobs() == []
 
 
-def finish_task(store, task, rule, scores, **result):
+def finish_task(store, task, rule, scores, identity=None, **result):
     """Write a finished trial of a task with these scores."""
-    identity = TrialIdentity(MODEL.identity, {"task": task})
+    identity = TrialIdentity(MODEL.identity, identity or {"task": task})
     if rule is not None:
         identity = dataclasses.replace(identity, site="input", rule=rule, ffns="f")
-    record = make_record(score=float(np.mean(scores)))
+    record = dataclasses.replace(make_record(score=float(np.mean(scores))), task=TaskLabel(task))
     dropped = 0 if rule is None else round(1000 * (1 - rule.p))
     fields = {"examples": len(scores), "dropped": dropped, "total": 1000, **result}
     changed = dataclasses.replace(record.result, **fields)
@@ -165,3 +166,28 @@ def test_a_search_whose_sparse_scores_cannot_be_compared_ends(store):
         return RIGHT if p == 1.0 else -RIGHT
 
     assert len(search_values(store, ("made_up",), negative)) == 1
+
+
+def test_a_task_that_does_not_lead_gets_no_more_examples(tmp_path):
+    """The task with data leads, and it has no further examples. Self-prediction could have more."""
+    scores = np.random.default_rng(0).normal(0.5, 0.1, 64)
+
+    def noisy(task, p):
+        return scores - (1 - p) ** 2 * np.random.default_rng(round(1e4 * p)).normal(0.4, 1.0, 64)
+
+    plans = {
+        "falls": TaskPlan(({"task": "falls"},), 1),
+        "self_prediction": TaskPlan(
+            ({"task": "self_prediction", "examples": [0, 64]}, {"task": "self_prediction", "examples": [64, 128]}), 1
+        ),
+    }
+    spec = dataclasses.replace(SPEC, tasks=tuple(plans), values=None, precision=0.5)
+    planner = Planner(spec, plans, Store.create(tmp_path), {"m": MODEL})
+    while jobs := planner.jobs():
+        for job in jobs:
+            assert job.block != ExampleBlock(64, 128)
+            p = 1.0 if job.rule is None else job.rule.p
+            identity = planner.tasks[job.task].identity(job.block)
+            finish_task(planner.store, job.task, job.rule, noisy(job.task, p), identity=identity)
+    curve = CurveKey("m", "input", "top_p")
+    assert planner.curve_progress(curve).end.reason == MORE_EXAMPLES_NEEDED

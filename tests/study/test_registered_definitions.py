@@ -181,7 +181,7 @@ def test_what_a_notebook_registers_cannot_be_found_by_other_processes(registrati
 
 
 @pytest.mark.parametrize("module", ["sparsedial.rules.builtin", "no_such_module"])
-def test_a_module_that_does_not_register_is_an_error(module):
+def test_a_module_that_does_not_register_is_an_error(registrations, module):
     with pytest.raises(SpecError, match=f"rule 'own_rule' was registered in the module {module}, which a worker"):
         import_registrations([{"kind": "rule", "name": "own_rule", "module": module}])
 

@@ -111,11 +111,11 @@ def test_a_spec_survives_a_round_trip_through_json(data):
 
 
 def test_metrics_by_task_apply_to_built_in_tasks_that_have_a_choice():
-    specs = [TaskSpec("self_prediction"), TaskSpec("restoration"), TaskSpec("denoising", {"metric": "agreement"})]
+    specs = [TaskSpec("self_prediction"), TaskSpec("denoising", {"metric": "agreement"}), TaskSpec("masked_token")]
     metrics = {"self_prediction": "agreement", "denoising": "expected_agreement"}
     tasks = make_tasks(specs, {"metrics": metrics})
-    assert [getattr(task, "metric", None) for task in tasks] == ["agreement", None, "agreement"]
+    assert [getattr(task, "metric", None) for task in tasks] == ["agreement", "agreement", None]
     with pytest.raises(SpecError, match="unknown task option 'metrics'"):
-        make_tasks(specs, {"metrics": {"restoration": "agreement"}})
+        make_tasks(specs, {"metrics": {"masked_token": "agreement"}})
     with pytest.raises(SpecError, match="self_prediction: metric='hits': expected expected_agreement or agreement"):
         make_tasks(specs, {"metrics": {"self_prediction": "hits"}})

@@ -23,9 +23,9 @@ def test_sequences_are_sampled_and_a_fraction_is_masked_again(diffusion_lm):
     assert examples != prepare_from_disk(make_small_task("restoration", fraction=0.25, seed=1), diffusion_lm)
 
 
-@pytest.mark.parametrize("name", ["restoration", "masked_token"])
-def test_the_score_is_the_share_of_masks_whose_arg_max_is_the_token(diffusion_lm, name):
-    task = make_small_task(name)
+@pytest.mark.parametrize(("name", "options"), [("restoration", {"metric": "agreement"}), ("masked_token", {})])
+def test_the_score_is_the_share_of_masks_whose_arg_max_is_the_token(diffusion_lm, name, options):
+    task = make_small_task(name, **options)
     examples = prepare_from_disk(task, diffusion_lm)
     expected = []
     for row, positions in zip(examples["tokens"], examples["masked"], strict=True):
@@ -56,6 +56,33 @@ def test_at_p_one_the_scores_are_dense_and_all_tokens_count(diffusion_lm, name):
     assert not overlap.usage()  # without steps there is nothing to compare
 
 
+def masked_logits(lm, row, positions):
+    """Return the logits at the masked positions of one sequence."""
+    noisy = torch.tensor([row])
+    noisy[0, positions] = 1
+    with torch.no_grad():
+        logits = lm.model(noisy).logits[0, positions].double()
+    logits[:, 1] = -torch.inf
+    return logits
+
+
+def test_the_expected_score_is_the_dense_probability_of_the_arg_max_in_the_same_context(diffusion_lm):
+    task = make_small_task("restoration")
+    examples = prepare_from_disk(task, diffusion_lm)
+    dense = task.score(diffusion_lm, examples)
+    with sd.sparsify(diffusion_lm.model, "all_inputs", sd.TopP(0.6)) as sparsifier:
+        sparse = task.score(diffusion_lm, examples, sparsifier)
+    expected = []
+    for row, positions in zip(examples["tokens"], examples["masked"], strict=True):
+        probabilities = masked_logits(diffusion_lm, row, positions).softmax(-1)
+        with sd.sparsify(diffusion_lm.model, "all_inputs", sd.TopP(0.6)):
+            best = masked_logits(diffusion_lm, row, positions).argmax(-1)
+        expected.append((float(probabilities.amax(-1).mean()), float(probabilities.gather(-1, best[:, None]).mean())))
+    assert dense.metric == sparse.metric == "expected_agreement"
+    np.testing.assert_allclose(np.stack([dense.values, sparse.values], 1), expected, rtol=1e-4)
+    assert (sparse.values <= dense.values).all()
+
+
 def test_a_sparser_model_restores_less(diffusion_lm):
     task = make_small_task("restoration", sequences=16, length=48)
     examples = prepare_from_disk(task, diffusion_lm)
@@ -73,7 +100,9 @@ def test_self_prediction_of_a_diffusion_model_is_restoration(diffusion_lm):
     examples = prepare_from_disk(task, diffusion_lm)
     assert examples == prepare_from_disk(restoration, diffusion_lm)
     scores = task.score(diffusion_lm, examples)
-    assert scores.metric == "restored"
+    assert scores.metric == "expected_agreement"
+    hits = make_small_task("self_prediction", metric="agreement").score(diffusion_lm, examples)
+    assert hits.metric == "restored"
     np.testing.assert_array_equal(scores.values, restoration.score(diffusion_lm, examples).values)
 
 

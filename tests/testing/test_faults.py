@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from sparsedial.inference.run_context import ignore_progress
 from sparsedial.kernels import reference
 from sparsedial.rules import Rule, TopK
+from sparsedial.tasks.batch_option import copy_with
+from sparsedial.tasks.example_blocks import ExampleBlock
+from sparsedial.tasks.self_prediction import SelfPrediction
 from sparsedial.testing import check_kernel, check_rule, check_task
 from tests.support.custom_rules import AboveMean, CalibratedThreshold, ColumnTopK, Threshold, WeightedTopK
 from tests.support.custom_tasks import SumOfLogits
@@ -272,6 +276,34 @@ class Batched(SumOfLogits):
     def score(self, lm, examples, sparsifier=None, progress=None):
         scores = super().score(lm, examples, sparsifier)
         return replace(scores, values=scores.values + self.batch)
+
+
+class CountsExamples(SelfPrediction):
+    """Task whose settings contain the number of its examples, so that its blocks cannot be pooled."""
+
+    def identity(self):
+        return {**super().identity(), "count": len(self.example_block)}
+
+
+class ForgetsTheBlock(SelfPrediction):
+    """Task whose blocks all begin with the first example."""
+
+    def prepare(self, lm, progress=ignore_progress):
+        first = copy_with(self, block=ExampleBlock(0, len(self.example_block)))
+        return SelfPrediction.prepare(first, lm, progress)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (CountsExamples(sequences=4, length=6), "have other settings"),
+        (ForgetsTheBlock(sequences=4, length=6), "scores of blocks differ from those of the whole"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_fault_of_a_divisible_task_is_found(task, message, trained):
+    with pytest.raises(AssertionError, match=message):
+        check_task(task, trained, examples=4)
 
 
 @pytest.mark.parametrize(

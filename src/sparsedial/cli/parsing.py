@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from sparsedial.study.value_grids import VALUE_GRIDS, find_value_grid
+
 
 def split_names(text: str) -> tuple[str, ...]:
     """Split comma-separated names.
@@ -51,6 +53,27 @@ def parse_numbers(texts: Sequence[str], option: str, problems: list[str]) -> tup
         except ValueError:
             problems.append(f"{option} {text!r}: not a number; expected numbers such as 0.9")
     return tuple(numbers)
+
+
+def parse_values(texts: Sequence[str], option: str, problems: list[str]) -> tuple[float, ...]:
+    """Parse comma-separated values of a rule's parameter, or the name of a grid.
+
+    Args:
+        texts: The texts of an option that can be repeated.
+        option: The option, for error messages.
+        problems: Receives one line for each text that is neither a number nor the name of a grid.
+
+    Returns:
+        The values.
+
+    Example:
+        >>> parse_values(["0.9,0.5"], "--p", []), len(parse_values(["paper"], "--p", []))
+        ((0.9, 0.5), 26)
+    """
+    names = split_names(",".join(texts))
+    if len(names) == 1 and names[0] in VALUE_GRIDS:
+        return find_value_grid(names[0])
+    return parse_numbers(texts, option, problems)
 
 
 def parse_layers(text: str | None, option: str, problems: list[str]) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ import typer
 from sparsedial.cli import run_options as options
 from sparsedial.cli.execution import default_folder, print_measurement, run_until_interrupted
 from sparsedial.cli.options import Device, DType, Kind, MaskToken, Model, Modules, RetryFailed, TrustRemoteCode
-from sparsedial.cli.parsing import parse_batch, parse_layers, parse_numbers, parse_pairs, split_names
+from sparsedial.cli.parsing import parse_batch, parse_layers, parse_pairs, parse_values, split_names
 from sparsedial.study.run_command_options import TASK_OPTIONS, option_name
 
 SAME_NAMES = (
@@ -94,7 +94,7 @@ def _measure_arguments(options: Mapping[str, Any], problems: list[str]) -> dict[
         **task_options,
         "sites": options["site"] or None,
         "tasks": split_names(options["tasks"]),
-        "p": parse_numbers(values, option_name("values"), problems) if values else None,
+        "p": parse_values(values, option_name("values"), problems) if values else None,
         "layers": parse_layers(options["layers"], option_name("layers"), problems),
         "modules": parse_pairs(options["ffn"], option_name("modules"), problems),
     }

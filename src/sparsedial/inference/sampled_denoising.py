@@ -39,15 +39,18 @@ class SampledDenoising:
 
     Attributes:
         tokens: Token IDs, int64 of shape [sequences, tokens], on the CPU.
-        filled_at: Step in which each token was filled in, in the same shape. -1 for the start token.
+        filled_at: Step in which each token was filled in, in the same shape. -1 for tokens that are never masked.
         batch: Sequences per forward pass.
         config: Settings of the sampling.
+        is_single_pass: True if one forward pass, which counts as prefill, fills in the tokens, and not the steps of a
+            denoising. Defaults to False.
     """
 
     tokens: torch.Tensor
     filled_at: torch.Tensor
     batch: int
     config: DenoisingConfig
+    is_single_pass: bool = False
 
     def predict(self, lm: LanguageModel, run: RunContext = DEFAULT_RUN, on_step: OnStep | None = None) -> torch.Tensor:
         """Return the arg max at each position in the step in which it was filled in.
@@ -58,7 +61,7 @@ class SampledDenoising:
             on_step: Called after each forward pass.
 
         Returns:
-            Token IDs in the shape of ``tokens``, on the CPU. They are 0 for start tokens.
+            Token IDs in the shape of ``tokens``, on the CPU. They are 0 for tokens that are never masked.
 
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
@@ -106,7 +109,10 @@ class SampledDenoising:
         for step in range(int(self.filled_at.max()) + 1):
             masked = filled_at >= step
             noisy = MaskedTokens(tokens.masked_fill(masked, model.mask_token), masked, filled_at < 0)
-            logits = model.logits(noisy, phase="generation", step=step, guidance=self.config.guidance, run=run)
+            if self.is_single_pass:
+                logits = model.logits(noisy, phase="prefill", run=run)
+            else:
+                logits = model.logits(noisy, phase="generation", step=step, guidance=self.config.guidance, run=run)
             logits[..., model.mask_token] = -torch.inf  # the mask token is never a prediction
             yield filled_at == step, logits
 
@@ -153,7 +159,7 @@ def find_denoising_reference(lm: LanguageModel, sampled: SampledDenoising) -> De
 
 
 def _key(lm: LanguageModel, sampled: SampledDenoising) -> str:
-    settings = f"denoising {lm.mask_token} {sampled.batch} {sampled.config}"
+    settings = f"denoising {lm.mask_token} {sampled.batch} {sampled.config} {sampled.is_single_pass}"
     return reference_key(lm.model, settings, sampled.tokens, sampled.filled_at)
 
 

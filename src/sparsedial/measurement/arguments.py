@@ -12,6 +12,7 @@ from sparsedial.rules import Rule
 from sparsedial.study.in_memory import ObjectsInMemory
 from sparsedial.study.run_command_options import TASK_OPTIONS
 from sparsedial.study.spec import StudySpec
+from sparsedial.study.value_grids import find_value_grid
 from sparsedial.suggestions import suggest
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import TASK_METHODS, task_option_names
@@ -163,7 +164,7 @@ def _check_task(task: Any) -> None:
 
 def _split_rules(rule: Any, p: Any) -> tuple[list[Any], list[Any] | None]:
     """Return the names of the rules and the values of their parameter. None means that a search chooses them."""
-    values = _list_entries(p)
+    values = list(find_value_grid(p)) if isinstance(p, str) else _list_entries(p)
     names: list[Any] = []
     values_by_name: dict[str, list[float]] = {}
     for entry in _as_list(rule):

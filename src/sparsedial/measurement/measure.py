@@ -26,7 +26,7 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
     sites: str | Iterable[str] | None = None,
     tasks: Any = "self_prediction",
     rule: Any = "top_p",
-    p: float | Iterable[float] | None = None,
+    p: float | Iterable[float] | str | None = None,
     precision: float | None = None,
     max_examples: int | None = None,
     tolerance: float = 0.01,
@@ -63,7 +63,8 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
             100}``, or objects that implement `sparsedial.tasks.Task`. Defaults to self-prediction.
         rule: Name or class of a rule whose values are chosen by ``p`` or by a search, or rules such as ``TopP(0.9)``,
             which are the points to measure. Defaults to top-p.
-        p: Values of the rule parameter. Defaults to None, which means an adaptive search.
+        p: Values of the rule parameter, or "paper" for the 26 values of arXiv 2509.00454. Defaults to None, which means
+            an adaptive search.
         precision: Half of the width of the 95% interval, in percentage points of sparsity, that the search aims at.
             Defaults to None, in which case ``tolerance`` ends the search.
         max_examples: Number of examples of each task that the search for ``precision`` may use. Defaults to 1024.

@@ -28,22 +28,31 @@ class TaskTrials:
     sparse: tuple[PooledTrial, ...]
 
 
-def leading_curve(source: SampleReader, tasks: Sequence[TaskTrials]) -> Curve | None:
-    """Return the curve that decides where to measure next.
+def select_leading_tasks(source: SampleReader, tasks: Sequence[TaskTrials]) -> list[TaskTrials]:
+    """Return the tasks that decide where to measure next.
 
     Tasks without data are left out if there are others, and so are tasks whose dense score is at chance.
 
     Args:
         source: Source of the per-example scores.
-        tasks: The trials of each task, at the same values of p.
+        tasks: The trials of each task.
+    """
+    leading = [task for task in tasks if not is_data_free(task.dense.task.name)] or list(tasks)
+    return [task for task in leading if not _is_at_chance(source, task)] or leading
+
+
+def leading_curve(source: SampleReader, tasks: Sequence[TaskTrials]) -> Curve | None:
+    """Return the average over the tasks that decide where to measure next.
+
+    Args:
+        source: Source of the per-example scores.
+        tasks: Trials from `select_leading_tasks`, at the same values of p.
 
     Returns:
         The average over tasks. None if no task has scores that can be compared.
     """
-    leading = [task for task in tasks if not is_data_free(task.dense.task.name)] or list(tasks)
-    leading = [task for task in leading if not _is_at_chance(source, task)] or leading
     curves = []
-    for task in leading:
+    for task in tasks:
         with suppress(SparsedialError):  # the report states why such a curve is left out
             curves.append(measured_curve(source, task.dense, task.sparse))
     if not curves:

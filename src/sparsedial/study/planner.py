@@ -13,7 +13,7 @@ from sparsedial.study.curve_progress import CurveKey, CurveProgress, SearchEnd, 
 from sparsedial.study.example_growth import GrowingSearch, Points
 from sparsedial.study.job import Job, ResolvedModel
 from sparsedial.study.job_status import JobStatus
-from sparsedial.study.leading_curve import TaskTrials, leading_curve
+from sparsedial.study.leading_curve import TaskTrials, leading_curve, select_leading_tasks
 from sparsedial.study.pooled_trials import PooledTrial, pool_trials
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
@@ -164,11 +164,11 @@ class Planner(JobStatus):
             if isinstance(step, SearchEnd):
                 return CurveProgress(points, [], step)
             points.update(step)
-            pending = self.pending_jobs(self._jobs_of_step(curve, step, tasks))
+            pending = self.pending_jobs(self._jobs_in_step(curve, step, tasks))
             if pending:
                 return CurveProgress(points, pending)
             # A task that failed at one point of the curve no longer takes part in the search.
-            tasks = [task for task in tasks if self._is_finished(self._jobs_of_step(curve, step, [task]))]
+            tasks = [task for task in tasks if self._is_finished(self._jobs_in_step(curve, step, [task]))]
         return CurveProgress(points, [])
 
     def _dense_jobs(self, model: str, extra: int = 0) -> list[Job]:
@@ -186,7 +186,7 @@ class Planner(JobStatus):
                 jobs.append(Job(curve.model, task, curve.site, rule, block))
         return jobs
 
-    def _jobs_of_step(self, curve: CurveKey, step: Points, tasks: Iterable[str]) -> list[Job]:
+    def _jobs_in_step(self, curve: CurveKey, step: Points, tasks: Iterable[str]) -> list[Job]:
         """Return the dense and sparse jobs of tasks for the points of one step of a search."""
         jobs: list[Job] = []
         for task in tasks:
@@ -216,21 +216,24 @@ class Planner(JobStatus):
 
     def _search(self, curve: CurveKey, tasks: Sequence[str], points: Points) -> Points | SearchEnd:
         measured = None
+        leading: list[TaskTrials] = []
         if points:
-            measured = leading_curve(self.store, [self._task_trials(curve, task, points) for task in tasks])
+            trials = [self._task_trials(curve, task, points) for task in tasks]
+            leading = select_leading_tasks(self.store, trials)
+            measured = leading_curve(self.store, leading)
             if measured is None:
                 return SearchEnd(NO_CURVE)
-        step = self._next_points(curve.rule_name, tasks, measured, points)
+        step = self._next_points(curve.rule_name, leading, measured, points)
         if isinstance(step, SearchStep):
             return SearchEnd(step.end or "", measured)
         return step
 
     def _next_points(
-        self, rule_name: str, tasks: Sequence[str], measured: Curve | None, points: Points
+        self, rule_name: str, leading: Sequence[TaskTrials], measured: Curve | None, points: Points
     ) -> Points | SearchStep:
         spec = self.spec
         if spec.precision is not None:
-            max_extra = max(self.tasks[task].max_extra for task in tasks)
+            max_extra = max((self.tasks[task.dense.task.name].max_extra for task in leading), default=0)
             return GrowingSearch(rule_name, spec.retain, spec.precision / 100, max_extra).next_points(measured, points)
         step = next_step(rule_name, measured, spec.retain, spec.tolerance, MAX_POINTS)
         return step if step.rule is None else {step.rule: 0}

@@ -23,6 +23,7 @@ from sparsedial.study.python_call import format_call
 from sparsedial.study.records import SCHEMA_VERSION
 from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
 from sparsedial.study.task_plan import DEFAULT_MAX_EXAMPLES, TaskPlan, plan_tasks
+from sparsedial.study.value_grids import find_value_grid
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import make_tasks
 from sparsedial.tasks.spec import TaskSpec
@@ -143,6 +144,8 @@ class StudySpec:
                     f"{source}: written with schema version {version!r}; this version of sparsedial reads version "
                     f"{SCHEMA_VERSION}. Run the study again with --out set to a new directory."
                 )
+            if isinstance(data.get("values"), str):
+                data["values"] = list(find_value_grid(data["values"]))
         return parse_dataclass(cls, data, source)
 
     @classmethod

@@ -76,8 +76,12 @@ def task_plans_to_json(plans: Mapping[str, TaskPlan]) -> dict[str, Any]:
     Args:
         plans: The plan of each task by its name.
     """
-    identities = [dict(identity) for plan in plans.values() for identity in plan.identities]
-    return {"tasks": identities, "requested_blocks": {name: plan.requested for name, plan in plans.items()}}
+    identities: list[dict[str, Any]] = []
+    requested = {}
+    for name, plan in plans.items():
+        identities += map(dict, plan.identities)
+        requested[name] = plan.requested
+    return {"tasks": identities, "requested_blocks": requested}
 
 
 def task_plans_from_json(data: Mapping[str, Any]) -> dict[str, TaskPlan]:

@@ -11,21 +11,28 @@ import torch
 
 from sparsedial.errors import SpecError
 from sparsedial.hooks.sparsifier import Sparsifier
+from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.batching import batch_equal_lengths
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
 from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.sampled_denoising import (
+    SampledDenoising,
+    compute_denoising_reference,
+    find_denoising_reference,
+)
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.agreement_metrics import EXPECTED_AGREEMENT, check_metric
 from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 
-VERSION = 2  # incremented when the same settings would give other numbers
+VERSION = 3  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,12 @@ class Restoration(BatchOption, SampledExamples):
     """Task in which a masked diffusion model predicts masked tokens of sequences sampled from the dense model.
 
     Sequences are sampled by denoising at temperature 1 and in random order, after the BOS token if the model has one.
-    The score of a sequence is the share of its masks at which the arg max is the original token. As with
-    `SelfPrediction`, the dense score is below 1, so sparse scores are divided by it. There is no expected score as in
-    `CausalSelfPrediction`, because a token was sampled when other tokens were filled in. Its distribution is not that
-    of the dense model in the context in which it is predicted. The fields are the options of the task.
+    With the metric ``expected_agreement``, the score of a sequence is the mean probability of the arg max under the
+    dense model in the same masked sequence: the expected share of the masks at which the arg max is a token that the
+    dense model would fill in. With ``agreement``, it is the share of the masks at which the arg max is the original
+    token (``restored``). These are two quantities, because an original token was sampled when other tokens were filled
+    in. As with `SelfPrediction`, the dense score is below 1, so sparse scores are divided by it. The fields are the
+    options of the task.
 
     Attributes:
         sequences: Number of examples.
@@ -73,6 +82,7 @@ class Restoration(BatchOption, SampledExamples):
             means the default of the device.
         fraction: Share of the sampled tokens that are masked again, above 0 and at most 1.
         diffusion_steps: Denoising steps of the sampling. The default is one per token.
+        metric: ``expected_agreement`` or ``agreement``.
         block: Range of examples to score. None means all. It is no option.
     """
 
@@ -85,11 +95,13 @@ class Restoration(BatchOption, SampledExamples):
     batch: int | None = None
     fraction: float = 0.5
     diffusion_steps: int | None = None
+    metric: str = EXPECTED_AGREEMENT
     block: ExampleBlock | None = field(default=None, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         check_at_least(self.name, 1, sequences=self.sequences, length=self.length, batch=self.batch)
         check_fraction(self.name, self.fraction)
+        check_metric(self.name, self.metric)
         DenoisingConfig(steps=self.diffusion_steps).schedule(self.length)
 
     def identity(self) -> dict[str, Any]:
@@ -101,6 +113,7 @@ class Restoration(BatchOption, SampledExamples):
             "seed": self.seed,
             "fraction": self.fraction,
             "steps": self.diffusion_steps,
+            "metric": self.metric,
             EXAMPLES: self.example_block.to_json(),
         }
 
@@ -132,7 +145,7 @@ class Restoration(BatchOption, SampledExamples):
         sparsifier: Sparsifier | None = None,
         progress: Progress = ignore_progress,
     ) -> Scores:
-        """Return the share of correctly predicted masks of each sequence.
+        """Return the score of each sequence.
 
         Args:
             lm: Masked diffusion model.
@@ -141,13 +154,39 @@ class Restoration(BatchOption, SampledExamples):
             progress: Called with the sequences done and in total.
 
         Returns:
-            Scores with the metric ``restored``.
+            Scores with the metric ``expected_agreement`` or ``restored``.
 
         Raises:
             ModelError: The model is not a masked diffusion model, or has no mask token.
+            NonFiniteOutputError: The model's logits are NaN or infinite.
         """
+        if self.metric == EXPECTED_AGREEMENT:
+            return self._score_expected(lm, MaskedExamples.from_json(examples), sparsifier, progress)
         restored = restore(lm, MaskedExamples.from_json(examples), self.batch_rows(lm), sparsifier, progress)
         return Scores("restored", restored.shares, higher_is_better=True, predictions=tokens_to_text(restored.tokens))
+
+    @torch.inference_mode()
+    def _score_expected(
+        self, lm: LanguageModel, examples: MaskedExamples, sparsifier: Sparsifier | None, progress: Progress
+    ) -> Scores:
+        """Return the mean probability of the arg max under the dense model. All sequences have the same length."""
+        tokens = torch.tensor(examples.tokens)
+        filled_at = torch.full_like(tokens, -1)
+        for row, positions in enumerate(examples.masked):
+            filled_at[row, positions] = 0
+        batch = max_logit_rows(lm.model, tokens.shape[1], self.batch_rows(lm))
+        masked = SampledDenoising(tokens, filled_at, batch, DenoisingConfig(temperature=1.0), is_single_pass=True)
+        if sparsifier is None and not is_sparsified(lm.model):
+            reference = compute_denoising_reference(lm, masked, progress)
+            predicted_tokens = reference.top_tokens[..., 0]
+            probabilities = reference.best_probabilities
+        else:
+            predicted_tokens = masked.predict(lm, RunContext(sparsifier, progress))
+            probabilities = find_denoising_reference(lm, masked).find_probabilities(lm, predicted_tokens)
+        is_masked = filled_at == 0
+        values: np.ndarray = ((probabilities.double() * is_masked).sum(1) / is_masked.sum(1)).numpy()
+        rows = [predicted_tokens[row, positions].tolist() for row, positions in enumerate(examples.masked)]
+        return Scores(EXPECTED_AGREEMENT, values, higher_is_better=True, predictions=tokens_to_text(rows))
 
 
 def check_fraction(task_name: str, fraction: float) -> None:

@@ -58,8 +58,7 @@ class SelfPrediction(BatchOption, SampledExamples):
         seed: Random seed of the sampling.
         batch: Maximum number of sequences per forward pass. Fewer are used if their logits would exceed 1 GiB. None
             means the default of the device.
-        metric: ``expected_agreement`` or ``agreement``, see `CausalSelfPrediction`. Masked diffusion models do not
-            use it.
+        metric: ``expected_agreement`` or ``agreement``, see `CausalSelfPrediction` and `Restoration`.
         block: Range of examples to score. None means all. It is no option.
     """
 
@@ -129,7 +128,7 @@ class SelfPrediction(BatchOption, SampledExamples):
     def _task_for_kind(self, lm: LanguageModel) -> CausalSelfPrediction | Restoration:
         """Return the task that implements self-prediction for this kind of model."""
         if lm.kind == MASKED_DIFFUSION:
-            return Restoration(self.sequences, self.length, self.seed, self.batch, block=self.block)
+            return Restoration(self.sequences, self.length, self.seed, self.batch, metric=self.metric, block=self.block)
         return CausalSelfPrediction(self)
 
 

@@ -14,6 +14,7 @@ from sparsedial.models.loading import LanguageModel
 from sparsedial.rules import TopP
 from sparsedial.tasks.base import Scores, Task
 from sparsedial.tasks.batch_option import BatchedTask
+from sparsedial.tasks.example_blocks import DivisibleTask, ExampleBlock, find_block, without_examples
 from sparsedial.testing.expectation import expect
 
 BATCHES = (1, 3)
@@ -32,6 +33,8 @@ def check_task(
     - `Task.score` returns one finite number for each example, the same in each call, and does not change the examples.
     - With a rule at its dense value, the scores equal the dense ones exactly, and tokens are counted.
     - With a sparse rule, there is the same number of finite scores.
+    - Blocks of examples have the settings and, beyond rounding, the scores of the whole, if the task has the methods of
+      `DivisibleTask`.
     - The batch size changes neither the number of counted tokens nor, beyond rounding, the scores, if the task has the
       methods of `BatchedTask`.
 
@@ -40,7 +43,8 @@ def check_task(
         lm: A loaded model that the task works with, for example a model of the zoo.
         site: Site at which rules are applied. Defaults to "input".
         examples: Number of examples that the options of the task declare. Defaults to None, which means unknown.
-        batch_tolerance: Allowed mean difference of the scores between batch sizes. Defaults to 0.01.
+        batch_tolerance: Allowed mean difference of the scores between batch sizes, and between blocks and the whole.
+            Defaults to 0.01.
     """
     _check_attributes(task)
     prepared = _check_prepare(task, lm)
@@ -52,6 +56,8 @@ def check_task(
     expect(np.array_equal(at_dense_value, dense), f"{task.name}: at p = 1, the scores are not those of the dense model")
     sparse, _ = _score_sparse(task, lm, prepared, site, SPARSE_P)
     expect(len(sparse) == len(dense), f"{task.name}: {len(sparse)} scores of a sparse model, {len(dense)} of the dense")
+    if isinstance(task, DivisibleTask) and task.is_divisible and len(dense) > 1:
+        _check_blocks(task, lm, dense, batch_tolerance)
     if isinstance(task, BatchedTask):
         for rows in BATCHES:
             scores, batch_total = _score_sparse(task.with_batch(rows), lm, prepared, site, SPARSE_P)
@@ -60,6 +66,23 @@ def check_task(
             expect(batch_total == total, f"{task.name}: with batch {rows}, {batch_total} entries counted, not {total}")
             identity = task.with_batch(rows).identity()
             expect(identity == task.identity(), f"{task.name}: the batch size is part of the identity")
+
+
+def _check_blocks(task: Any, lm: LanguageModel, dense: np.ndarray, tolerance: float) -> None:
+    """Check that the two halves of the examples of a `DivisibleTask` are scored like the whole."""
+    count = task.count_examples()
+    expect(count == len(dense), f"{task.name}: count_examples returns {count}, but there are {len(dense)} scores")
+    scores = []
+    for block in (ExampleBlock(0, count // 2), ExampleBlock(count // 2, count)):
+        part = task.select_examples(block)
+        identity = part.identity()
+        expect(find_block(identity) == block, f"{task.name}: the identity of {block} does not name them")
+        settings = without_examples(identity)
+        expect(settings == without_examples(task.identity()), f"{task.name}: {block} have other settings: {settings}")
+        scores.append(_score(part, lm, _round_trip(part.prepare(lm), f"{task.name}: prepare")))
+        expect(len(scores[-1]) == len(block), f"{task.name}: {len(scores[-1])} scores of {block}")
+    difference = float(np.abs(np.concatenate(scores) - dense).mean())
+    expect(difference <= tolerance, f"{task.name}: scores of blocks differ from those of the whole by {difference:.3g}")
 
 
 def _check_attributes(task: Task) -> None:

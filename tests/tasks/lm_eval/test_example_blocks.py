@@ -81,8 +81,8 @@ def test_the_limit_is_no_part_of_the_settings(folder):
 
 
 def test_metrics_whose_numbers_depend_on_other_examples_are_not_divided(folder):
-    assert not Metric(IFEVAL_STRICT, "none").is_mean_over_examples
-    assert not Metric("inst_level_strict_acc", "none", Aggregation.ITEM_MEAN).is_mean_over_examples
+    assert not Metric(IFEVAL_STRICT, "none").averages_examples
+    assert not Metric("inst_level_strict_acc", "none", Aggregation.ITEM_MEAN).averages_examples
     task = load_task(folder, "tiny_choice")
     assert task.is_divisible and len(task_blocks(task)) == 3
     object.__setattr__(task, "metric", Metric(IFEVAL_STRICT, "none"))

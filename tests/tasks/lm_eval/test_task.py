@@ -14,6 +14,7 @@ import sparsedial as sd
 from sparsedial.errors import TaskError
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.testing import check_task
 from tests.support.lm_eval_tasks import (
     DOCUMENTS,
     TASKS,
@@ -33,6 +34,11 @@ def loglikelihoods(responses):
 def first_responses(task, lm, examples, sparsifier=None):
     """Return the first response to each request."""
     return [responses[0] for responses in task.answer(lm, examples, sparsifier).responses]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_of_lm_eval_pass_the_suite_of_tasks(folder, lm, name):
+    check_task(load_task(folder, name), lm, examples=len(DOCUMENTS))
 
 
 # ---------------------------------------------------------------------- the same numbers as lm-eval's

@@ -40,7 +40,7 @@ class Metric:
     higher_is_better: bool = True
 
     @property
-    def is_mean_over_examples(self) -> bool:
+    def averages_examples(self) -> bool:
         """False if the number of an example depends on the other examples, see `per_example_values`."""
         return self.aggregation is not Aggregation.ITEM_MEAN and self.name != IFEVAL_STRICT
 

@@ -96,7 +96,7 @@ class LmEvalTask:
     @property
     def is_divisible(self) -> bool:
         """False if examples are weighted by their number of instructions, which depends on the other examples."""
-        return self.metric.is_mean_over_examples
+        return self.metric.averages_examples
 
     def count_examples(self) -> int:
         """Return the number of documents that the settings request."""
