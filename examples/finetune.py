@@ -79,7 +79,7 @@ def report(name: str, lm: LanguageModel, task: NextToken, rows: list[list[int]])
 
 def main() -> None:
     """Train and compare the models."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="zoo:dense-1.3m", help="Model to train. Default: zoo:dense-1.3m.")
     parser.add_argument("--p", type=float, default=0.6, help="Value of p of top-p during training. Default: 0.6.")
     parser.add_argument("--steps", type=int, default=100, help="Training steps. Default: 100.")

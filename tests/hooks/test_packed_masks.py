@@ -13,7 +13,7 @@ def as_sets(masks):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 200), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packed_masks_are_python_sets(seed, rows, width, share):
     generator = torch.Generator().manual_seed(seed)
     a = torch.rand(rows, width, generator=generator) < share

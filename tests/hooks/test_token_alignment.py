@@ -47,7 +47,7 @@ def layouts(draw):
     return real, parts, layout
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(layouts())
 def test_each_part_gets_the_flags_of_its_tokens(case):
     real, parts, layout = case

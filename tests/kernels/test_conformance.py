@@ -54,7 +54,7 @@ def test_conformance(backend: str, width: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.floats(width=16, allow_nan=True, allow_infinity=True), min_size=1, max_size=80),
     value=st.floats(0, 1),

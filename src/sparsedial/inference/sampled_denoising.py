@@ -11,6 +11,7 @@ import torch
 
 from sparsedial.errors import NonFiniteOutputError
 from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
+from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.denoising_config import DenoisingConfig
 from sparsedial.inference.dense_reference import (
     TOP_TOKENS,
@@ -156,6 +157,41 @@ def find_denoising_reference(lm: LanguageModel, sampled: SampledDenoising) -> De
         NonFiniteOutputError: The model's logits are NaN or infinite.
     """
     return find_reference(lm.model, _key(lm, sampled)) or compute_denoising_reference(lm, sampled)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPredictions:
+    """Predictions of a model, and what the dense model makes of them.
+
+    Attributes:
+        tokens: The arg max at each position, as `SampledDenoising.predict` returns it.
+        probabilities: The probability of each of these tokens under the dense model, in the same shape.
+    """
+
+    tokens: torch.Tensor
+    probabilities: torch.Tensor
+
+
+def predict_with_probabilities(lm: LanguageModel, sampled: SampledDenoising, run: RunContext) -> ScoredPredictions:
+    """Predict the tokens, and look up their probabilities under the dense model in the same context.
+
+    Args:
+        lm: Masked diffusion model. Without a sparsifier, its own predictions are the dense ones.
+        sampled: The trajectories.
+        run: Settings of the evaluation.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        ModelError: The model is not a masked diffusion model, or has no mask token.
+        NonFiniteOutputError: The model's logits are NaN or infinite.
+    """
+    if run.sparsifier is None and not is_sparsified(lm.model):
+        reference = compute_denoising_reference(lm, sampled, run.progress)
+        return ScoredPredictions(reference.top_tokens[..., 0], reference.best_probabilities)
+    tokens = sampled.predict(lm, run)
+    return ScoredPredictions(tokens, find_denoising_reference(lm, sampled).find_probabilities(lm, tokens))
 
 
 def _key(lm: LanguageModel, sampled: SampledDenoising) -> str:

@@ -10,15 +10,10 @@ import numpy as np
 import torch
 
 from sparsedial.hooks.sparsifier import Sparsifier
-from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
-from sparsedial.inference.sampled_denoising import (
-    SampledDenoising,
-    compute_denoising_reference,
-    find_denoising_reference,
-)
+from sparsedial.inference.sampled_denoising import SampledDenoising, predict_with_probabilities
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
 from sparsedial.tasks.base import Scores, tokens_to_text
@@ -188,16 +183,14 @@ class DenoisingReplay(BatchOption, SampledExamples):
         tokens = torch.tensor(examples["tokens"])
         batch = max_logit_rows(lm.model, tokens.shape[1], self.batch_rows(lm))
         replay = SampledDenoising(tokens, torch.tensor(examples["step"]), batch, self.config)
-        if self._metric == EXPECTED_AGREEMENT and sparsifier is None and not is_sparsified(lm.model):
-            reference = compute_denoising_reference(lm, replay, progress)
-            predicted_tokens = reference.top_tokens[..., 0]
-            scores = reference.best_probabilities
+        run = RunContext(sparsifier, progress)
+        if self._metric == AGREEMENT:
+            predicted_tokens = replay.predict(lm, run)
+            scores = predicted_tokens == replay.tokens
         else:
-            predicted_tokens = replay.predict(lm, RunContext(sparsifier, progress))
-            if self._metric == AGREEMENT:
-                scores = predicted_tokens == replay.tokens
-            else:
-                scores = find_denoising_reference(lm, replay).find_probabilities(lm, predicted_tokens)
+            predicted = predict_with_probabilities(lm, replay, run)
+            predicted_tokens = predicted.tokens
+            scores = predicted.probabilities
         is_sampled = replay.filled_at >= 0
         values: np.ndarray = ((scores.double() * is_sampled).sum(1) / is_sampled.sum(1)).numpy()
         predictions = tokens_to_text(predicted_tokens.tolist())

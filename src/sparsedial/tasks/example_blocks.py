@@ -48,7 +48,27 @@ class ExampleBlock:
         return [self.first, self.end]
 
 
-class SampledExamples:
+class SelectableExamples:
+    """Base class of frozen dataclasses with a field ``block``. It implements a part of `DivisibleTask`.
+
+    Attributes:
+        block: Range of examples to score. None means all.
+    """
+
+    is_divisible: ClassVar[bool] = True
+
+    block: ExampleBlock | None
+
+    def select_examples(self, block: ExampleBlock) -> Self:
+        """Return the task with these examples only.
+
+        Args:
+            block: Range of examples.
+        """
+        return copy_with(self, block=block)
+
+
+class SampledExamples(SelectableExamples):
     """Base class of frozen dataclasses whose examples are sampled from the model. It implements `DivisibleTask`.
 
     Attributes:
@@ -56,10 +76,7 @@ class SampledExamples:
         block: Range of examples to score. None means all.
     """
 
-    is_divisible: ClassVar[bool] = True
-
     sequences: int
-    block: ExampleBlock | None
 
     @property
     def example_block(self) -> ExampleBlock:
@@ -73,14 +90,6 @@ class SampledExamples:
     def count_available(self) -> int | None:
         """Return None, because there is no limit."""
         return None
-
-    def select_examples(self, block: ExampleBlock) -> Self:
-        """Return the task with these examples only.
-
-        Args:
-            block: Range of examples.
-        """
-        return copy_with(self, block=block)
 
 
 @runtime_checkable

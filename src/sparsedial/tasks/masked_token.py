@@ -9,8 +9,8 @@ from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, tokens_to_text
-from sparsedial.tasks.batch_option import BatchOption, copy_with
-from sparsedial.tasks.example_blocks import ExampleBlock
+from sparsedial.tasks.batch_option import BatchOption
+from sparsedial.tasks.example_blocks import ExampleBlock, SelectableExamples
 from sparsedial.tasks.next_token import NextToken, check_document_lengths
 from sparsedial.tasks.option_parsing import INTERNAL
 from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restore
@@ -19,7 +19,7 @@ VERSION = 2  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
-class MaskedToken(BatchOption):
+class MaskedToken(BatchOption, SelectableExamples):
     """Task that scores a document by the share of its masked tokens that a diffusion model predicts correctly.
 
     The fields are the options of the task.
@@ -37,7 +37,6 @@ class MaskedToken(BatchOption):
     name: ClassVar[str] = "masked_token"
     reuse_mask: ClassVar[int] = 1
     needs_tokenizer: ClassVar[bool] = True
-    is_divisible: ClassVar[bool] = True
 
     text: str | None = None
     limit: int | None = None
@@ -68,14 +67,6 @@ class MaskedToken(BatchOption):
     def count_available(self) -> int | None:
         """Return the number of documents in the file."""
         return self._document_task().count_available()
-
-    def select_examples(self, block: ExampleBlock) -> MaskedToken:
-        """Return the task with these documents only.
-
-        Args:
-            block: Range of documents.
-        """
-        return copy_with(self, block=block)
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
         """Return the token ids of the documents, and their masks.

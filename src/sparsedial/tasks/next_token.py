@@ -22,15 +22,15 @@ from sparsedial.models import zoo_package
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, tokens_to_text
-from sparsedial.tasks.batch_option import BatchOption, copy_with
-from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock
+from sparsedial.tasks.batch_option import BatchOption
+from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SelectableExamples
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 
 VERSION = 2  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
-class NextToken(BatchOption):
+class NextToken(BatchOption, SelectableExamples):
     """Task that scores a document by the share of its tokens that are the model's arg max, given all earlier tokens.
 
     The model reads the first tokens of each document, after the BOS token if the tokenizer has one. The fields are the
@@ -50,7 +50,6 @@ class NextToken(BatchOption):
     name: ClassVar[str] = "next_token"
     reuse_mask: ClassVar[int] = 1
     needs_tokenizer: ClassVar[bool] = True
-    is_divisible: ClassVar[bool] = True
 
     text: str | None = None
     limit: int | None = None
@@ -84,14 +83,6 @@ class NextToken(BatchOption):
     def count_available(self) -> int | None:
         """Return the number of documents in the file."""
         return len(self._read_documents())
-
-    def select_examples(self, block: ExampleBlock) -> NextToken:
-        """Return the task with these documents only.
-
-        Args:
-            block: Range of documents.
-        """
-        return copy_with(self, block=block)
 
     def _find_block(self, documents: Sequence[str]) -> ExampleBlock:
         """Return the range of documents to score."""

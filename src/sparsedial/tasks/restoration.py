@@ -11,18 +11,13 @@ import torch
 
 from sparsedial.errors import SpecError
 from sparsedial.hooks.sparsifier import Sparsifier
-from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.batching import batch_equal_lengths
 from sparsedial.inference.denoising_config import RANDOM, DenoisingConfig
 from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
 from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
-from sparsedial.inference.sampled_denoising import (
-    SampledDenoising,
-    compute_denoising_reference,
-    find_denoising_reference,
-)
+from sparsedial.inference.sampled_denoising import SampledDenoising, predict_with_probabilities
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.agreement_metrics import EXPECTED_AGREEMENT, check_metric
@@ -176,16 +171,10 @@ class Restoration(BatchOption, SampledExamples):
             filled_at[row, positions] = 0
         batch = max_logit_rows(lm.model, tokens.shape[1], self.batch_rows(lm))
         masked = SampledDenoising(tokens, filled_at, batch, DenoisingConfig(temperature=1.0), is_single_pass=True)
-        if sparsifier is None and not is_sparsified(lm.model):
-            reference = compute_denoising_reference(lm, masked, progress)
-            predicted_tokens = reference.top_tokens[..., 0]
-            probabilities = reference.best_probabilities
-        else:
-            predicted_tokens = masked.predict(lm, RunContext(sparsifier, progress))
-            probabilities = find_denoising_reference(lm, masked).find_probabilities(lm, predicted_tokens)
+        predicted = predict_with_probabilities(lm, masked, RunContext(sparsifier, progress))
         is_masked = filled_at == 0
-        values: np.ndarray = ((probabilities.double() * is_masked).sum(1) / is_masked.sum(1)).numpy()
-        rows = [predicted_tokens[row, positions].tolist() for row, positions in enumerate(examples.masked)]
+        values: np.ndarray = ((predicted.probabilities.double() * is_masked).sum(1) / is_masked.sum(1)).numpy()
+        rows = [predicted.tokens[row, positions].tolist() for row, positions in enumerate(examples.masked)]
         return Scores(EXPECTED_AGREEMENT, values, higher_is_better=True, predictions=tokens_to_text(rows))
 
 
