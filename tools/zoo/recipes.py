@@ -11,9 +11,13 @@ from typing import Any
 
 FORMAT_VERSION = 1  # of a recipe as JSON
 VOCABULARY = 4096
+THINKING_VOCABULARY = 50  # of the tokenizer of characters
 END = 0  # token ID between documents
 MASK = 1  # token ID that a diffusion model replaces with text
+START = 0  # token ID before a conversation of the thinking model
+END_OF_TURN = 1  # token ID after each of its turns
 WINDOW = 256  # tokens of a training example
+THINKING_POSITIONS = 512  # a thinking model may think for longer than in its training
 HEAD_WIDTH = 32
 ACTIVE_EXPERTS = 2
 
@@ -26,7 +30,8 @@ class Recipe:
         name: Name of the model, without the prefix ``zoo:``.
         hidden: Width D of the residual stream.
         layers: Number of layers.
-        kind: "dense" (Llama), "moe" (Mixtral) or "diffusion" (bidirectional Llama with LLaDA's objective).
+        kind: "dense" (Llama), "moe" (Mixtral), "diffusion" (bidirectional Llama with LLaDA's objective) or "thinking"
+            (Llama that learns its turns of packed conversations).
         width: Width F of each FFN or expert. 0 stands for 8/3 D, rounded up to a multiple of 32.
         experts: Number of experts per layer, two of which are active. 0 for models without experts.
         tokens: Number of tokens to train on.
@@ -90,10 +95,14 @@ class Recipe:
             "intermediate_size": self.width or default_width,
             "max_position_embeddings": WINDOW,
             "tie_word_embeddings": True,
-            "bos_token_id": END,
+            "bos_token_id": END,  # START of a thinking model is the same ID
             "eos_token_id": END,
             "pad_token_id": END,
         }
+        if self.kind == "thinking":
+            shape["vocab_size"] = THINKING_VOCABULARY
+            shape["max_position_embeddings"] = THINKING_POSITIONS
+            shape["eos_token_id"] = shape["pad_token_id"] = END_OF_TURN
         torch.manual_seed(self.seed)
         if self.kind == "moe":
             config = MixtralConfig(
@@ -119,5 +128,6 @@ _ALL_RECIPES = (
     Recipe("moe-16m", hidden=256, layers=5, kind="moe", width=448, experts=8, rate=3e-3, shipped=False),
     Recipe("diffusion-1.3m", hidden=128, layers=4, kind="diffusion", rate=6e-3),
     Recipe("diffusion-5m", hidden=256, layers=5, kind="diffusion", rate=4e-3, shipped=False),
+    Recipe("thinking-0.8m", hidden=128, layers=4, kind="thinking", rate=3e-3, batch=8, tokens=8_192_000),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL_RECIPES}

@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from tools.zoo.recipes import MASK, WINDOW, Recipe
+from tools.zoo.recipes import MASK, START, WINDOW, Recipe
 
 WARMUP_SHARE = 0.02  # of all steps
 FINAL_RATE_SHARE = 0.05  # of the highest learning rate
+IGNORED_LABEL = -100  # of a token that is not learned
 ADAM_BETAS = (0.9, 0.95)
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 WEIGHT_DECAY = 0.1
@@ -152,7 +153,8 @@ def compute_loss(model: Any, recipe: Recipe, tokens: torch.Tensor, generator: to
     Args:
         model: The model.
         recipe: Its recipe, which determines the kind of loss.
-        tokens: Token IDs, shape [windows, WINDOW], int64.
+        tokens: Token IDs, shape [windows, WINDOW], int64. For a thinking model, the complement ``~id`` stands for a
+            token that is read but not learned.
         generator: Random numbers for the masks.
 
     Returns:
@@ -160,8 +162,19 @@ def compute_loss(model: Any, recipe: Recipe, tokens: torch.Tensor, generator: to
     """
     if recipe.kind == "diffusion":
         return _diffusion_loss(model, tokens, generator)
+    if recipe.kind == "thinking":
+        return _conversation_loss(model, tokens)
     options = {"output_router_logits": True} if recipe.kind == "moe" and model.training else {}
     return model(input_ids=tokens, labels=tokens, use_cache=False, **options).loss
+
+
+def _conversation_loss(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of the learned tokens of packed conversations, which do not see each other."""
+    token_ids = torch.where(tokens < 0, ~tokens, tokens)
+    labels = tokens.masked_fill(tokens < 0, IGNORED_LABEL)
+    indices = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    starts = indices.masked_fill(token_ids != START, 0).cummax(1).values
+    return model(input_ids=token_ids, labels=labels, position_ids=indices - starts, use_cache=False).loss
 
 
 def _diffusion_loss(model: Any, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
