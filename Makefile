@@ -5,15 +5,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 FOLDERS := src packages tests tools benchmarks docs examples
 
-.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search bench-diffusion bench-coverage clean
+.PHONY: help setup demo smoke check test test-all format architectures scaling bench-rule bench-eval bench-moe bench-search bench-diffusion bench-coverage bench-decode paper-rehearsal clean
 
 help:
 	@echo "make demo       measure SmolLM2-135M-Instruct at all five sites; ends with a table and runs/demo/report.html"
 	@echo "make test       the tests        make test-all   the slow ones too"
 	@echo "make check      lint, format, types, import layers, docstrings"
 	@echo "make smoke      the main job in small, on the real model"
+	@echo "make paper-rehearsal   the paper's studies on tiny models and local tasks; ends with a report of all of them"
 	@echo "make scaling    critical sparsity against model size, over the zoo; ends with runs/scaling/report.html"
-	@echo "make bench-rule, bench-eval, bench-moe, bench-search, bench-diffusion, bench-coverage   the benchmarks"
+	@echo "make bench-rule, bench-eval, bench-moe, bench-search, bench-diffusion, bench-coverage, bench-decode   the benchmarks"
 	@echo "make architectures   measure docs/architectures.md again"
 
 setup: $(READY)
@@ -60,6 +61,9 @@ scaling: $(READY)
 	if [ -e runs/demo/study.json ]; then $(BIN)/sparsedial study examples/scaling-smollm2.yaml --out runs/scaling-smollm2; fi
 	$(BIN)/sparsedial report runs/scaling $$(ls -d runs/scaling-smollm2 2>/dev/null) --out runs/scaling
 
+paper-rehearsal: $(READY)
+	$(BIN)/python -m tools.paper_rehearsal $(ARGS)
+
 bench-rule: $(READY)
 	$(BIN)/python -m benchmarks.bench_rule $(ARGS)
 
@@ -77,6 +81,9 @@ bench-diffusion: $(READY)
 
 bench-coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_coverage $(ARGS)
+
+bench-decode: $(READY)
+	$(BIN)/python -m benchmarks.bench_decode $(ARGS)
 
 clean:
 	rm -rf .venv runs

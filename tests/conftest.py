@@ -23,7 +23,8 @@ DECODER = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 3, "
 
 def _seeded(build):
     torch.manual_seed(0)
-    return build().eval()
+    with torch.inference_mode(False):  # the first test that asks for a model may be in inference mode
+        return build().eval()
 
 
 @pytest.fixture(scope="session")

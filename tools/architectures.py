@@ -24,6 +24,7 @@ import sparsedial as sd
 from sparsedial.errors import ModelError
 from sparsedial.ffn import FFN, SITES, FFNs
 from tools.architecture_counts import check_cached_step, check_padding
+from tools.outer_sites import measure_outer_sites, render_section
 from tools.tiny_models import MODEL_TYPES, build_tiny_model, count_ffn_layers
 
 # Architectures that are not built, with the reason.
@@ -265,7 +266,8 @@ def main() -> None:
     torch.set_num_threads(1)  # The models are too small for several threads.
     transformers.logging.set_verbosity_error()
     rows = [measure(model_type) for model_type in MODEL_TYPES]
-    arguments.page.write_text(render_page(rows))
+    outer_sites = [measure_outer_sites(model_type, NOT_BUILT.get(model_type)) for model_type in MODEL_TYPES]
+    arguments.page.write_text(f"{render_page(rows)}\n{render_section(outer_sites)}")
 
 
 if __name__ == "__main__":

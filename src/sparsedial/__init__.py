@@ -4,9 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparsedial.acceleration.accelerated_model import AcceleratedModel, accelerate
+    from sparsedial.calibration import calibrate
     from sparsedial.curves.critical import CriticalSparsity, critical_sparsity
     from sparsedial.curves.curve import Curve
     from sparsedial.curves.curve import make_curve as curve
+    from sparsedial.curves.perplexity import critical_sparsity_by_perplexity
     from sparsedial.curves.task_average import average_tasks as task_average
     from sparsedial.errors import SparsedialError
     from sparsedial.ffn import FFN, SITES, FFNs, ModuleVector, Site, find_ffns, register_site
@@ -15,27 +18,48 @@ if TYPE_CHECKING:
     from sparsedial.measurement.measure import measure
     from sparsedial.measurement.result import Measurement
     from sparsedial.models.loading import load_model
-    from sparsedial.rules import Calibration, MaxP, Rule, TopK, TopP, register_rule
+    from sparsedial.rules import (
+        Calibration,
+        Cett,
+        MaxP,
+        NOfM,
+        Rule,
+        Threshold,
+        TopK,
+        TopP,
+        WeightedTopK,
+        WeightedTopP,
+        register_rule,
+    )
     from sparsedial.tasks.registry import register_task
 
 __all__ = [
     "FFN",
     "FFNs",
     "SITES",
+    "AcceleratedModel",
     "Calibration",
+    "Cett",
     "CriticalSparsity",
     "Curve",
     "MaxP",
     "Measurement",
     "ModuleVector",
+    "NOfM",
     "Rule",
     "Site",
     "SparsedialError",
     "Sparsifier",
+    "Threshold",
     "TopK",
     "TopP",
+    "WeightedTopK",
+    "WeightedTopP",
+    "accelerate",
     "apply_rule",
+    "calibrate",
     "critical_sparsity",
+    "critical_sparsity_by_perplexity",
     "curve",
     "find_ffns",
     "load_model",
@@ -50,23 +74,32 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ORIGINS = {
+    "AcceleratedModel": "acceleration.accelerated_model.AcceleratedModel",
+    "accelerate": "acceleration.accelerated_model.accelerate",
     "FFN": "ffn.FFN",
     "FFNs": "ffn.FFNs",
     "SITES": "ffn.SITES",
     "Calibration": "rules.Calibration",
+    "Cett": "rules.Cett",
     "CriticalSparsity": "curves.critical.CriticalSparsity",
     "Curve": "curves.curve.Curve",
     "MaxP": "rules.MaxP",
     "Measurement": "measurement.result.Measurement",
     "ModuleVector": "ffn.ModuleVector",
+    "NOfM": "rules.NOfM",
     "Rule": "rules.Rule",
     "Site": "ffn.Site",
     "SparsedialError": "errors.SparsedialError",
     "Sparsifier": "hooks.Sparsifier",
+    "Threshold": "rules.Threshold",
     "TopK": "rules.TopK",
     "TopP": "rules.TopP",
+    "WeightedTopK": "rules.WeightedTopK",
+    "WeightedTopP": "rules.WeightedTopP",
     "apply_rule": "kernels.apply_rule",
+    "calibrate": "calibration.calibrate",
     "critical_sparsity": "curves.critical.critical_sparsity",
+    "critical_sparsity_by_perplexity": "curves.perplexity.critical_sparsity_by_perplexity",
     "curve": "curves.curve.make_curve",
     "find_ffns": "ffn.find_ffns",
     "load_model": "models.loading.load_model",

@@ -115,3 +115,16 @@ def test_the_origin_of_each_model_is_found(tmp_path):
     results = compute_results(study(tmp_path, [Model("fam-100m", 100_000_000)], ("piqa",), ("input",)))
     assert find_origins(results.provenance) == (ModelOrigin("fam-100m", "hub"),)
     assert find_origins({}) == ()
+
+
+def test_sites_outside_of_the_ffns_are_compared_by_their_share_of_all_weights():
+    results = sample(sites=("input", "all_inputs"))
+    critical = results.critical.assign(site=["all_inputs", "lm_head_input"])
+    weights = {"skippable_weights": [0.1, 0.3], "skippable_weights_low": 0.05, "skippable_weights_high": 0.4}
+    critical = critical.assign(skippable_macs=[0.5, 0.4], **weights)
+    (model,) = compute_findings(replace(results, critical=critical)).models
+    assert (model.most_skippable.site, model.compares_weights) == ("lm_head_input", True)
+    assert model.combined_weights == 0.4
+    unknown = critical.assign(skippable_weights=None, skippable_weights_low=None, skippable_weights_high=None)
+    (model,) = compute_findings(replace(results, critical=unknown)).models
+    assert (model.most_skippable, model.combined_weights) == (None, None)

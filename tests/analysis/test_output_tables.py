@@ -6,13 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from sparsedial.analysis.references.comparison import COLUMNS
 from sparsedial.analysis.results import compute_results
 from sparsedial.study.records import StepOverlapCount
 from tests.support import made_up_studies
 from tests.support.made_up_studies import LARGE, MIXTURE, SMALL, Model, study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "output-tables.md").read_text()
-TABLES = ("critical", "points", "layers", "experts", "steps", "step_overlap", "generated", "trends", "differences")
+TABLES = (
+    "critical",
+    "points",
+    "layers",
+    "experts",
+    "steps",
+    "step_overlap",
+    "generated",
+    "trends",
+    "differences",
+    "segments",
+    "cost",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +48,19 @@ def results(tmp_path_factory):
     return compute_results(store)
 
 
+def described_columns(table):
+    """Return the names in the section about a table."""
+    section = re.search(rf"## `{table}\.csv`.*?(?=\n## |\Z)", PAGE, re.DOTALL)
+    assert section, f"no section about {table}.csv"
+    return set(re.findall(r"`(\w+)`", section[0]))
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_every_column_is_described(results, table):
     frame = getattr(results, table)
     assert not frame.empty
-    section = re.search(rf"## `{table}\.csv`.*?(?=\n## |\Z)", PAGE, re.DOTALL)
-    assert section, f"no section about {table}.csv"
-    described = set(re.findall(r"`(\w+)`", section[0]))
-    assert set(frame.columns) <= described
+    assert set(frame.columns) <= described_columns(table)
+
+
+def test_every_column_of_the_comparison_with_references_is_described():
+    assert set(COLUMNS) <= described_columns("reference")

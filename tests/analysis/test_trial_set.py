@@ -8,6 +8,7 @@ import pytest
 
 from sparsedial.analysis.results import compute_results
 from sparsedial.errors import SpecError, StorageError
+from sparsedial.study.sample_table import SampleLabels
 from sparsedial.study.store import Store
 from tests.support.made_up_studies import LARGE, SMALL, keep_sparse_trials, study
 
@@ -41,6 +42,18 @@ def test_a_trial_with_other_numbers_elsewhere_is_a_problem_and_the_first_counts(
     joined = compute_results(stores)
     pd.testing.assert_frame_equal(joined.critical, compute_results(stores[0]).critical)
     assert any("has other numbers than in" in problem and "'" in problem for problem in joined.problems)
+
+
+def test_a_trial_with_more_numbers_elsewhere_is_no_problem(tmp_path):
+    """A newer version may store further statistics of the same trial."""
+    stores = [study(tmp_path / name, [SMALL], **ONE_TASK) for name in ("a", "b")]
+    for record in list(stores[1].trials()):
+        scores = stores[1].samples(record)
+        stores[1].trial_path(record.key).unlink()
+        details = {**record.result.details, "prompt_tokens": 5.0}
+        labels = SampleLabels(columns={"prompt_tokens": 0 * scores + 5})
+        stores[1].write_trial(replace(record, result=replace(record.result, details=details)), scores, labels)
+    assert compute_results(stores).problems == []
 
 
 def test_studies_that_require_different_retention_are_an_error(tmp_path):

@@ -10,6 +10,9 @@ import sys
 import time
 
 import pytest
+from transformers import RwkvConfig, RwkvForCausalLM
+
+from sparsedial.ffn import OUTER_SITES, SITES
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +50,7 @@ def test_run_then_report(tiny, tmp_path):
 def test_inspect(tiny):
     process = sparsedial("inspect", tiny)
     assert process.returncode == 0, process.stderr
-    for word in ("model.layers.2.mlp", "gated", "gate_proj", "32", "80", "all_inputs 100%"):
+    for word in ("model.layers.2.mlp", "gated", "gate_proj", "32", "80"):
         assert word in process.stdout, word
 
 
@@ -134,7 +137,8 @@ def test_a_study_is_previewed_run_checked_and_extended(tiny, tmp_path):
     ahead = sparsedial("study", path, "--out", out, "--dry-run")
     assert ahead.returncode == 0, ahead.stderr
     assert "0 trials finished, 3 to run" in ahead.stdout
-    assert "none of these models and tasks has a finished trial" in ahead.stdout
+    assert "disk: " in ahead.stdout
+    assert "as fast as in the finished trials" not in ahead.stdout  # there are none yet
     assert not out.exists()
     process = sparsedial("study", path, "--out", out)
     assert process.returncode == 0, process.stderr
@@ -145,7 +149,7 @@ def test_a_study_is_previewed_run_checked_and_extended(tiny, tmp_path):
     ahead = sparsedial("study", path, "--out", out, "--dry-run")
     assert "3 trials finished, 1 to run" in ahead.stdout
     assert "top_p 0.7" in ahead.stdout
-    assert "time: " in ahead.stdout
+    assert "as fast as in the finished trials" in ahead.stdout
     missing = next(iter(before))
     missing.unlink()
     checked = sparsedial("fsck", out)
@@ -228,3 +232,32 @@ def test_hostile_names_stay_names(tiny, tmp_path):
     assert "\x1b" not in process.stdout + process.stderr
     assert all(re.fullmatch(r"[\w.-]+", path.name) for path in out.rglob("*"))
     assert "<script>alert(1)" not in (out / "report.html").read_text()
+
+
+def test_inspect_states_the_share_of_all_weights_of_each_site(tiny):
+    lines = sparsedial("inspect", tiny).stdout.splitlines()
+    shares = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        if len(cells) == 4:
+            shares[cells[0]] = cells[1:]
+    sites = [*SITES, *OUTER_SITES]
+    assert list(shares) == [*sites, "all_inputs and all others"]
+    assert shares["all_inputs"][:2] == ["6", "100%"]
+    assert shares["attention_input"][:2] == ["3", "100%"]
+    together = sum(int(shares[site][2].rstrip("%")) for site in ("all_inputs", *OUTER_SITES))
+    assert abs(int(shares["all_inputs and all others"][2].rstrip("%")) - together) <= 2
+
+
+def test_a_site_that_the_model_lacks_is_an_error_without_a_traceback(tmp_path):
+    config = RwkvConfig(
+        vocab_size=64, context_length=32, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16,
+        intermediate_size=32, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    RwkvForCausalLM(config).save_pretrained(tmp_path / "rwkv")
+    out = tmp_path / "out"
+    process = sparsedial("run", tmp_path / "rwkv", "--site", "attention_output", "--p", "0.5", "--out", out)
+    assert process.returncode == 2
+    assert "no site 'attention_output': no product of softmax-normalised scores" in process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    assert not list(out.glob("trials/*/*.json"))

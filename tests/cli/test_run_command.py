@@ -16,9 +16,10 @@ EVERYTHING = StudySpec(
     tasks=(TaskSpec("piqa"), TaskSpec("arc_easy")),
     task_options={
         "include_path": "tasks", "limit": 9, "text": "a.txt", "num_fewshot": 2, "apply_chat_template": True,
+        "max_gen_toks": 12, "do_sample": True,
         "metrics": {"piqa": "acc"}, "sequences": 4, "length": 5, "seed": 6, "batch": 7, "diffusion_steps": 8,
         "block_length": 9, "remasking": "random", "temperature": 0.5, "guidance": 1.5, "mc_samples": 10,
-        "fraction": 0.25, "reuse_mask": 11,
+        "fraction": 0.25, "reuse_mask": 11, "thinking_markers": "<think>,</think>",
     },
     values=(0.9, 0.5),
     tolerance=0.02,
@@ -26,6 +27,7 @@ EVERYTHING = StudySpec(
     max_examples=512,
     retain=0.95,
     layers=(0, 2),
+    phases=("generation",),
     modules={"up": "w1", "down": "w2"},
     dtype="float32",
     trust_remote_code=True,
@@ -42,3 +44,25 @@ def test_the_command_of_a_study_reproduces_it(monkeypatch, spec):
     result = CliRunner().invoke(app, spec.command()[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert specs == [spec]
+
+
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        (["--apply-chat-template"], True),
+        (["--apply-chat-template", "on"], True),
+        (["--apply-chat-template", "off"], False),
+        (["--apply-chat-template", "auto"], "auto"),
+        (["--apply-chat-template", "--limit", "3"], True),
+        ([], None),
+    ],
+)
+def test_the_chat_template_is_on_off_or_automatic(monkeypatch, words, choice):
+    specs = []
+    monkeypatch.setattr(measure, "measure_study", lambda spec, *_args, **_options: specs.append(spec))
+    monkeypatch.setattr(run_command, "print_measurement", lambda _measurement: None)
+    for command in (["run", "m", "--tasks", "piqa", *words], ["run", "--tasks", "piqa", *words, "m"]):
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert [spec.task_options.get("apply_chat_template") for spec in specs] == [choice, choice]
+    assert specs[0].models == specs[1].models == ("m",)

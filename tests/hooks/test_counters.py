@@ -23,7 +23,7 @@ KEYS = [CounterKey(0, "layers.0.mlp", "input", None, 10), CounterKey(1, "layers.
 
 
 def record(counters, counter, kept, token_indices=None):
-    counters.record(counter, kept, kept.shape, token_indices)
+    counters.record(RuleCall((counter,), kept, kept.shape, token_indices))
 
 
 def end_forward(counters, context):

@@ -82,7 +82,7 @@ def test_a_failed_forward_is_not_counted(coordinator: ForwardCoordinator) -> Non
 
 
 def test_two_modules_that_read_the_same_tensor_share_one_result(coordinator: ForwardCoordinator) -> None:
-    apply = coordinator.make_applier(0, shared=True)
+    apply = coordinator.make_applier(0, readers=2)
     x = torch.randn(8)
     apply(x)
     coordinator.leave_model(0, failed=True)  # before the second module reads x

@@ -180,3 +180,15 @@ def test_a_kernel_is_registered_once(kernels):
     sd.register_kernel(AboveMean, "cpu")(make_kernel())  # the cell of a notebook is run again
     with pytest.raises(SpecError, match="AboveMean has a kernel for 'cpu' already"):
         sd.register_kernel(AboveMean, "cpu")(reference.select)
+
+
+def test_a_rule_that_reads_the_weights_of_an_ffn_is_an_error_at_other_sites(llama):
+    with pytest.raises(SpecError, match=r"not defined at the site 'attention_input'.*ffn\.\w+, which only FFNs have"):
+        sd.sparsify(llama, "attention_input", ColumnTopK(0.5))
+
+
+@torch.no_grad()
+def test_a_rule_that_needs_the_vector_only_works_at_other_sites(llama, tokens):
+    with sd.sparsify(llama, "lm_head_input", AboveMean(1.0)) as sparsifier:
+        llama(tokens)
+    assert 0.1 < sparsifier.sparsity() < 0.9

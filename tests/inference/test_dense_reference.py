@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import sparsedial as sd
 from sparsedial.errors import NonFiniteOutputError
 from sparsedial.inference import dense_reference, next_token_prediction
-from sparsedial.inference.dense_reference import TOP_TOKENS
+from sparsedial.inference.dense_reference import TOP_TOKENS, find_largest
 from sparsedial.inference.next_token_prediction import compute_dense_reference, find_dense_reference
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.sources import Source
@@ -93,7 +93,7 @@ def test_other_dtypes_are_exact_up_to_the_rounding_of_logits(dtype):
 
 
 def test_without_an_output_stage_sequences_are_repeated(monkeypatch):
-    monkeypatch.setattr(next_token_prediction, "find_output_stage", lambda *_: None)
+    monkeypatch.setattr(next_token_prediction, "match_output_stage", lambda *_: None)
     lm = build("gemma2")
     inputs = draw_inputs()
     reference = compute_dense_reference(lm, inputs, batch=2)
@@ -209,3 +209,11 @@ def test_nan_in_the_dense_model_names_the_module():
     lm.model.model.layers[1].mlp.down_proj.weight.data[3, 5] = torch.nan
     with pytest.raises(NonFiniteOutputError, match=r"down_proj \(Linear\): its weight contains 1 NaN"):
         compute_dense_reference(lm, draw_inputs(), batch=2)
+
+
+@pytest.mark.parametrize("columns", [40, 64 * 9, 64 * 9 + 17])
+def test_the_largest_values_are_those_of_topk(columns):
+    count = 4
+    values = torch.randint(0, 50, (200, columns)).float()  # with many equal values
+    found = values.gather(-1, find_largest(values, count))
+    assert torch.equal(found, values.topk(count).values)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sparsedial.errors import TaskError
-from sparsedial.inference.generation import Prompt, generate
+from sparsedial.inference.generation import Prompt
+from sparsedial.inference.generation_engine import generate
 from sparsedial.inference.run_context import RunContext
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sparsedial.errors import NonFiniteOutputError
-from sparsedial.inference.generation import Prompt, generate
+from sparsedial.inference.generation import Prompt
+from sparsedial.inference.generation_engine import generate
 from sparsedial.inference.loglikelihood import compute_loglikelihoods
 from sparsedial.inference.nonfinite_outputs import GenerationCheck, find_origin, predict_tokens
 from sparsedial.inference.prefix_tree import Window

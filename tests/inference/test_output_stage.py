@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedial.inference.output_stage import find_output_stage
+from sparsedial.inference.output_stage import find_output_stage, last_hidden_state, record_base_models
 from tools.tiny_models import build_tiny_model
 
 
@@ -14,9 +14,9 @@ def test_logits_of_single_positions_are_those_of_the_whole_model(architecture):
     inputs = torch.randint(3, 96, (2, 7))
     with torch.inference_mode():
         stage = find_output_stage(model, inputs[:1])
-        with stage.record(model) as recorded:
+        with record_base_models(model) as outputs:
             logits = model(input_ids=inputs, use_cache=False).logits
-        hidden = recorded.pop()
+        hidden = last_hidden_state(outputs[stage.base].pop())
         torch.testing.assert_close(stage.logits(model, hidden[1, [5, 2]]), logits[1, [5, 2]], rtol=1e-4, atol=1e-5)
         assert stage.is_divisible
         subset = torch.tensor([90, 3, 40])

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import sparsedial as sd
-from sparsedial.errors import ModelError, SparsedialError, SpecError
+from sparsedial.errors import AttachError, ModelError, SparsedialError, SpecError
 from sparsedial.measurement.arguments import describe_study
 from sparsedial.tasks.spec import TaskSpec
 from tests.measurement.conftest import Confidence
@@ -53,6 +53,20 @@ def test_one_clear_error(llama, case, tmp_path, monkeypatch):
     with pytest.raises(SparsedialError, match=message):
         sd.measure(*positional(llama), **{"progress": False, **keywords})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("site", ["input", "intermediate"])
+def test_a_model_that_is_sparsified_or_accelerated(own_llama, small, site, tmp_path):
+    """Its dense trial would be stored as that of the dense model."""
+    arguments = {**small, "sites": site, "out": tmp_path / "out"}
+    with sd.sparsify(own_llama, "input", sd.TopK(0.1)), pytest.raises(AttachError, match="Leave the `with` block"):
+        sd.measure(own_llama, **arguments)
+    with sd.accelerate(own_llama, "input", sd.TopK(0.1)) as fast:
+        for model in (fast, own_llama):
+            with pytest.raises(AttachError, match=r"call restore\(\)"):
+                sd.measure(model, **arguments)
+    assert not (tmp_path / "out").exists()
+    sd.measure(own_llama, **arguments)
 
 
 def test_a_site_that_the_model_lacks(gpt2):

@@ -1,6 +1,7 @@
 """Downloads from the model hub: what is asked for, and how a failure is reported."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,4 +36,17 @@ def test_a_failure_names_the_model_and_the_reason(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(ModelError, match=r"'org/model'.*could not be downloaded.*\(OSError: no route to host\)\. Exp"):
+        download_config("org/model")
+
+
+def test_a_gated_model_says_how_to_get_access(monkeypatch):
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(hub_id, file):
+        raise GatedRepoError("403 Client Error.", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(
+        ModelError, match=r"'org/model': gated.*Request access on https://huggingface.co/org/model.*hf auth"
+    ):
         download_config("org/model")

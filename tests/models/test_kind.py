@@ -18,8 +18,8 @@ from sparsedial.models.kind import attends_to_later_tokens, detect_kind, find_ma
 from sparsedial.models.loading import load_language_model
 from sparsedial.models.masked_diffusion_llama import MaskedDiffusionLlama, MaskedDiffusionLlamaConfig
 from sparsedial.models.sources import resolve_source
-from tests.support.llada_shaped import ShapedConfig, ShapedModelLM
 from tests.support.tasks import make_task
+from tools.llada_shaped import ShapedConfig, ShapedModelLM
 
 
 def bert():

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +208,9 @@ def test_the_setup_of_a_worker_names_the_modules(definitions, own_spec, tmp_path
         {"kind": "task", "name": "own_task", "module": MODULE},
     ]
     assert WorkerSetup.from_json(json.loads(json.dumps(data))).spec == own_spec
+
+
+def test_a_task_that_is_calibration_data_is_registered_in_workers(definitions, own_spec):
+    spec = dataclasses.replace(own_spec, rules=("threshold(data=own_task)",), tasks=(TaskSpec("self_prediction"),))
+    entries = WorkerSetup(spec, Path("out"), "cpu").to_json()["registrations"]
+    assert {"kind": "task", "name": "own_task", "module": MODULE} in entries

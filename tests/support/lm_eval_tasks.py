@@ -40,7 +40,7 @@ ROLLING = {
 }
 WRITE = {
     "output_type": "generate_until",
-    "doc_to_text": "{{question}}",
+    "doc_to_text": "{{question[:60]}}",
     "doc_to_target": "{{options[gold]}}",
     "generation_kwargs": {"until": ["4", "k"], "do_sample": False, "max_gen_toks": 12},
     "filter_list": [{"name": "stripped", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}],

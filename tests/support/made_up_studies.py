@@ -99,7 +99,9 @@ def _record(model, own, task, site, rule, generates):
                 for expert in range(model.experts) or [None]:
                     for step in range(model.steps) or [None]:
                         rows.append(_row(model, vector, phase, layer, expert, step, turned))
-    lengthened = {"generated_tokens": 60 + 80 * turned, "limit_hit": 0.02 + 0.5 * turned} if generates else {}
+    lengthened = {}
+    if generates:
+        lengthened = {"generated_tokens": 60 + 80 * turned, "limit_hit": 0.02 + 0.5 * turned, "prompt_tokens": 20.0}
     dropped, total = sum(row.dropped for row in rows), sum(row.total for row in rows)
     return TrialRecord(
         identity=TrialIdentity(own, task) if site is None else TrialIdentity(own, task, site, rule, None, "f"),

@@ -73,7 +73,10 @@ def test_all_problems_are_reported_at_once():
     [
         ({"metrics": "acc"}, "metrics: expected keys and values, got text 'acc'"),
         ({"metrics": {"piqa": 3}}, "metrics.piqa: expected text, got 3"),
-        ({"apply_chat_template": 1}, "apply_chat_template: expected true or false, got 1"),
+        ({"apply_chat_template": 1}, "apply_chat_template: expected true or false, or 'auto', 'on' or 'off', got 1"),
+        ({"apply_chat_template": "maybe"}, "apply_chat_template: .*'auto', 'on' or 'off', got text 'maybe'"),
+        ({"max_gen_toks": 0}, "max_gen_toks=0: expected at least 1"),
+        ({"max_gen_toks": "many"}, "max_gen_toks: expected a whole number, got text 'many'"),
         ({"temperature": "warm"}, "temperature: expected a number, got text 'warm'"),
         ({"limit": True}, "limit: expected a whole number, got True"),
         ({"limit": 1.5}, "limit: expected a whole number, got 1.5"),

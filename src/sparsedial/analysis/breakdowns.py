@@ -177,7 +177,7 @@ def generation_length_rows(label: CurveLabel, dense: TrialRecord, trials: Sequen
         phases = sum_counts(record.counts, ("phase", "phase"))  # attrgetter returns tuples only for several names
         rows.append(
             {
-                **_label_columns(label),
+                **label_columns(label),
                 "p": record.p,
                 "generated_tokens": record.result.details.get("generated_tokens", np.nan),
                 "limit_hit": record.result.details.get("limit_hit", np.nan),
@@ -209,11 +209,16 @@ def _has_step(count: SparsityCount) -> bool:
     return count.step is not None
 
 
-def _label_columns(label: CurveLabel) -> Row:
+def label_columns(label: CurveLabel) -> Row:
+    """Return the columns that say which curve a row belongs to: model, rule, layers, task and site.
+
+    Args:
+        label: Label of the curve.
+    """
     row = label.to_row()
     return {name: row[name] for name in _LABEL_COLUMNS}
 
 
 def _curve_columns(label: CurveLabel, trials: Sequence[TrialRecord]) -> Row:
     """Return the columns that all breakdowns share: model, rule, layers, task, site and p."""
-    return {**_label_columns(label), "p": trials[0].p}
+    return {**label_columns(label), "p": trials[0].p}

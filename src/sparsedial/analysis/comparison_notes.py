@@ -26,6 +26,7 @@ def make_notes(trial_set: TrialSet, curves: Sequence[LabelledCurve], averages: A
     notes = (
         *_notes_at_chance(curves, averages),
         _note_retention_averages(averages),
+        _note_phases(curves),
         _note_mixed_devices(curves),
         _note_different_averages(averages),
         _note_families(trial_set),
@@ -53,6 +54,20 @@ def _note_retention_averages(averages: Averages) -> str | None:
     return (
         "The scores of the tasks are not on one scale, so the average over tasks is that of their retentions, with "
         "equal weights, and not the paper's average of scores."
+    )
+
+
+def _note_phases(curves: Sequence[LabelledCurve]) -> str | None:
+    phases: set[str] = set()
+    for curve in curves:
+        for trial in curve.trials:
+            phases.update(trial.identity.phases or ())
+    if not phases:
+        return None
+    names = " or ".join(sorted(phases))
+    return (
+        f"Some rules were applied in {names} only. The model was dense in the other phase, and the sparsity of these "
+        "curves is that of the phase with the rule."
     )
 
 

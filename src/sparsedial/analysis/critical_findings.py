@@ -37,6 +37,8 @@ class SiteFinding:
         status: One of the statuses of `CriticalSparsity` (crossed, right-censored or left-censored), or `AT_CHANCE`.
         sparsity: The critical sparsity.
         skippable_macs: Share of the FFN's multiply-accumulates that can be skipped at the critical sparsity.
+        skippable_weights: Share of all weights that the model reads per token that can be skipped at the critical
+            sparsity. Without a value if it is unknown.
         first_crossing: Lowest sparsity at which retention falls below the threshold. None if it equals the critical
             sparsity to 0.1 percentage points.
         p: Rule parameter at the critical sparsity. None if it is not known.
@@ -66,6 +68,7 @@ class SiteFinding:
     status: str
     sparsity: Estimate
     skippable_macs: Estimate
+    skippable_weights: Estimate
     first_crossing: float | None
     p: float | None
     p_low: float | None
@@ -138,6 +141,11 @@ def read_site_findings(sorted_rows: pd.DataFrame) -> tuple[SiteFinding, ...]:
     return tuple(map(_read_site_finding, sorted_rows.to_dict("records")))
 
 
+def _read_weights(row: Mapping[Any, Any]) -> Estimate:
+    names = ("skippable_weights", "skippable_weights_low", "skippable_weights_high")
+    return read_estimate({**dict.fromkeys(names), **row}, *names)
+
+
 def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
     metric = str(row["metric"])
     examples = finite_number(row["examples"])
@@ -153,6 +161,7 @@ def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
         status=str(row["status"]),
         sparsity=sparsity,
         skippable_macs=read_estimate(row, "skippable_macs", "skippable_macs_low", "skippable_macs_high"),
+        skippable_weights=_read_weights(row),
         first_crossing=_earlier_crossing(finite_number(row["first_crossing"]), sparsity.value),
         p=finite_number(row["p"]),
         p_low=finite_number(row.get("p_low")),

@@ -17,7 +17,7 @@ from sparsedial.curves.critical import DISTANCE_TOLERANCE, CriticalSparsity
 from sparsedial.curves.curve import Curve
 from sparsedial.curves.paired_scores import pair_scores, retention_intervals
 from sparsedial.curves.size_trend import fit_size_trend
-from sparsedial.rules import RULES
+from sparsedial.rules import RULES, Rule
 from sparsedial.study.records import TrialRecord
 
 CRITICAL_COLUMNS = (
@@ -33,6 +33,9 @@ CRITICAL_COLUMNS = (
     "skippable_macs",
     "skippable_macs_low",
     "skippable_macs_high",
+    "skippable_weights",
+    "skippable_weights_low",
+    "skippable_weights_high",
     "examples_needed",
     "needs_points",
     "is_wide",
@@ -75,6 +78,7 @@ def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity, precisio
     is_wide = _is_wide(critical, _is_last_sparsest(curve), precision)
     estimate = Estimate(critical.estimate, critical.low, critical.high, is_high_censored=critical.right_censored)
     macs_per_sparsity = _skippable_macs_per_sparsity(curve.trials, critical.center)
+    weights_per_sparsity = _multiply(_weight_share(curve.trials), macs_per_sparsity)
     return {
         "sparsity": critical.estimate,
         "low": critical.low,
@@ -85,9 +89,12 @@ def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity, precisio
         "p_low": critical.p_low,
         "p_high": critical.p_high,
         "high_censored": critical.right_censored,
-        "skippable_macs": _scale(critical.estimate, macs_per_sparsity),
-        "skippable_macs_low": _scale(critical.low, macs_per_sparsity),
-        "skippable_macs_high": _scale(critical.high, macs_per_sparsity),
+        "skippable_macs": _multiply(critical.estimate, macs_per_sparsity),
+        "skippable_macs_low": _multiply(critical.low, macs_per_sparsity),
+        "skippable_macs_high": _multiply(critical.high, macs_per_sparsity),
+        "skippable_weights": _multiply(critical.estimate, weights_per_sparsity),
+        "skippable_weights_low": _multiply(critical.low, weights_per_sparsity),
+        "skippable_weights_high": _multiply(critical.high, weights_per_sparsity),
         "examples_needed": critical.examples_needed(curve.examples, precision),
         "needs_points": critical.needs_points(precision),
         "is_wide": is_wide,
@@ -95,8 +102,8 @@ def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity, precisio
     }
 
 
-def _scale(sparsity: float | None, factor: float) -> float | None:
-    return None if sparsity is None else factor * sparsity
+def _multiply(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first * second
 
 
 def _missing_columns() -> dict[str, Any]:
@@ -105,9 +112,16 @@ def _missing_columns() -> dict[str, Any]:
     return {**columns, "status": AT_CHANCE, "high_censored": False, "needs_points": False, "is_wide": False}
 
 
+def _find_rule(curve: LabelledCurve) -> type[Rule]:
+    rule = curve.trials[0].identity.rule
+    if rule is None:
+        raise ValueError("expected a sparse trial, got a dense trial, which has no rule")
+    return RULES[rule.name]
+
+
 def _is_last_sparsest(curve: LabelledCurve) -> bool:
     """Return True if the rule has no value that is sparser than the last point of the curve."""
-    return bool(RULES[curve.group.rule].distance_from_dense(curve.curve.p[-1]) >= 1.0)
+    return bool(_find_rule(curve).distance_from_dense(curve.curve.p[-1]) >= 1.0)
 
 
 def point_rows(curve: LabelledCurve, trial_set: TrialSet) -> list[dict[str, Any]]:
@@ -226,6 +240,12 @@ def _skippable_macs_per_sparsity(trials: Sequence[TrialRecord], sparsity: float)
     return skipped * sum(total.values()) / sum(dropped.values())
 
 
+def _weight_share(trials: Sequence[TrialRecord]) -> float | None:
+    """Return the share of the weights read per token that was sparsified, or None if a trial does not state it."""
+    shares = {record.weight_share for record in trials if record.identity.site is not None}
+    return shares.pop() if len(shares) == 1 else None
+
+
 def _interpolated_p(curve: LabelledCurve, critical: CriticalSparsity) -> float | None:
     """Return the rule parameter at the estimate of critical sparsity, or None if there is no estimate.
 
@@ -234,5 +254,5 @@ def _interpolated_p(curve: LabelledCurve, critical: CriticalSparsity) -> float |
     points = curve.curve
     if critical.p is not None or critical.estimate is None or not np.isfinite(points.p[0]):
         return critical.p
-    dense = RULES[curve.group.rule].dense_value
+    dense = _find_rule(curve).dense_value
     return float(dense + (points.p[0] - dense) * critical.estimate / points.sparsity[0])

@@ -53,7 +53,11 @@ class SiteComparison:
         lead: Difference of the best site from the next one. None if it has no interval.
         site_count: Number of sites that were measured.
         most_skippable: The site at which most multiply-accumulates can be skipped. None if no share is known, or if no
-            point is shown to keep the score.
+            point is shown to keep the score. If a site is outside of the FFNs, the site at which most weights can be
+            skipped, because the multiply-accumulates of different modules cannot be compared.
+        compares_weights: True if ``most_skippable`` was found by the share of all weights. Defaults to False.
+        combined_weights: Share of all weights that can be skipped at the sites whose matrices differ, if their errors
+            do not add up. None if there are less than two of them, or if a share is unknown. Defaults to None.
     """
 
     model: str
@@ -65,6 +69,8 @@ class SiteComparison:
     lead: CurveDifference | None
     site_count: int
     most_skippable: SiteFinding | None
+    compares_weights: bool = False
+    combined_weights: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sparsedial.analysis.critical_findings import SiteFinding, read_site_findings
 from sparsedial.analysis.differences import SITE, CurveDifference, find_differences
-from sparsedial.analysis.estimates import finite_number
+from sparsedial.analysis.estimates import Estimate, finite_number
 from sparsedial.analysis.finding_records import (
     BestSiteCount,
     BestSiteTally,
@@ -26,6 +26,7 @@ from sparsedial.analysis.pair_findings import find_pairs
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import sort_rows
 from sparsedial.analysis.row_selection import drop_group_members, headline_rows, rows_with_any_number
+from sparsedial.ffn.projection_input import OUTER_SITES
 
 IS_ESTIMATE = attrgetter("is_estimate")
 IS_MORE = attrgetter("is_more")
@@ -77,6 +78,7 @@ def _compare_sites(
     best = _best_site(sites)
     others = [site for site in sites if site is not best]
     tested = _tested_differences(best, differences)
+    compares_weights = not set(OUTER_SITES).isdisjoint(map(attrgetter("site"), sites))
     return SiteComparison(
         model=model,
         scope=scope,
@@ -86,7 +88,9 @@ def _compare_sites(
         untested=len(others) - len(tested),
         lead=tested.get(_best_site(others).site) if others else None,
         site_count=len(sites),
-        most_skippable=_most_skippable(sites),
+        most_skippable=_most_skippable(sites, compares_weights),
+        compares_weights=compares_weights,
+        combined_weights=_combine_weights(sites),
     )
 
 
@@ -156,20 +160,42 @@ def _headline_site(sites: Sequence[SiteFinding]) -> SiteFinding:
     return max(sites, key=lambda site: (site.sparsity.low or 0.0, site.sparsity.rank))
 
 
-def _most_skippable(sites: Sequence[SiteFinding]) -> SiteFinding | None:
+def _most_skippable(sites: Sequence[SiteFinding], compares_weights: bool) -> SiteFinding | None:
     """Return the site with the largest saving: by estimates if they are the answer at every site, else by lower ends.
 
     Returns None if no share is known, or if no point is shown to keep the score.
     """
+    savings = [(_saving(site, compares_weights), site) for site in sites]
     if all(map(IS_ESTIMATE, sites)):
-        most = max(sites, key=lambda site: site.skippable_macs.rank)
-        share = most.skippable_macs.value
+        saving, most = max(savings, key=lambda pair: pair[0].rank)
+        share = saving.value
     else:
-        most = max(sites, key=lambda site: site.skippable_macs.low or 0.0)
-        share = most.skippable_macs.low or None
+        saving, most = max(savings, key=lambda pair: pair[0].low or 0.0)
+        share = saving.low or None
     if share is None:
         return None
     return most
+
+
+def _saving(site: SiteFinding, compares_weights: bool) -> Estimate:
+    return site.skippable_weights if compares_weights else site.skippable_macs
+
+
+def _combine_weights(sites: Sequence[SiteFinding]) -> float | None:
+    """Return the share of all weights that the sites with different matrices save together, by what answers at each."""
+    shares = []
+    for site in sites:
+        if site.site != "all_inputs" and site.site not in OUTER_SITES:
+            continue
+        share = site.skippable_weights.low
+        if IS_ESTIMATE(site):
+            share = site.skippable_weights.value
+        if share is None:
+            return None
+        shares.append(share)
+    if len(shares) < 2:
+        return None
+    return sum(shares)
 
 
 def _tested_differences(site: SiteFinding, differences: pd.DataFrame) -> dict[str, CurveDifference]:

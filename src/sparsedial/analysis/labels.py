@@ -106,6 +106,30 @@ def model_family(model: ModelLabel) -> str:
     return family
 
 
+def name_rule(name: str, phases: Sequence[str] | None, accelerated: bool = False) -> str:
+    """Return the display name of a rule, which tells curves of different phases and kernels apart.
+
+    Args:
+        name: Name of the rule.
+        phases: Phases in which it was applied. None means all of them.
+        accelerated: Whether the model ran on kernels that skip the weights of dropped entries. Defaults to False.
+
+    Example:
+        >>> name_rule("top_p", None), name_rule("top_p", ("prefill",))
+        ('top_p', 'top_p (prefill only)')
+        >>> name_rule("top_p", ("generation",), accelerated=True)
+        'top_p (generation only, accelerated)'
+    """
+    remarks = []
+    if phases is not None:
+        remarks.append(f"{', '.join(phases)} only")
+    if accelerated:
+        remarks.append("accelerated")
+    if not remarks:
+        return name
+    return f"{name} ({', '.join(remarks)})"
+
+
 def is_average(task: str) -> bool:
     """Return True if a task's name is that of an average over tasks.
 

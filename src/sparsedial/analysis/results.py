@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from sparsedial.analysis import breakdowns
 from sparsedial.analysis.comparison_notes import make_notes
+from sparsedial.analysis.cost_notes import note_costs
 from sparsedial.analysis.curve_rows import critical_row, point_rows, trend_rows
 from sparsedial.analysis.differences import difference_rows
 from sparsedial.analysis.estimates import DEFAULT_PRECISION
+from sparsedial.analysis.generation_cost import generation_cost_rows
+from sparsedial.analysis.generation_segments import segment_rows
 from sparsedial.analysis.retention_curves import DisplayNames, LabelledCurve, read_curves
 from sparsedial.analysis.study_provenance import summarize_provenance
 from sparsedial.analysis.task_averages import Averages, average_curves
 from sparsedial.analysis.trial_set import TrialSet, read_studies, required_retention
 from sparsedial.curves.critical import RETAIN, critical_sparsity
 from sparsedial.study.store import Store
+from sparsedial.tasks.registry import is_data_free
 
 MAX_MODELS_IN_TITLE = 3
 
@@ -42,7 +47,11 @@ class Results:
         steps: Sparsity by denoising step, at the measured point nearest to the critical sparsity.
         step_overlap: Overlap of kept sets along the denoising steps.
         generated: Length of the generated texts and sparsity by phase at each point, for generation tasks.
+        segments: Tokens and sparsity of prompt, thinking and answer at each point, for generation tasks.
+        cost: Generated tokens and net work at each point, for generation tasks.
         differences: One row per pair of sites, rules or models on a task: the difference of their critical sparsities.
+        reference: Values of references beside those measured here (`compare_with_references`). Empty unless a reference
+            is given.
     """
 
     critical: pd.DataFrame
@@ -58,7 +67,10 @@ class Results:
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)
     step_overlap: pd.DataFrame = field(default_factory=pd.DataFrame)
     generated: pd.DataFrame = field(default_factory=pd.DataFrame)
+    segments: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cost: pd.DataFrame = field(default_factory=pd.DataFrame)
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reference: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def compute_results(stores: Store | Sequence[Store], retain: float | None = None) -> Results:
@@ -87,6 +99,7 @@ def compute_results(stores: Store | Sequence[Store], retain: float | None = None
     averages = average_curves(curves)
     displayed = sorted([*curves, *averages.task_groups, *averages.all_tasks], key=lambda curve: curve.sort_key)
     rows = _table_rows(displayed, averages, trial_set, retain)
+    costs = [generation_cost_rows(curve, trial_set) for curve in displayed if not curve.averaged_tasks]
     return Results(
         critical=pd.DataFrame(rows["critical"]),
         points=pd.DataFrame(rows["points"]),
@@ -95,20 +108,25 @@ def compute_results(stores: Store | Sequence[Store], retain: float | None = None
         steps=pd.DataFrame(rows["steps"]),
         step_overlap=pd.DataFrame(rows["step_overlap"]),
         generated=pd.DataFrame(rows["generated"]),
+        segments=pd.DataFrame(rows["segments"]),
+        cost=pd.DataFrame(list(chain.from_iterable(costs))),
         trends=pd.DataFrame(trend_rows(displayed, retain)),
         differences=pd.DataFrame(difference_rows(displayed, retain)),
         problems=[*trial_set.problems, *curve_problems],
         provenance=summarize_provenance(trial_set, names),
         title=_title(curves, names),
         retain=retain,
-        notes=make_notes(trial_set, curves, averages),
+        notes=[*make_notes(trial_set, curves, averages), *note_costs(costs)],
     )
 
 
 def _table_rows(
     curves: Sequence[LabelledCurve], averages: Averages, trial_set: TrialSet, retain: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table. The tables of experts and steps contain only headline curves."""
+    """Return the rows of each table.
+
+    The tables of experts and steps contain only headline curves, those of steps also tasks without data.
+    """
     experts = _experts_by_model(curves)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for curve in curves:
@@ -125,8 +143,10 @@ def _table_rows(
         if not curve.averaged_tasks:
             rows["layers"] += breakdowns.layer_rows(label, nearest)
             rows["generated"] += breakdowns.generation_length_rows(label, curve.dense, curve.trials)
+            rows["segments"] += segment_rows(curve)
         if averages.is_headline(curve):
             rows["experts"] += breakdowns.expert_rows(label, nearest, experts[curve.group.model])
+        if averages.is_headline(curve) or is_data_free(curve.dense.task.name):  # denoising is not part of an average
             rows["steps"] += breakdowns.step_rows(label, nearest)
             rows["step_overlap"] += breakdowns.step_overlap_rows(label, nearest)
     return rows

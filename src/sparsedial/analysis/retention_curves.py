@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparsedial.analysis.labels import is_average, model_family, name_models, name_tasks, task_digest
+from sparsedial.analysis.labels import is_average, model_family, name_models, name_rule, name_tasks, task_digest
 from sparsedial.analysis.trial_set import TrialSet
 from sparsedial.curves.curve import Curve
 from sparsedial.errors import SparsedialError
-from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.feed_forward import BUILTIN_SITES
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.curve_from_trials import measured_curve
@@ -30,7 +30,7 @@ class CurveSetting:
         parameters: Number of parameters.
         active_parameters: Number of parameters that one token uses.
         site: Where the rule was applied.
-        rule: Name of the rule.
+        rule: Name of the rule, with the phase if it was applied in one only, and the kernels: see `name_rule`.
         layers: Indices of the sparsified layers, or None if all are.
     """
 
@@ -107,7 +107,9 @@ class LabelledCurve:
         group = self.group
         task = self.label.task
         model_key = (group.family, group.parameters, group.model)
-        site_key = (SITES.index(group.site), "") if group.site in SITES else (len(SITES), group.site)
+        site_key = (
+            (BUILTIN_SITES.index(group.site), "") if group.site in BUILTIN_SITES else (len(BUILTIN_SITES), group.site)
+        )
         return (*model_key, group.rule, group.layers or (), is_average(task), task, site_key)
 
 
@@ -153,7 +155,7 @@ class DisplayNames:
             parameters=record.model.parameters,
             active_parameters=record.model.active_parameters or record.model.parameters,
             site=identity.site,
-            rule=identity.rule.name,
+            rule=name_rule(identity.rule.family, identity.phases, accelerated=bool(identity.accelerated)),
             layers=identity.layers,
         )
         return CurveLabel(group, self.tasks[task_digest(record)], record.result.metric)
@@ -165,7 +167,7 @@ class _CurveKey:
 
     setting: str  # digest of the model and the task
     site: str
-    variant: str  # digest of the rule, the layers and the FFNs
+    variant: str  # digest of the rule, the layers, the FFNs, the phases and the kernels
 
 
 def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[LabelledCurve], list[str]]:
@@ -233,5 +235,11 @@ def _curve_key(record: TrialRecord) -> _CurveKey:
     identity = record.identity
     if identity.site is None or identity.rule is None:
         raise ValueError("expected a sparse trial, got a dense trial, which belongs to no curve")
-    variant = json_digest({"rule": identity.rule.name, "layers": identity.layers, "ffns": identity.ffns})
-    return _CurveKey(identity.setting, identity.site, variant)
+    shared: dict[str, Any] = {"rule": identity.rule.family, "layers": identity.layers, "ffns": identity.ffns}
+    if identity.phases is not None:
+        shared["phases"] = identity.phases
+    if identity.calibration is not None:
+        shared["calibration"] = identity.calibration
+    if identity.accelerated:
+        shared["accelerated"] = True
+    return _CurveKey(identity.setting, identity.site, json_digest(shared))

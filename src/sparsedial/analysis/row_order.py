@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sparsedial.analysis.labels import is_average
-from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.feed_forward import BUILTIN_SITES
 
 
 def unique_in_order(values: Iterable[object], first: Iterable[str] = ()) -> list[str]:
@@ -22,7 +22,7 @@ def unique_in_order(values: Iterable[object], first: Iterable[str] = ()) -> list
         Every distinct value once.
 
     Example:
-        >>> unique_in_order(["gate", "mine", "input"], SITES)
+        >>> unique_in_order(["gate", "mine", "input"], BUILTIN_SITES)
         ['input', 'gate', 'mine']
     """
     preferred = list(first)
@@ -61,7 +61,7 @@ def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Sort a table into the order of the report.
 
     Families, models, rules and layers keep their order. Within them, task averages come before the tasks, and the
-    sites have the order of `SITES`.
+    sites have the order of `BUILTIN_SITES`.
 
     Args:
         frame: A table with a column ``task``, and any of ``family``, ``model``, ``rule``, ``layers`` and ``site``.
@@ -78,7 +78,7 @@ def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
         "rule": (),
         "layers": (),
         "task": averages,
-        "site": SITES,
+        "site": BUILTIN_SITES,
     }
     frame = frame.reset_index(drop=True)
     if "layers" in frame:

@@ -75,3 +75,17 @@ def rows_with_any_number(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
         return frame
     numbers = frame[list(columns)].map(finite_number)
     return frame[numbers.notna().any(axis=1)]
+
+
+def rows_with_estimate_or_interval(critical: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have a critical sparsity, or both ends of its interval.
+
+    Args:
+        critical: Table ``Results.critical``.
+
+    Returns:
+        The selected rows, in their order.
+    """
+    estimated = rows_with_numbers(critical, "sparsity").index
+    bounded = rows_with_numbers(critical, "low", "high").index
+    return critical[critical.index.isin(estimated.union(bounded))]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sparsedial.errors import SpecError, StorageError
 from sparsedial.ffn.feed_forward import SITES
@@ -20,6 +21,7 @@ from sparsedial.study.pooled_trials import PooledTrial, pool_trials, select_disj
 from sparsedial.study.records import TrialRecord
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.tasks.chat_template import resolve_identity
 from sparsedial.tasks.example_blocks import ExampleBlock, find_block
 
 MAX_PROBLEMS_PER_KIND = 10
@@ -91,6 +93,17 @@ class TrialSet:
         """
         return self._source_by_key[record.key].store.samples(record)
 
+    def sample_table(self, record: TrialRecord) -> pd.DataFrame | None:
+        """Return what happened to each example of a trial, or None if the file is missing or damaged.
+
+        Args:
+            record: One of `block_trials`.
+
+        Returns:
+            One row per example, with the columns of `sparsedial.study.sample_table.make_sample_table`.
+        """
+        return self._source_by_key[record.key].store.find_sample_table(record)
+
     def explain_choice(self, record: PooledTrial) -> str:
         """Return why a value of p was measured.
 
@@ -152,12 +165,26 @@ class TrialSet:
         if first is record:
             self.block_trials.append(record)
             self._source_by_key[record.key] = source
-        elif first.result != record.result or first.samples_sha256 != record.samples_sha256:
+        elif self._has_other_numbers(first, record, source):
             shown = self._source_by_key[record.key].store.folder
             self.problems.append(
                 f"{str(source.store.folder)!r}: trial {record.key[:12]} has other numbers than in {str(shown)!r}; "
                 f"the report uses those in {str(shown)!r}"
             )
+
+    def _has_other_numbers(self, first: TrialRecord, record: TrialRecord, source: StudySource) -> bool:
+        """Return True if two records of one trial differ in a number that both of them have."""
+        names = first.result.details.keys() & record.result.details.keys()
+        results = []
+        for trial in (first, record):
+            results.append(replace(trial.result, details={name: trial.result.details[name] for name in names}))
+        if results[0] != results[1]:
+            return True
+        if first.samples_sha256 == record.samples_sha256:
+            return False
+        scores = self._source_by_key[first.key].store.find_samples(first)  # a newer version may store further columns
+        other_scores = source.store.find_samples(record)
+        return scores is None or other_scores is None or not np.array_equal(scores, other_scores)
 
 
 def read_studies(stores: Sequence[Store]) -> TrialSet:
@@ -253,16 +280,30 @@ def _is_requested(record: TrialRecord, spec: StudySpec, resolved: dict[str, Any]
     """Return True if a trial matches the specification and the models and tasks that it resolved to."""
     identity = record.identity
     model = identity.model.to_json()
-    if model not in resolved["models"] or identity.task not in resolved["tasks"]:
+    if model not in resolved["models"] or identity.task not in _list_tasks(resolved, model):
         return False
     if identity.site is None or identity.rule is None:
         return True
     for entry in resolved.get("resolved_models", ()):
-        if entry["identity"] == model and entry["ffns"] != identity.ffns:
+        if entry["identity"] != model:
+            continue
+        is_calibrated_otherwise = identity.calibration not in (None, *entry.get("calibrations", {}).values())
+        if entry["ffns"] != identity.ffns or is_calibrated_otherwise:
             return False
-    if identity.rule.name not in spec.rules or identity.site not in (spec.sites or SITES):
+    if identity.rule.family not in spec.rules or identity.site not in (spec.sites or SITES):
         return False
     # Trials of other versions of a registered rule or site belong to an earlier state of the study.
     is_current_rule = identity.rule.version == RULES[identity.rule.name].version
     is_current_site = identity.site_version == registered_site_version(identity.site)
-    return identity.layers == spec.layers and is_current_rule and is_current_site
+    is_same_part = identity.layers == spec.layers and identity.phases == spec.phases
+    is_same_execution = bool(identity.accelerated) == spec.accelerated
+    return is_same_part and is_same_execution and is_current_rule and is_current_site
+
+
+def _list_tasks(resolved: dict[str, Any], model: dict[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the identities of the tasks of a study for one of its models."""
+    has_template = False
+    for entry in resolved.get("resolved_models", ()):
+        if entry["identity"] == model:
+            has_template = entry.get("has_chat_template", False)
+    return [resolve_identity(task, has_template) for task in resolved["tasks"]]

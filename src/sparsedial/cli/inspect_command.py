@@ -1,8 +1,9 @@
-"""``sparsedial inspect``: show the FFNs of a model."""
+"""``sparsedial inspect``: show the FFNs of a model, and the share of its weights that each site can skip."""
 
 from __future__ import annotations
 
 from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from rich.console import JustifyMethod
@@ -13,7 +14,9 @@ from sparsedial.cli.console import log, out
 from sparsedial.cli.options import Device, DType, Model, Modules, TrustRemoteCode
 from sparsedial.cli.parsing import parse_pairs
 from sparsedial.ffn.feed_forward import SITES
-from sparsedial.ffn.sites import find_site, skippable_mac_share
+from sparsedial.ffn.projection_input import ATTENTION_INPUT, ATTENTION_OUTPUT
+from sparsedial.ffn.site_shares import list_site_shares
+from sparsedial.ffn.sites import find_site
 from sparsedial.study.dataclass_parsing import raise_problems
 from sparsedial.study.run_command_options import option_name
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("layer", "module", "kind", "D", "F", "projections", "sites")
 NUMERIC_COLUMNS = ("layer", "D", "F")
+SITE_COLUMNS = ("site", "vectors", "of the modules' multiplications", "of all weights")
 
 
 def inspect(
@@ -31,7 +35,7 @@ def inspect(
     dtype: DType = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Print the FFNs of a model and the sites at which they can be sparsified."""
+    """Print the FFNs of a model, and the sites at which it can be sparsified."""
     from sparsedial.ffn.adapters import describe_adapters
     from sparsedial.ffn.discovery import find_ffns
     from sparsedial.models.loading import load_language_model
@@ -55,11 +59,36 @@ def inspect(
     for sentence in describe_adapters(ffns.adapters):
         out.print(f"[yellow]left out:[/] {escape(sentence)}")
     if len(ffns):
-        shares = []
-        for site in _available_sites(ffns[0]):
-            shares.append(f"{site} {sum(skippable_mac_share(ffns[0], site).values()):.0%}")
-        intro = "Share of the FFN's multiplications that can be skipped if all entries of a site are dropped"
-        out.print(f"{intro}: {', '.join(shares)}")
+        out.print(_site_table(ffns))
+    for site, reason in ffns.outer.missing.items():
+        out.print(f"[yellow]no site {site}:[/] {escape(reason)}")
+    for sentence in _describe_layers_without_attention(ffns):
+        out.print(sentence)
+
+
+def _site_table(ffns: FFNs) -> Table:
+    """Return a table of the sites, with the shares that can be skipped if all of their entries are dropped."""
+    table = Table(caption="Shares that can be skipped if all entries of a site are dropped", caption_justify="left")
+    for column in SITE_COLUMNS:
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for share in list_site_shares(ffns):
+        macs = _format_share(share.mac_share, "")
+        table.add_row(share.site, str(share.vectors), macs, _format_share(share.skippable_weights, "unknown"))
+    return table
+
+
+def _format_share(share: float | None, unknown: str) -> str:
+    return unknown if share is None else f"{share:.0%}"
+
+
+def _describe_layers_without_attention(ffns: FFNs) -> list[str]:
+    """Return a sentence about the layers whose FFN is found and that have no attention, such as state-space layers."""
+    with_attention = set(map(attrgetter("layer"), ffns.outer.at_site(ATTENTION_OUTPUT)))
+    layers = sorted(set(map(attrgetter("layer"), ffns)) - with_attention)
+    if not with_attention or not layers:
+        return []
+    listed = ", ".join(map(str, layers))
+    return [f"Layers without softmax attention, which stay dense at {ATTENTION_INPUT} and {ATTENTION_OUTPUT}: {listed}"]
 
 
 def _ffn_table(ffns: FFNs) -> Table:

@@ -8,8 +8,10 @@ import sys
 import typer
 
 from sparsedial.cli.console import err
+from sparsedial.cli.figures_command import figures
 from sparsedial.cli.fsck_command import fsck
 from sparsedial.cli.inspect_command import inspect
+from sparsedial.cli.optional_values import OptionalValueCommand
 from sparsedial.cli.report_command import report
 from sparsedial.cli.run_command import run
 from sparsedial.cli.study_command import study
@@ -20,7 +22,9 @@ from sparsedial.study.output_encoding import make_output_encodable
 EXIT_USER_ERROR = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for command in (inspect, run, study, fsck, report):
+app.command()(inspect)
+app.command(cls=OptionalValueCommand)(run)
+for command in (study, fsck, report, figures):
     app.command()(command)
 
 

@@ -69,3 +69,17 @@ RetryFailed = Annotated[
     bool,
     typer.Option("--retry-failed", help="Run failed trials of earlier runs again.", rich_help_panel=OUTPUT_PANEL),
 ]
+Reference = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        help="Values to compare with, drawn as open marks: paper (the values of arXiv 2509.00454), a reference file, "
+        "or the directory, results.json or critical.csv of another report. Repeatable.",
+    ),
+]
+IncludeMissing = Annotated[
+    bool,
+    typer.Option(
+        "--include-missing", help="Include the values of the references for which there is no measurement here."
+    ),
+]

@@ -156,3 +156,19 @@ def parse_batch(text: str | None, option: str, problems: list[str]) -> int | Non
         problems.append(f"{option} {text!r}: expected a whole number of at least 1, or auto")
         return None
     return int(text)
+
+
+def parse_switch(text: str | None) -> bool | str | None:
+    """Parse an option that is on, off, or something else.
+
+    Args:
+        text: The text of the option. None if it was not given.
+
+    Returns:
+        True for ``on`` or ``true``, False for ``off`` or ``false``, and any other text unchanged.
+
+    Example:
+        >>> parse_switch("on"), parse_switch("off"), parse_switch("auto"), parse_switch(None)
+        (True, False, 'auto', None)
+    """
+    return {"on": True, "true": True, "off": False, "false": False}.get(text or "", text)

@@ -35,26 +35,44 @@ Site = Annotated[
     list[str] | None,
     _sparsity_option(
         "sites",
-        "Site where entries are dropped: input, up, gate, intermediate, all_inputs, or a site of an installed package. "
-        "Repeatable. Default: all of these five that the model has.",
+        "Site where entries are dropped: input, up, gate, intermediate, all_inputs (in FFNs); attention_input, "
+        "attention_output, lm_head_input (outside of them); or a site of an installed package. "
+        "Repeatable. Default: the sites in FFNs that the model has.",
     ),
 ]
 Rule = Annotated[
     str,
     _sparsity_option(
-        "rules", "Rule that selects the entries to keep: top_p, top_k, max_p, or a rule of an installed package."
+        "rules",
+        "Rule that selects the entries to keep: top_p, top_k, max_p, n_of_m, weighted_top_k, weighted_top_p, "
+        "threshold, cett, or a rule of an installed package. Options follow in parentheses: 'top_p(q=2)'.",
     ),
 ]
 Values = Annotated[
     list[str] | None,
     _sparsity_option(
         "values",
-        "Comma-separated values of the rule's parameter, each from 0 to 1 for top_p, top_k and max_p, or paper for the "
+        "Comma-separated values of the rule's parameter, each from 0 to 1 for the built-in rules, or paper for the "
         "26 values of arXiv 2509.00454. Default: chosen by an adaptive search.",
     ),
 ]
 Layers = Annotated[
     str | None, _sparsity_option("layers", "Indices of the layers to sparsify, such as 0,3,5-9. Default: all layers.")
+]
+Phases = Annotated[
+    str | None,
+    _sparsity_option(
+        "phases",
+        "Phase in which entries are dropped: prefill (prompts and scored texts) or generation. The model is dense in "
+        "the other one. Default: prefill,generation.",
+    ),
+]
+Accelerated = Annotated[
+    bool,
+    _sparsity_option(
+        "accelerated",
+        "Run the sparse model on the kernels of sparsedial.accelerate, which skip the weights of dropped entries.",
+    ),
 ]
 Tasks = Annotated[
     str,
@@ -88,10 +106,27 @@ NumFewshot = Annotated[
     _task_option("num_fewshot", "Number of few-shot examples per prompt of lm-eval tasks. Default: that of each task."),
 ]
 ApplyChatTemplate = Annotated[
+    str | None,
+    _task_option(
+        "apply_chat_template",
+        "Apply the tokenizer's chat template to the prompts of lm-eval tasks: on, off, or auto, which applies it if "
+        "the tokenizer has one. Default: off, or on if the option is given without a value.",
+    ),
+]
+MaxGenToks = Annotated[
+    int | None,
+    _task_option(
+        "max_gen_toks",
+        "Maximum number of tokens that lm-eval tasks generate per text. In a study file, each task can have its own. "
+        "Default: that of each task.",
+    ),
+]
+DoSample = Annotated[
     bool | None,
     typer.Option(
-        option_name("apply_chat_template"),
-        help="Apply the tokenizer's chat template to the prompts of lm-eval tasks.",
+        option_name("do_sample"),
+        help="Draw the tokens of generated texts at random, with the seed of --seed. The default is that of each task, "
+        "which is nearly always greedy decoding.",
         rich_help_panel=TASKS_PANEL,
     ),
 ]
@@ -100,6 +135,15 @@ Metrics = Annotated[
     _task_option(
         "metrics",
         "Metric of a task: TASK=METRIC. Repeatable. Default: see docs/tasks.md.",
+    ),
+]
+ThinkingMarkers = Annotated[
+    str | None,
+    _task_option(
+        "thinking_markers",
+        "Texts around the thoughts of a thinking model: START,END such as '<think>,</think>', or none. Generated texts "
+        "are then divided into thinking and answer. Default: auto, which reads them from the chat template or the "
+        "tokenizer.",
     ),
 ]
 Sequences = Annotated[
@@ -158,7 +202,7 @@ Temperature = Annotated[
     _diffusion_option(
         "temperature",
         "Sampling temperature of denoising and lm-eval tasks. For lm-eval tasks, the default 0 selects the most likely "
-        "token. For denoising, 0 means its default of 1.",
+        "token. For denoising, 0 means its default of 1. Causal models use it with --do-sample only.",
     ),
 ]
 Guidance = Annotated[

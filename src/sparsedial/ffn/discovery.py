@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -11,14 +11,18 @@ from torch import nn
 
 from sparsedial.errors import ModelError
 from sparsedial.ffn.adapter_detection import leave_out_idle_adapters, separate_adapters
+from sparsedial.ffn.attention_matching import AttentionMatcher
+from sparsedial.ffn.data_flow_trace import DataFlow, DataFlowTracker
 from sparsedial.ffn.discovery_errors import failed_call_message, no_ffn_message
-from sparsedial.ffn.elementwise_trace import ProjectionCall, trace_projections
-from sparsedial.ffn.feed_forward import FFNs
+from sparsedial.ffn.elementwise_trace import ProjectionCall, run_forward, trace_projections
+from sparsedial.ffn.feed_forward import FFN, FFNs
 from sparsedial.ffn.ffn_building import build_ffns
 from sparsedial.ffn.layer_locator import LayerLocator
+from sparsedial.ffn.projection_input import OUTER_SITES, OuterVectors
 from sparsedial.ffn.trace_matching import match_ffns, separate_enclosed_ffns
 from sparsedial.ffn.untraced_experts import find_idle_experts, find_stacked_experts, record_active_experts
 from sparsedial.ffn.user_named_modules import match_by_patterns
+from sparsedial.ffn.weights_per_token import count_weights_per_token
 
 
 def find_ffns(
@@ -46,7 +50,7 @@ def find_ffns(
 
     Returns:
         The FFNs, ordered by layer and expert. FFNs and modules that seem to contain experts but cannot be sparsified
-        are in ``unsupported``, with the reason.
+        are in ``unsupported``, with the reason. The vectors that attentions and the output layer read are in ``outer``.
 
     Raises:
         ModelError: No FFN was found, or the model could not be called. The message describes the projections that
@@ -67,16 +71,36 @@ def find_ffns(
         >>> len(ffns), ffns[5].name, ffns[5].layer, ffns[5].expert
         (8, 'model.layers.1.mlp.experts.1', 1, 1)
     """
+    traced_inputs = _example_inputs(model) if inputs is None else dict(inputs)
     if modules is not None:
         matches = match_by_patterns(model, modules)
-        return FFNs(build_ffns(LayerLocator(model), matches))
-    return _find_by_tracing(model, _example_inputs(model) if inputs is None else dict(inputs))
+        return _add_outer_vectors(model, build_ffns(LayerLocator(model), matches), traced_inputs)
+    return _find_by_tracing(model, traced_inputs)
+
+
+def _add_outer_vectors(model: nn.Module, ffns: list[FFN], inputs: dict[str, Any]) -> FFNs:
+    """Return FFNs that the user named, with the vectors outside of them if the model can be traced."""
+    tracker = DataFlowTracker(model, inputs)
+    try:
+        with tracker.observe():
+            run_forward(model, inputs)
+    except Exception as error:  # The forward is the model's own code, which can raise any exception.
+        reason = f"the model could not be traced ({type(error).__name__}: {str(error).rstrip('.')})"
+        return FFNs(ffns, outer=OuterVectors(missing=dict.fromkeys(OUTER_SITES, reason)))
+    outer = _match_outer_vectors(model, tracker.result, ffns, inputs)
+    return FFNs(ffns, outer=outer, weights_per_token=count_weights_per_token(model, tracker.result, ffns))
+
+
+def _match_outer_vectors(model: nn.Module, flow: DataFlow, ffns: Sequence[FFN], inputs: dict[str, Any]) -> OuterVectors:
+    paths = {module: name for name, module in model.named_modules()}
+    return AttentionMatcher(LayerLocator(model), paths, flow, ffns).match(_token_shape(inputs))
 
 
 def _find_by_tracing(model: nn.Module, inputs: dict[str, Any]) -> FFNs:
     paths = {module: name for name, module in model.named_modules()}
+    tracker = DataFlowTracker(model, inputs)
     with record_active_experts(model) as active_counts:
-        calls = _trace(model, inputs)
+        calls = _trace(model, inputs, tracker)
     tree = LayerLocator(model)
     matches, enclosed = separate_enclosed_ffns(match_ffns(calls, paths), calls)
     idle_matches, unsupported_lists = find_idle_experts(model, tree, matches, calls)
@@ -87,12 +111,15 @@ def _find_by_tracing(model: nn.Module, inputs: dict[str, Any]) -> FFNs:
     ffns = build_ffns(tree, matches, stacks, calls, _token_shape(inputs))
     if not ffns and not unsupported:
         raise ModelError(no_ffn_message(model, calls, paths))
-    return FFNs(ffns, unsupported, adapters)
+    outer = _match_outer_vectors(model, tracker.result, ffns, inputs)
+    weights_per_token = None if unsupported else count_weights_per_token(model, tracker.result, ffns)
+    return FFNs(ffns, unsupported, adapters, outer, weights_per_token)
 
 
-def _trace(model: nn.Module, inputs: dict[str, Any]) -> list[ProjectionCall]:
+def _trace(model: nn.Module, inputs: dict[str, Any], tracker: DataFlowTracker) -> list[ProjectionCall]:
     try:
-        calls = trace_projections(model, inputs)
+        with tracker.observe():
+            calls = trace_projections(model, inputs)
     except Exception as error:  # The forward is the model's own code, which can raise any exception.
         raise ModelError(failed_call_message(model, inputs, error)) from error
     for call in calls:

@@ -12,22 +12,16 @@ from torch import nn
 from sparsedial.errors import ModelError
 from sparsedial.ffn.adapters import Adapter
 from sparsedial.ffn.expression import Expression, OutputSlice
+from sparsedial.ffn.macs import FfnMacs
+from sparsedial.ffn.projection_input import OUTER_SITES, OuterVectors, ProjectionInput
 from sparsedial.ffn.projections import out_features
+from sparsedial.ffn.weights import compute_fingerprint, read_matrices
 
 SITES = ("input", "up", "gate", "intermediate", "all_inputs")
-"""The built-in sites. `sparsedial.ffn.sites` defines them, and other sites can be registered there."""
+"""The built-in sites in FFNs. `sparsedial.ffn.sites` defines them, and other sites can be registered there."""
 
-
-class FfnMacs(NamedTuple):
-    """Number of multiply-accumulate operations for one token in one FFN.
-
-    Attributes:
-        reads_input: Multiply-accumulates of the projections that read the input vector.
-        reads_intermediate: Multiply-accumulates of the projection that reads the intermediate vector.
-    """
-
-    reads_input: int
-    reads_intermediate: int
+BUILTIN_SITES = SITES + OUTER_SITES
+"""All built-in sites: those in FFNs, and those that `sparsedial.ffn.projection_input` describes."""
 
 
 class Branch(NamedTuple):
@@ -122,6 +116,44 @@ class FFN:
             return [self.up.module]
         return [self.up.module, self.gate.module]
 
+    def reading_projections(self, vector: str) -> list[nn.Module]:
+        """Return the projections that multiply a vector by their weights.
+
+        Args:
+            vector: Name of a vector.
+
+        Returns:
+            The projections that read x for "input", the down projection for "intermediate". Empty for other vectors,
+            and for stacked experts.
+        """
+        if self.stacked_module is None and vector == "input":
+            return self.input_projections
+        if self.stacked_module is None and vector == "intermediate":
+            return [self.down]
+        return []
+
+    def reading_matrices(self, vector: str) -> list[torch.Tensor] | None:
+        """Return the matrices by which a vector is multiplied.
+
+        Args:
+            vector: Name of a vector.
+
+        Returns:
+            One matrix of shape [outputs, inputs] for each of `reading_projections`. None if one cannot be read, because
+            it is quantised, not loaded, or changed by an adapter.
+        """
+        return read_matrices(self.reading_projections(vector))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the shapes and of a few values of the weights, which differs between layers and between models."""
+        return compute_fingerprint([*self.input_projections, self.down])
+
+    @property
+    def anchor(self) -> nn.Module:
+        """A module that belongs to no other FFN, except to the other experts of a stack: the down projection."""
+        return self.down
+
     @property
     def macs(self) -> FfnMacs:
         """Multiply-accumulates per token."""
@@ -202,12 +234,18 @@ class FFN:
         return None
 
 
+VectorOwner = FFN | ProjectionInput
+"""What a vector that is sparsified belongs to."""
+
+
 class FFNs(Sequence[FFN]):
-    """The FFNs of a model, in the order of its layers.
+    """The FFNs of a model, in the order of its layers, and its vectors outside of them.
 
     Attributes:
         unsupported: Reasons why FFNs, or modules that seem to contain experts, cannot be sparsified, by module path.
         adapters: Bottleneck adapters, which are left out. They can be selected with the ``modules`` of `find_ffns`.
+        outer: The vectors outside of the FFNs.
+        weights_per_token: Number of weights that the model reads for one token. None if it is unknown.
     """
 
     def __init__(
@@ -215,6 +253,8 @@ class FFNs(Sequence[FFN]):
         ffns: Sequence[FFN],
         unsupported: Mapping[str, str] | None = None,
         adapters: Sequence[Adapter] = (),
+        outer: OuterVectors | None = None,
+        weights_per_token: int | None = None,
     ) -> None:
         """Create the sequence.
 
@@ -222,10 +262,14 @@ class FFNs(Sequence[FFN]):
             ffns: The FFNs.
             unsupported: Reasons by module path (default: none).
             adapters: Bottleneck adapters that are left out (default: none).
+            outer: The vectors outside of the FFNs (default: none).
+            weights_per_token: Number of weights that the model reads for one token (default: unknown).
         """
         self._ffns = tuple(ffns)
         self.unsupported = dict(unsupported or {})
         self.adapters = tuple(adapters)
+        self.outer = outer or OuterVectors()
+        self.weights_per_token = weights_per_token
 
     @overload
     def __getitem__(self, index: int) -> FFN: ...

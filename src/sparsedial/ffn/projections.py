@@ -132,7 +132,7 @@ def _features(module: nn.Module) -> tuple[int, int]:
     """
     declared = _declared_features(module)
     weight = getattr(module, "weight", None)
-    if declared is not None and not _is_ordinary_matrix(weight):
+    if declared is not None and not is_ordinary_matrix(weight):
         return declared
     rows, columns = (int(size) for size in weight.shape)  # type: ignore[union-attr]  # `is_projection` has checked it
     if type(module).__name__ == "Conv1D" or declared == (rows, columns):
@@ -140,5 +140,10 @@ def _features(module: nn.Module) -> tuple[int, int]:
     return columns, rows
 
 
-def _is_ordinary_matrix(weight: Any) -> bool:
+def is_ordinary_matrix(weight: Any) -> bool:
+    """Return True if a weight is a matrix of floats that is not packed.
+
+    Args:
+        weight: Attribute ``weight`` of a module.
+    """
     return type(weight) in (torch.Tensor, nn.Parameter) and weight.dim() == 2 and weight.is_floating_point()

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 from torch import nn
 
 from sparsedial.errors import ModelError, SpecError
-from sparsedial.ffn.feed_forward import FFN, SITES
+from sparsedial.ffn.feed_forward import BUILTIN_SITES, FFN, SITES, FFNs, VectorOwner
+from sparsedial.ffn.projection_input import OUTER_SITES, ProjectionInput
 from sparsedial.registry import Registry
 
 SHARE_TOLERANCE = 1e-9
@@ -145,16 +146,29 @@ def register_site(site_class: type[SiteT]) -> type[SiteT]:
     return site_class
 
 
+class _OuterSite(Site):
+    """Base class of the built-in sites outside of the FFNs. Their version increases when other vectors are found."""
+
+    def skippable_macs(self, ffn: VectorOwner) -> Mapping[str, float]:
+        """Return 1: all multiply-accumulates of the projections depend on the vector."""
+        return {self.name: 1.0}
+
+    def unsupported_reason(self, ffn: VectorOwner) -> str | None:
+        """Return a reason for an FFN, which has no such vector."""
+        return None if isinstance(ffn, ProjectionInput) else "it is not a vector of an FFN"
+
+
 def _make_builtin_site(name: str) -> Site:
     vectors: tuple[str, ...] = (name,)
     if name == "all_inputs":
         vectors = ("input", "intermediate")
-    site_class: type[Site] = type(name, (Site,), {"name": name, "vectors": vectors})
+    base = _OuterSite if name in OUTER_SITES else Site
+    site_class: type[Site] = type(name, (base,), {"name": name, "vectors": vectors})
     return site_class()
 
 
 _SITES: Registry[Site] = Registry(
-    "site", "sparsedial.sites", {name: _make_builtin_site(name) for name in SITES}, register_site
+    "site", "sparsedial.sites", {name: _make_builtin_site(name) for name in BUILTIN_SITES}, register_site
 )
 
 
@@ -168,7 +182,7 @@ def find_site(name: str) -> Site:
 
 
 def registered_site_version(name: str) -> int | None:
-    """Return the version of a registered site. None for a built-in site, whose definition does not change.
+    """Return the version of a site. None for a built-in site in FFNs, whose definition does not change.
 
     Args:
         name: Name of a site. A `SpecError` is raised if it is unknown.
@@ -183,11 +197,11 @@ def site_registry() -> Registry[Site]:
     return _SITES
 
 
-def check_site(ffns: Sequence[FFN], site: str) -> None:
+def check_site(ffns: Sequence[VectorOwner], site: str) -> None:
     """Check that a site exists in every FFN. A `SpecError` is raised if there is no site of this name.
 
     Args:
-        ffns: The FFNs to sparsify.
+        ffns: The FFNs to sparsify, or the projections outside of the FFNs.
         site: Name of a site.
 
     Raises:
@@ -195,9 +209,12 @@ def check_site(ffns: Sequence[FFN], site: str) -> None:
     """
     definition = find_site(site)
     for ffn in ffns:
-        reason = definition.unsupported_reason(ffn)
+        reason = definition.unsupported_reason(ffn)  # type: ignore[arg-type]  # sites of FFNs are given FFNs
         if reason is not None:
-            available = [name for name in SITES if find_site(name).unsupported_reason(ffn) is None]
+            available = []
+            for name in SITES:
+                if find_site(name).unsupported_reason(ffn) is None:  # type: ignore[arg-type]
+                    available.append(name)
             raise ModelError(f"{ffn.name}: no site {site!r}: {reason}. Available sites: {', '.join(available)}.")
 
 
@@ -226,11 +243,34 @@ def select_site_ffns(all_ffns: Sequence[FFN], chosen: Sequence[FFN], site: str) 
     return ffns
 
 
-def skippable_mac_share(ffn: FFN, site: str) -> dict[str, float]:
+def select_outer_vectors(ffns: FFNs, site: str) -> list[ProjectionInput]:
+    """Return the vectors of a built-in site outside of the FFNs.
+
+    Args:
+        ffns: The FFNs of the model.
+        site: One of ``OUTER_SITES``.
+
+    Returns:
+        At least one vector, in the order of the layers.
+
+    Raises:
+        ModelError: The model does not have the site. The message gives the reason.
+    """
+    vectors = ffns.outer.at_site(site)
+    if vectors:
+        return vectors
+    reason = ffns.outer.missing.get(site, "these FFNs were not found by find_ffns, which also finds other vectors")
+    available = list(filter(ffns.outer.at_site, OUTER_SITES))
+    if ffns:
+        available = [*(name for name in SITES if find_site(name).unsupported_reason(ffns[0]) is None), *available]
+    raise ModelError(f"The model has no site {site!r}: {reason}. Available sites: {', '.join(available) or 'none'}.")
+
+
+def skippable_mac_share(ffn: VectorOwner, site: str) -> dict[str, float]:
     """Return the share of the FFN's multiply-accumulates that depend on each vector of a site: `Site.skippable_macs`.
 
     Args:
-        ffn: The FFN.
+        ffn: The FFN, or the projections outside of the FFNs that read the vector.
         site: Name of a site. A `SpecError` is raised if it is unknown.
 
     Returns:
@@ -240,7 +280,7 @@ def skippable_mac_share(ffn: FFN, site: str) -> dict[str, float]:
         SpecError: A registered site declares other vectors, or shares that are negative or add up to more than 1.
     """
     definition = find_site(site)
-    shares = dict(definition.skippable_macs(ffn))
+    shares = dict(definition.skippable_macs(ffn))  # type: ignore[arg-type]  # `check_site` has compared them
     is_possible = all(share >= 0 for share in shares.values()) and sum(shares.values()) <= 1 + SHARE_TOLERANCE
     if set(shares) != set(definition.vector_names) or not is_possible:
         raise SpecError(

@@ -87,12 +87,13 @@ def open_scope(
         step=override.step,
         real_tokens=padding.real_tokens,
         masked_tokens=override.masked_tokens,
-        is_single_cpu_token=is_single and generation_tokens is None and padding.unknown is None,
+        is_single_cpu_token=is_single and _is_uniform(generation_tokens, padding, override),
         can_bypass_dispatcher=can_bypass_dispatcher,
         token_shape=shape,
         generation_tokens=generation_tokens,
         states_real_tokens=states_real_tokens,
         unknown_padding=padding.unknown,
+        thinking=override.thinking,
     )
     starts_without_cache = arguments.starts_without_cache or (outer is not None and outer.starts_without_cache)
     return Scope(model_index, arguments, context, cache, starts_without_cache)
@@ -216,6 +217,12 @@ def _exclude_rows(
 
 def _is_capturing_graph() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def _is_uniform(generation_tokens: torch.Tensor | None, padding: _Padding, override: ForwardOverride) -> bool:
+    """Return True if the host knows that all tokens are counted, and in which phase and segment."""
+    is_segment_known = not isinstance(override.thinking, torch.Tensor)
+    return generation_tokens is None and padding.unknown is None and is_segment_known
 
 
 def _is_single_cpu_token(tokens: TokenInput | None, real_tokens: torch.Tensor | None) -> bool:

@@ -5,17 +5,33 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 
 from sparsedial.rules import Rule
 
-SumsKey = tuple[int, str, int | None]
-"""Index of the assignment of rules, phase, and denoising step."""
+
+class SumsKey(NamedTuple):
+    """Key of one tensor of sums.
+
+    Attributes:
+        assignment: Index of the assignment of rules.
+        phase: "prefill" or "generation".
+        step: Denoising step, or None.
+        segment: "thinking" or "answer", or None if the text is not divided into segments.
+    """
+
+    assignment: int
+    phase: str
+    step: int | None
+    segment: str | None = None
+
 
 _COLUMNS = (
-    "layer", "module", "vector", "expert", "phase", "step", "dropped", "total", "tokens", "weight", "nonfinite"
+    "layer", "module", "vector", "expert", "phase", "segment", "step", "dropped", "total", "tokens", "weight",
+    "nonfinite",
 )  # fmt: skip
 _DTYPES = {
     "layer": "int64",
@@ -59,6 +75,7 @@ class _CountRow:
     vector: str
     expert: int | None
     phase: str
+    segment: str | None
     step: int | None
     dropped: int
     total: int
@@ -97,34 +114,38 @@ class _Sums:
 def make_count_table(
     keys: Sequence[CounterKey], assignments: Sequence[Sequence[Rule | None]], sums: Mapping[SumsKey, torch.Tensor]
 ) -> pd.DataFrame:
-    """Return a table with one row per counter, rule, phase and step.
+    """Return a table with one row per counter, rule, phase, segment and step.
 
     Args:
         keys: Description of each counter.
         assignments: Rule of each counter, by index of the assignment.
-        sums: int64 tensor of shape [counters, 4] per assignment, phase and step, on the host. The columns are dropped
-            entries, all entries, non-finite vectors and routing weight.
+        sums: int64 tensor of shape [counters, 4] per assignment, phase, step and segment, on the host. The columns are
+            dropped entries, all entries, non-finite vectors and routing weight.
 
     Returns:
         Table with the columns layer, module, vector, expert (or <NA>), phase, step (or <NA>), dropped, total,
-        sparsity, tokens, weight (or <NA>) and nonfinite, and rule if there are rows of different rules. nonfinite is
+        sparsity, tokens, weight (or <NA>) and nonfinite, segment (or None) after the phase if texts are divided into
+        segments, and rule if there are rows of different rules. nonfinite is
         the number of vectors with a NaN or Inf, which are excluded from all other columns. A counter without real
         tokens in a phase and step has no row for it. The only exception is an expert if another expert of the same
         layer has a row.
     """
-    merged: dict[tuple[str, int | None], dict[tuple[Rule, int], _Sums]] = {}
-    for (assignment, phase, step), tensor in sums.items():
-        _merge(keys, assignments[assignment], tensor, merged.setdefault((phase, step), {}))
+    merged: dict[SumsKey, dict[tuple[Rule, int], _Sums]] = {}
+    for key, tensor in sums.items():
+        _merge(keys, assignments[key.assignment], tensor, merged.setdefault(key._replace(assignment=0), {}))
     rows: list[_CountRow] = []
-    for (phase, step), by_rule in merged.items():
+    for key, by_rule in merged.items():
         for (rule, _), counted in by_rule.items():
             if counted.has_tokens or (counted.key.expert is not None and counted.is_layer_active):
-                rows.append(_make_row(phase, step, rule, counted))
+                rows.append(_make_row(key, rule, counted))
     table = pd.DataFrame([asdict(row) for row in rows], columns=[*_COLUMNS, "rule"]).astype(_DTYPES)
     table.insert(_COLUMNS.index("tokens"), "sparsity", table["dropped"] / table["total"].where(table["total"] > 0))
+    unused = []
+    if table["segment"].isna().all():
+        unused.append("segment")
     if table["rule"].nunique() <= 1:
-        return table.drop(columns="rule")
-    return table
+        unused.append("rule")
+    return table.drop(columns=unused)
 
 
 def _merge(
@@ -151,7 +172,7 @@ def _merge(
         total.is_layer_active |= sums.experts in layer_weights
 
 
-def _make_row(phase: str, step: int | None, rule: Rule, sums: _Sums) -> _CountRow:
+def _make_row(counted_in: SumsKey, rule: Rule, sums: _Sums) -> _CountRow:
     key = sums.key
     weight = None
     if key.expert is not None and sums.layer_weight != 0:
@@ -161,8 +182,9 @@ def _make_row(phase: str, step: int | None, rule: Rule, sums: _Sums) -> _CountRo
         module=key.module,
         vector=key.vector,
         expert=key.expert,
-        phase=phase,
-        step=step,
+        phase=counted_in.phase,
+        segment=counted_in.segment,
+        step=counted_in.step,
         dropped=sums.dropped,
         total=sums.total,
         tokens=sums.total // key.width,

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 import torch
 
-from sparsedial.errors import AttachError
 from sparsedial.hooks.count_buffer_pool import CountBufferPool
 from sparsedial.hooks.count_table import CounterKey, SumsKey, make_count_table
 from sparsedial.hooks.counted_vectors import counted_pairs, counted_vectors, real_vectors, stack_masks
 from sparsedial.hooks.entry_usage import EntryUsage, VectorUsage
-from sparsedial.hooks.forward_context import GENERATION, PHASES, PREFILL, ForwardContext
+from sparsedial.hooks.forward_context import GENERATION, SEGMENTS, ForwardContext
 from sparsedial.hooks.pending_counts import AssignedCall, CallGroup, PendingCalls, RuleCall
+from sparsedial.hooks.phase_selection import ALL_PHASES, PhaseSelection
 from sparsedial.hooks.token_alignment import assign_real_tokens
+from sparsedial.hooks.token_division import TokenPart, divide_tokens, unite_parts
 from sparsedial.rules import Rule
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class SparsityCounters:
         keys: Description of each counter. A counter is identified by its index in this sequence.
         rules: Rule of each counter.
         usage: Counters of single entries. Defaults to None: they are not counted.
+        phases: Phases in which the rules are applied. Tokens in another phase are not counted. Defaults to all.
 
     Attributes:
         keys: Description of each counter.
@@ -68,8 +70,13 @@ class SparsityCounters:
     """
 
     def __init__(
-        self, keys: Sequence[CounterKey], rules: Sequence[Rule | None], usage: EntryUsage | None = None
+        self,
+        keys: Sequence[CounterKey],
+        rules: Sequence[Rule | None],
+        usage: EntryUsage | None = None,
+        phases: PhaseSelection = ALL_PHASES,
     ) -> None:
+        self._phases = phases
         self.keys = list(keys)
         self.usage = usage
         self.buffers = CountBufferPool()
@@ -81,6 +88,7 @@ class SparsityCounters:
         self._assignments = [tuple(rules)]  # rule of each counter, for each assignment so far
         self._assignment = 0  # index of the present one
         self._devices: list[torch.device] = []
+        self._has_segments = False
         self._lock = threading.RLock()  # calls outside of a forward pass are counted by any thread
 
     def prepare(self, devices: Iterable[torch.device]) -> None:
@@ -91,6 +99,15 @@ class SparsityCounters:
         """
         self._devices = list(devices)
         self._allocate()
+
+    def prepare_segments(self) -> None:
+        """Allocate the sums of the segments of generated texts, which most models do not have.
+
+        A graph of a decoding step cannot allocate memory that is kept.
+        """
+        if not self._has_segments:
+            self._has_segments = True
+            self._allocate()
 
     def start_rules(self, rules: Sequence[Rule | None]) -> None:
         """Count the calls that follow for other rules.
@@ -115,25 +132,13 @@ class SparsityCounters:
         if self.usage is not None:
             self.usage.reset()
 
-    def record(
-        self,
-        counter: int,
-        kept: torch.Tensor,
-        shape: torch.Size,
-        token_indices: torch.Tensor | None = None,
-        is_kept: torch.Tensor | None = None,
-    ) -> None:
+    def record(self, call: RuleCall) -> None:
         """Record one call of the rule in the current forward.
 
         Args:
-            counter: Index of the counter.
-            kept: Number of entries kept in each vector, int32. It is -1 for a vector with a NaN or Inf.
-            shape: Shape of the vectors without their last dimension.
-            token_indices: Index of each vector's token, int64. Defaults to None: the vectors are the
-                tokens, in order.
-            is_kept: Boolean tensor of shape [vectors, D] that is True for the kept entries. Defaults to None.
+            call: The call.
         """
-        self.pending.current.append(RuleCall((counter,), kept, shape, token_indices, None, is_kept))
+        self.pending.current.append(call)
 
     def discard_pending(self) -> None:
         """Discard the calls of the current forward, because it failed."""
@@ -171,40 +176,37 @@ class SparsityCounters:
                 self.reduce()
 
     def _assign(self, context: ForwardContext, calls: Sequence[RuleCall]) -> list[AssignedCall]:
-        """Assign calls to the phase, step and real tokens of their context. A call may belong to two phases."""
+        """Assign calls to the phase, segment, step and real tokens of their context. A call may belong to several."""
         assigned = []
+        divided: dict[tuple[int, int, torch.device], list[TokenPart]] = {}  # most calls have the same tokens
         for call, real in zip(calls, assign_real_tokens(context, calls, self.keys), strict=True):
             self.reached.update(call.counters)
+            key = (id(real), call.shape.numel(), call.kept.device)
+            if key not in divided:
+                module = self.keys[call.counters[0]].module
+                divided[key] = divide_tokens(context, call, real, self._phases, module)
+            parts = divided[key]
             if self.usage is not None:
-                self.usage.add(call, counted_vectors(call, real), self._assignment)
+                counted = real
+                if not self._phases.is_complete:  # tokens in a phase without the rule are not counted
+                    counted = unite_parts(parts)
+                self.usage.add(call, counted_vectors(call, counted), self._assignment)
                 call = call._replace(is_kept=None)
-            if context.generation_tokens is None:
-                assigned.append(AssignedCall(context.phase, context.step, real, call))
-                continue
-            generating = context.generation_tokens
-            if real is None:
-                real = torch.ones(call.shape.numel(), dtype=torch.bool, device=call.kept.device)
-            real = real.reshape(-1).to(call.kept.device)
-            generating = generating.reshape(-1).to(call.kept.device)
-            if generating.numel() not in (1, real.numel()):
-                raise AttachError(
-                    f"{self.keys[call.counters[0]].module}: its {real.numel()} vectors cannot be assigned to the "
-                    f'phases of {generating.numel()} tokens. State the phase: sparsifier.observe(phase="prefill") or '
-                    '(phase="generation").'
-                )
-            assigned.append(AssignedCall(PREFILL, context.step, real & ~generating, call))
-            assigned.append(AssignedCall(GENERATION, context.step, real & generating, call))
+            for part in parts:
+                assigned.append(AssignedCall(part.phase, context.step, part.real, call, part.segment))
         return assigned
 
-    def add_totals(self, phase: str, step: int | None, totals: np.ndarray) -> None:
+    def add_totals(self, phase: str, step: int | None, totals: np.ndarray, segment: str | None = None) -> None:
         """Add counts that the decode fast path has added up.
 
         Args:
             phase: "prefill" or "generation".
             step: Denoising step, or None.
             totals: Dropped entries, all entries and non-finite vectors per counter, int64 of shape [counters, 3].
+            segment: "thinking" or "answer". Defaults to None.
         """
-        self._get_sums((torch.device("cpu"), (self._assignment, phase, step)))[:, :3] += torch.from_numpy(totals)
+        key = SumsKey(self._assignment, phase, step, segment)
+        self._get_sums((torch.device("cpu"), key))[:, :3] += torch.from_numpy(totals)
 
     def reduce(self) -> None:
         """Add up the calls of all forwards that ended, on their devices."""
@@ -234,8 +236,11 @@ class SparsityCounters:
     def _allocate(self) -> None:
         """Allocate the sums of the present rules."""
         for device in self._devices:
-            for phase in PHASES:
-                self._get_sums((device, (self._assignment, phase, None)))
+            for phase in self._phases.phases:
+                self._get_sums((device, SumsKey(self._assignment, phase, None)))
+            if self._has_segments and GENERATION in self._phases.phases:
+                for segment in SEGMENTS:
+                    self._get_sums((device, SumsKey(self._assignment, GENERATION, None, segment)))
         if self.usage is not None and len(self._devices) == 1:
             self.usage.prepare(self._assignment, self._devices)
 
@@ -246,18 +251,19 @@ class SparsityCounters:
         return self._lock
 
     def _reduce_unrouted_calls(self, calls: Sequence[AssignedCall]) -> None:
-        groups: dict[tuple[torch.device, str, int | None, torch.Size, bool], _EqualCalls] = {}
+        groups: dict[tuple[_ContextKey, torch.Size, bool], _EqualCalls] = {}
         for assigned in calls:
             call = assigned.call
             real = real_vectors(call, assigned.real)
-            key = (call.kept.device, assigned.phase, assigned.step, call.kept.shape, real is None)
+            key = (self._context_key(assigned), call.kept.shape, real is None)
             if key not in groups:
                 groups[key] = _EqualCalls()
             groups[key].counters.append(call.counters[0])
             groups[key].kept.append(call.kept)
             if real is not None:
                 groups[key].real.append(real)
-        for (device, phase, step, _, _), group in groups.items():
+        for (context_key, _, _), group in groups.items():
+            device = context_key[0]
             constants = self._get_constants(device, tuple(group.counters))
             kept = torch.stack(group.kept).reshape(len(group.kept), -1)
             finite = kept >= 0
@@ -269,7 +275,7 @@ class SparsityCounters:
             total = finite.sum(1) * constants.widths
             dropped = total - (kept * finite).sum(1)
             columns = torch.stack([dropped, total, nonfinite.sum(1)], 1)
-            self._get_sums((device, (self._assignment, phase, step)))[:, :3].index_add_(0, constants.indices, columns)
+            self._get_sums(context_key)[:, :3].index_add_(0, constants.indices, columns)
 
     def _reduce_routed_calls(self, calls: Sequence[AssignedCall]) -> None:
         """Add up the calls of stacked experts without a loop over experts and without copying to the host."""
@@ -280,8 +286,7 @@ class SparsityCounters:
             if routing is None:
                 continue
             is_counted = counted_pairs(routing, assigned.real)
-            key = (call.kept.device, (self._assignment, assigned.phase, assigned.step))
-            layers = groups.setdefault(key, {})
+            layers = groups.setdefault(self._context_key(assigned), {})
             pairs = (routing.expert, call.kept, is_counted, routing.weight.float())
             layers.setdefault(call.counters, []).append(pairs)
         for key, layers in groups.items():
@@ -297,6 +302,11 @@ class SparsityCounters:
             quanta = (weight / ROUTING_WEIGHT_QUANTUM).to(torch.int64) * finite
             columns = torch.stack([dropped, total, is_counted & ~finite, quanta], 1)
             self._get_sums(key).index_add_(0, index, columns)
+
+    def _context_key(self, assigned: AssignedCall) -> _ContextKey:
+        """Return the key of the sums that a call is added to."""
+        key = SumsKey(self._assignment, assigned.phase, assigned.step, assigned.segment)
+        return assigned.call.kept.device, key
 
     def _get_sums(self, key: _ContextKey) -> torch.Tensor:
         if key not in self._sums:

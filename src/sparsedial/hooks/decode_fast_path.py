@@ -13,9 +13,10 @@ itself. It does so only if all of these hold, and otherwise calls the generic pa
    that the kernel expects. The kernel checks none of this.
 7. The call is made by the thread that runs the forward, because the slots belong to it.
 8. All vectors have a rule that the kernel can compute.
+9. The rule is applied in the phase of the forward.
 
 Counts of a forward are provisional until `commit`. `rollback` discards them if the forward failed. `drain` returns the
-committed counts. `commit` also returns them when the phase or the denoising step changes.
+committed counts. `commit` also returns them when the phase, the denoising step or the segment changes.
 
 In a decode step, reading the weights evicts all other data from the processor's caches, so the cost of each Python
 frame, check and call in this module was measured (docs/performance.md). There is one Python frame between `InputPatch`
@@ -37,7 +38,7 @@ from torch.compiler import is_dynamo_compiling
 
 from sparsedial.hooks.forward_context import ForwardContext
 from sparsedial.hooks.module_patch import Apply
-from sparsedial.hooks.rule_applier import RuleApplier, RuleTable, SharedResults
+from sparsedial.hooks.rule_applier import RuleApplier, RuleTable, SharedResults, take_result
 from sparsedial.rules import Rule
 
 if TYPE_CHECKING:
@@ -47,21 +48,25 @@ if TYPE_CHECKING:
 
 VARIABLE = "SPARSEDIAL_FAST_DECODE"
 
+_CountedIn = tuple[str, int | None, str | None]  # phase, step and segment
+
 KernelCall = Callable[[int, int], None]  # address of x, address of y
 
 
 @dataclass(frozen=True)
 class CommittedCounts:
-    """Counts that the kernel added up over the forwards of one phase and step.
+    """Counts that the kernel added up over the forwards of one phase, step and segment.
 
     Attributes:
         phase: "prefill" or "generation".
         step: Denoising step, or None.
+        segment: "thinking" or "answer", or None.
         totals: Dropped entries, all entries and non-finite vectors per counter, int64 of shape [counters, 3].
     """
 
     phase: str
     step: int | None
+    segment: str | None
     totals: np.ndarray
 
 
@@ -79,8 +84,8 @@ class DecodeFastPath:
 
     Attributes:
         open_thread: Identifier of the thread that runs a forward that may take the fast path, that is, if conditions
-            1, 2, 3 and 8 hold, and otherwise 0. It is one number, because each further object that is read in a decode
-            step costs a cache miss.
+            1, 2, 3, 8 and 9 hold, and otherwise 0. It is one number, because each further object that is read in a
+            decode step costs a cache miss.
         rules: The rules with their wrappers.
         widths: Number of entries of a vector, per counter.
         was_opened: True if the fast path has been open since the last `commit` or `rollback`.
@@ -95,12 +100,10 @@ class DecodeFastPath:
         self.is_blocked = False
         self._can_compute_rules = True
         self._slots: DecodeSlots | None = None
-        # The phase and step of the committed counts that the slots hold.
-        self._phase = ForwardContext.phase
-        self._step = ForwardContext.step
+        # The phase, step and segment of the committed counts that the slots hold.
+        self._counted_in: _CountedIn = (ForwardContext.phase, ForwardContext.step, None)
         # Those of the provisional counts.
-        self._next_phase = ForwardContext.phase
-        self._next_step = ForwardContext.step
+        self._next_counted_in: _CountedIn = self._counted_in
 
     @property
     def has_slots(self) -> bool:
@@ -108,7 +111,9 @@ class DecodeFastPath:
         return self._slots is not None
 
     def start_context(self, context: ForwardContext) -> None:
-        """Open the fast path if the vectors that follow may take it. All of a forward belong to one phase and step.
+        """Open the fast path if the vectors that follow may take it.
+
+        All of a forward belong to one phase, step and segment.
 
         Args:
             context: Context of the vectors.
@@ -116,13 +121,13 @@ class DecodeFastPath:
         self.open_thread = 0
         if not context.is_single_cpu_token or self.rules.wrapped is not None or self.is_blocked:
             return
-        if not self._can_compute_rules:
+        if not self._can_compute_rules or not self.rules.phases.is_sparse(context):
             return
+        counted_in = (context.phase, context.step, context.segment)
         if not self.was_opened:
             self.was_opened = True
-            self._next_phase = context.phase
-            self._next_step = context.step
-        elif context.phase != self._next_phase or context.step != self._next_step:
+            self._next_counted_in = counted_in
+        elif counted_in != self._next_counted_in:
             return
         self.open_thread = get_ident()
 
@@ -155,7 +160,7 @@ class DecodeFastPath:
         """Keep the counts of the forward that ended.
 
         Returns:
-            Counts of earlier forwards if they belong to another phase or step. Otherwise None.
+            Counts of earlier forwards if they belong to another phase, step or segment. Otherwise None.
         """
         self.open_thread = 0
         was_opened = self.was_opened
@@ -163,10 +168,9 @@ class DecodeFastPath:
         if self._slots is None or not was_opened:
             return None
         previous = None
-        if self._next_phase != self._phase or self._next_step != self._step:
+        if self._next_counted_in != self._counted_in:
             previous = self.drain()
-            self._phase = self._next_phase
-            self._step = self._next_step
+            self._counted_in = self._next_counted_in
         self._slots.commit()
         return previous
 
@@ -185,7 +189,7 @@ class DecodeFastPath:
         """
         if self._slots is None:
             return None
-        return CommittedCounts(self._phase, self._step, self._slots.drain())
+        return CommittedCounts(*self._counted_in, self._slots.drain())
 
     def _write_rules(self, slots: DecodeSlots) -> None:
         """Write the rule of each counter to its slot, if the kernel can compute all of them."""
@@ -199,7 +203,9 @@ class DecodeFastPath:
         slots.set_rules(rules)
 
 
-def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, results: SharedResults | None) -> Apply:
+def make_decode_function(
+    fast_path: DecodeFastPath, applier: RuleApplier, results: SharedResults | None, readers: int = 1
+) -> Apply:
     """Return a function that takes the fast path if all conditions hold and calls the generic path otherwise.
 
     The function is a closure and not a method, because reading closure variables touches less memory than reading
@@ -208,7 +214,8 @@ def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, result
     Args:
         fast_path: Owner of the decode slots.
         applier: Generic path.
-        results: Results of two modules that read the same x, as in `share_result`. None if they are not shared.
+        results: Results of modules that read the same x, as in `share_result`. None if they are not shared.
+        readers: Number of these modules. Defaults to 1.
 
     Returns:
         Function that returns x with the dropped entries set to zero.
@@ -223,9 +230,9 @@ def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, result
         nonlocal kernel, kernel_dtype
         thread = 0 if is_dynamo_compiling() else get_ident()
         if results:
-            previous = results.pop((counter, thread), None)
-            if previous is not None and previous[0] is x:
-                return previous[1]
+            shared = take_result(results, (counter, thread), x)
+            if shared is not None:
+                return shared
         if (
             thread != 0  # checked first, so that a compiled layer does not depend on the state of the fast path
             and fast_path.open_thread == thread
@@ -244,7 +251,7 @@ def make_decode_function(fast_path: DecodeFastPath, applier: RuleApplier, result
                 kernel = fast_path.kernel_for(counter, x.dtype)
                 kernel_dtype = None if kernel is None else x.dtype
         if results is not None:
-            results[counter, thread] = (x, y)
+            results[counter, thread] = (x, y, readers - 1)
         return y
 
     return apply

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.feed_forward import VectorOwner
 from sparsedial.hooks.reach_check import list_ancestors
 
 
@@ -33,11 +33,11 @@ class NestedTensorSwitch:
             self._encoder.use_nested_tensor = True
 
 
-def turn_off_fast_path(ffn: FFN, model: nn.Module) -> Iterator[RemovableHandle | NestedTensorSwitch]:
+def turn_off_fast_path(ffn: VectorOwner, model: nn.Module) -> Iterator[RemovableHandle | NestedTensorSwitch]:
     """Make the encoder that contains an FFN call its modules.
 
     Args:
-        ffn: The FFN.
+        ffn: The FFN, or projections outside of the FFNs.
         model: The model that contains it.
 
     Yields:
@@ -48,7 +48,7 @@ def turn_off_fast_path(ffn: FFN, model: nn.Module) -> Iterator[RemovableHandle |
             yield NestedTensorSwitch(module)
         elif isinstance(module, nn.TransformerEncoderLayer):
             # A layer does not take the fast path if any module inside it has a hook.
-            yield ffn.down.register_forward_pre_hook(_leave_unchanged)
+            yield ffn.anchor.register_forward_pre_hook(_leave_unchanged)
 
 
 def _leave_unchanged(*_: Any) -> None:

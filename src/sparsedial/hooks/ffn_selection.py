@@ -1,16 +1,58 @@
-"""Selection of the FFNs of a model that are sparsified."""
+"""Selection of the FFNs of a model that are sparsified, or of its vectors outside of the FFNs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
 
 from torch import nn
 
 from sparsedial.errors import AttachError, ModelError, SpecError
-from sparsedial.ffn.feed_forward import FFN, FFNs
+from sparsedial.ffn.feed_forward import FFN, FFNs, VectorOwner
+from sparsedial.ffn.projection_input import OUTER_SITES
+from sparsedial.ffn.sites import select_outer_vectors, select_site_ffns
 
-FfnFilter = Callable[[FFN], bool]
+FfnFilter = Callable[[Any], bool]
+"""Function that returns True for an FFN, or for a `ProjectionInput` at a site outside of the FFNs."""
+
+
+def select_owners(
+    ffns: FFNs, site: str, layers: Iterable[int] | None = None, filter_fn: FfnFilter | None = None
+) -> list[VectorOwner]:
+    """Return the FFNs that a site belongs to, or the projections that read its vectors outside of the FFNs.
+
+    Args:
+        ffns: The FFNs of a model.
+        site: Name of a site.
+        layers: Indices of layers. Defaults to None: all layers.
+        filter_fn: Function that returns True for what is chosen. Defaults to None: all of it.
+
+    Returns:
+        At least one FFN or `ProjectionInput`.
+
+    Raises:
+        SpecError: A layer is unknown, or nothing is chosen.
+        ModelError: The model does not have the site, or a module of these layers cannot be sparsified.
+        AttachError: Only some experts were chosen whose weights are stacked in one parameter.
+    """
+    if site not in OUTER_SITES:
+        return list(select_site_ffns(ffns, select_ffns(ffns, layers, filter_fn), site))
+    vectors = select_outer_vectors(ffns, site)
+    known = set(map(attrgetter("layer"), vectors))
+    selected = set(known)
+    if layers is not None:
+        selected = set(layers)
+    if selected - known:
+        raise SpecError(f"Unknown layer(s) {sorted(selected - known)}: {site} is in layers {sorted(known)}.")
+    chosen: list[VectorOwner] = []
+    for vector in vectors:
+        if vector.layer in selected and (filter_fn is None or _call_filter(filter_fn, vector)):
+            chosen.append(vector)
+    if not chosen:
+        raise SpecError(f"site {site!r}: nothing was chosen. Choose a layer of {sorted(known)}, or no filter_fn.")
+    return chosen
 
 
 def select_ffns(ffns: FFNs, layers: Iterable[int] | None = None, filter_fn: FfnFilter | None = None) -> list[FFN]:
@@ -45,7 +87,7 @@ def select_ffns(ffns: FFNs, layers: Iterable[int] | None = None, filter_fn: FfnF
     return chosen
 
 
-def check_model_contains(model: nn.Module, ffns: Sequence[FFN]) -> None:
+def check_model_contains(model: nn.Module, ffns: Sequence[VectorOwner]) -> None:
     """Raise an error if an FFN belongs to another model, which would leave this model dense.
 
     Args:
@@ -57,7 +99,7 @@ def check_model_contains(model: nn.Module, ffns: Sequence[FFN]) -> None:
     """
     modules = set(model.modules())
     for ffn in ffns:
-        if ffn.down not in modules:
+        if ffn.anchor not in modules:
             raise SpecError(
                 f"ffns=: {ffn.name} is not a module of this model ({type(model).__name__}), but of another one or of a "
                 "copy of it. Pass the result of find_ffns(model), or leave out ffns=."
@@ -75,7 +117,7 @@ def _select_layers(ffns: FFNs, layers: Iterable[int] | None) -> set[int]:
     return selected
 
 
-def _call_filter(filter_fn: FfnFilter, ffn: FFN) -> bool:
+def _call_filter(filter_fn: FfnFilter, ffn: VectorOwner) -> bool:
     if not callable(filter_fn):
         raise SpecError(f"filter_fn: expected a function that returns True or False for an FFN, got {filter_fn!r}.")
     is_chosen = filter_fn(ffn)

@@ -12,6 +12,14 @@ PREFILL = "prefill"
 GENERATION = "generation"
 PHASES = (PREFILL, GENERATION)
 
+THINKING = "thinking"
+ANSWER = "answer"
+SEGMENTS = (THINKING, ANSWER)
+"""Parts of a generated text: what a model writes for itself between two markers, and all the rest."""
+
+Thinking = bool | torch.Tensor
+"""Whether the tokens of a forward pass belong to the thinking: for all of them, or one entry per token."""
+
 
 @dataclass(frozen=True, eq=False)
 class UnknownPadding:
@@ -49,6 +57,8 @@ class ForwardContext:
             for all tokens or is known only on the device. Its shape is that of ``real_tokens``, or empty.
         states_real_tokens: True if the user stated the real tokens with `Sparsifier.observe`.
         unknown_padding: Reason why the real tokens are unknown, or None if they are known.
+        thinking: Whether the tokens in the phase "generation" belong to the thinking. A tensor is boolean, with one
+            entry per token, in any shape. None if the text is not divided into segments.
     """
 
     phase: str = PREFILL
@@ -61,3 +71,11 @@ class ForwardContext:
     generation_tokens: torch.Tensor | None = None
     states_real_tokens: bool = False
     unknown_padding: UnknownPadding | None = None
+    thinking: Thinking | None = None
+
+    @property
+    def segment(self) -> str | None:
+        """The segment of all tokens in the phase "generation". None if it is not the same for all, or is unknown."""
+        if not isinstance(self.thinking, bool):
+            return None
+        return THINKING if self.thinking else ANSWER

@@ -24,6 +24,7 @@ from sparsedial.hooks.forward_context import ForwardContext
 from sparsedial.hooks.forward_tracker import HOW_TO_STATE_THEM, ForwardTracker, is_in_backward
 from sparsedial.hooks.module_patch import Apply
 from sparsedial.hooks.pending_counts import CallGroup
+from sparsedial.hooks.phase_selection import ALL_PHASES, PhaseSelection
 from sparsedial.hooks.rule_applier import (
     RuleApplier,
     RuleSet,
@@ -46,6 +47,7 @@ class ForwardCoordinator:
         rules: Rule of each counter.
         keys: Description of each counter.
         tracks_usage: True to count how often each entry is kept. Defaults to False.
+        phases: Phases in which the rules are applied. Defaults to all of them.
 
     Attributes:
         rules: The rules with their wrappers.
@@ -55,7 +57,8 @@ class ForwardCoordinator:
         expert_tokens: Tracker of the tokens that the experts in module lists read.
         innermost_models: Index of the innermost hooked model that contains the vector of each counter. Empty if only
             one model is hooked.
-        has_run: True if a forward pass of the model has ended.
+        has_run: True if a forward pass of the model has ended that belongs to a phase in which the rules are applied.
+        has_run_dense: True if a forward pass has ended that belongs to another phase.
     """
 
     def __init__(
@@ -63,15 +66,18 @@ class ForwardCoordinator:
         rules: RuleSet,
         keys: Sequence[CounterKey],
         tracks_usage: bool = False,
+        phases: PhaseSelection = ALL_PHASES,
     ) -> None:
-        self.rules = RuleTable(rules)
+        self.rules = RuleTable(rules, phases)
         self.tracker = ForwardTracker()
-        self.counters = SparsityCounters(keys, rules.rules, EntryUsage(keys) if tracks_usage else None)
+        self.counters = SparsityCounters(keys, rules.rules, EntryUsage(keys) if tracks_usage else None, phases)
         self.fast_path = DecodeFastPath(self.rules, [key.width for key in keys])
         self.fast_path.is_blocked = tracks_usage
         self.expert_tokens = ExpertTokenTracker()
         self.innermost_models: Sequence[int] = ()
         self.has_run = False
+        self.has_run_dense = False
+        self._has_dense_context = False  # a model of the current forward pass is in a phase without the rules
         self._shared_results: SharedResults = {}
         self._entered: set[int] = set()  # hooked models whose forward has started in the current forward pass
         self._next_rules: RuleSet | None = None  # those of the next forward pass, if they differ
@@ -108,15 +114,16 @@ class ForwardCoordinator:
             self.counters.reset()
             self.expert_tokens.untracked.clear()
             self.has_run = False
+            self.has_run_dense = False
         finally:
             self.tracker.release()
 
-    def make_applier(self, counter: int, shared: bool = False) -> Apply:
+    def make_applier(self, counter: int, readers: int = 1) -> Apply:
         """Return the function that applies the rule to the vectors of one counter.
 
         Args:
             counter: Index of the counter.
-            shared: True if two modules read the same x, which must then be counted once. Defaults to False.
+            readers: Number of modules that read the same x, which must be counted once. Defaults to 1.
 
         Returns:
             Function that takes x and returns it with the dropped entries set to zero.
@@ -125,11 +132,11 @@ class ForwardCoordinator:
         applier = RuleApplier(
             counter, self.rules, self.tracker, self.counters, self.expert_tokens if is_listed_expert else None
         )
-        results = self._shared_results if shared else None
+        results = self._shared_results if readers > 1 else None
         if is_fast_decode_enabled():
-            return make_decode_function(self.fast_path, applier, results)
+            return make_decode_function(self.fast_path, applier, results, readers)
         if results is not None:
-            return share_result(applier, results)
+            return share_result(applier, results, readers)
         return applier
 
     def make_stacked_applier(self, expert_counters: tuple[int, ...], reads_tokens: bool) -> StackedRuleApplier:
@@ -171,20 +178,24 @@ class ForwardCoordinator:
             traits: Properties of the model. Defaults to those of a text model.
 
         Raises:
-            SpecError: The cache does not say whether it holds tokens.
+            SpecError: The cache does not say whether it holds tokens, or a denoising step belongs to no phase.
         """
         self.tracker.acquire()
         if self.tracker.is_running(index):
             self._abort_forward()
         if not self.tracker.is_inside_forward:
             self._entered.clear()
+            self._has_dense_context = False
             if self._next_rules is not None:
                 self._switch_rules(self._next_rules)
         self._entered.add(index)
         if self.rules.is_dense:
             self._switch_context(self.tracker.enter_dense(index))
         else:
-            self._switch_context(self.tracker.enter(index, arguments, traits))
+            context = self.tracker.enter(index, arguments, traits)
+            self.rules.phases.check_step(context)
+            self._has_dense_context |= not self.rules.phases.is_sparse(context)
+            self._switch_context(context)
 
     def leave_model(self, index: int, failed: bool) -> bool:
         """End the forward of a hooked model. At the end of the outermost one, keep or discard the counts.
@@ -254,8 +265,12 @@ class ForwardCoordinator:
         groups = self.counters.pending.take_forward()
         self._check_models_were_called(groups)
         self.counters.add_calls(groups)
+        has_reached_vectors = used_fast_path or len(groups) > 0
+        if self._has_dense_context and not has_reached_vectors:
+            self.has_run_dense = True
+            return True
         self.has_run = True
-        return used_fast_path or len(groups) > 0
+        return has_reached_vectors
 
     def _check_models_were_called(self, groups: Sequence[CallGroup]) -> None:
         """Raise an error if a wrapper, whose tokens are unknown, called the forward method of a model inside it."""
@@ -284,4 +299,4 @@ class ForwardCoordinator:
 
     def _add_totals(self, decoded: CommittedCounts | None) -> None:
         if decoded is not None:
-            self.counters.add_totals(decoded.phase, decoded.step, decoded.totals)
+            self.counters.add_totals(decoded.phase, decoded.step, decoded.totals, decoded.segment)

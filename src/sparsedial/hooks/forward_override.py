@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sparsedial.hooks.forward_context import Thinking
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardOverride:
@@ -19,12 +21,14 @@ class ForwardOverride:
         step: Denoising step.
         real_tokens: Boolean tensor, one entry per token.
         masked_tokens: Boolean tensor, one entry per token.
+        thinking: Whether the tokens belong to the thinking.
     """
 
     phase: str | None = None
     step: int | None = None
     real_tokens: torch.Tensor | None = None
     masked_tokens: torch.Tensor | None = None
+    thinking: Thinking | None = None
 
 
 class OverrideStack:

@@ -196,6 +196,7 @@ class ForwardTracker:
             real_tokens=override.real_tokens,
             masked_tokens=override.masked_tokens,
             states_real_tokens=override.real_tokens is not None,
+            thinking=override.thinking,
         )
 
 

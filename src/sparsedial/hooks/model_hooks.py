@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsedial.errors import AttachError
-from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.feed_forward import VectorOwner
 from sparsedial.hooks.finished_rows import GeneratePatch, can_observe_generation
 from sparsedial.hooks.forward_arguments import CACHE_ARGUMENTS, ModelTraits
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
@@ -91,11 +91,11 @@ class ModelHooks:
         if not has_reached_vectors:
             self._check_bypass(module)
 
-    def _find_innermost_model(self, ffn: FFN) -> int:
-        """Return the index of the innermost hooked model that contains an FFN."""
+    def _find_innermost_model(self, ffn: VectorOwner) -> int:
+        """Return the index of the innermost hooked model that contains an FFN, or projections outside of the FFNs."""
         innermost = 0
         for index, model in enumerate(self._models):
-            if ffn.down in self._modules_of[model]:
+            if ffn.anchor in self._modules_of[model]:
                 innermost = index
         return innermost
 
@@ -104,7 +104,7 @@ class ModelHooks:
         for vector in self._vectors:
             ffn = vector.ffn
             cause = find_bypass(self._model, ffn.name)
-            if cause is not None and ffn.down in self._modules_of[model]:
+            if cause is not None and ffn.anchor in self._modules_of[model]:
                 raise AttachError(
                     "A forward pass of the model was dense, because no sparsified vector was reached: "
                     f"{ffn.name} {cause}."

@@ -19,7 +19,7 @@ from sparsedial.tracing_state import is_tracing
 Apply = Callable[[torch.Tensor], torch.Tensor]
 
 
-class _ForwardPatch:
+class ForwardPatch:
     """Replacement of a module's ``forward`` until `remove` is called.
 
     A copy of the module that is made with `copy.deepcopy` is not patched.
@@ -44,7 +44,7 @@ class _ForwardPatch:
         else:
             _restore_forward(self._module, self.instance_forward)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _ForwardPatch:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ForwardPatch:
         """Return a patch without effect, for a copy of the module. It is removed when the copy is called."""
         module = memo.get(id(self._module))
         if module is None:
@@ -67,7 +67,7 @@ class _ForwardPatch:
         raise NotImplementedError
 
 
-class InputPatch(_ForwardPatch):
+class InputPatch(ForwardPatch):
     """Patch that passes a module's first argument through a function until `remove` is called.
 
     It runs after the module's forward pre-hooks.
@@ -108,7 +108,7 @@ class InputPatch(_ForwardPatch):
         return nn.functional.linear(x, weight, bias)
 
 
-class OutputPatch(_ForwardPatch):
+class OutputPatch(ForwardPatch):
     """Patch that passes a module's output through a function until `remove` is called.
 
     Args:

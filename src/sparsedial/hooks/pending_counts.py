@@ -46,12 +46,14 @@ class AssignedCall(NamedTuple):
         step: Denoising step, or None.
         real: Boolean tensor with one entry per token that the call was made for. None if all of them are counted.
         call: The call.
+        segment: "thinking" or "answer". Defaults to None: the text is not divided, or the phase is "prefill".
     """
 
     phase: str
     step: int | None
     real: torch.Tensor | None
     call: RuleCall
+    segment: str | None = None
 
 
 class CallGroup(NamedTuple):

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from sparsedial.errors import AttachError, SpecError
-from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.feed_forward import VectorOwner
 from sparsedial.hooks.site_attachment import SparsifiedVector, list_vectors
 from sparsedial.rules import Rule, check_rule
 from sparsedial.suggestions import suggest
 
-RuleChoice = Rule | Mapping[str, Rule | None] | Mapping[int, Rule | None] | Callable[[FFN], Rule | None]
+RuleChoice = Rule | Mapping[str, Rule | None] | Mapping[int, Rule | None] | Callable[[Any], Rule | None]
 """Rule for all vectors, rules by site, rules by layer index, or a function that returns the rule of an FFN."""
 
 RuleAssignment = tuple[Rule | None, ...]
@@ -62,7 +62,9 @@ def assign_rules(choice: RuleChoice, vectors: Sequence[SparsifiedVector], site: 
     return rules
 
 
-def choose_vectors(ffns: Sequence[FFN], site: str, choice: RuleChoice) -> tuple[list[SparsifiedVector], RuleAssignment]:
+def choose_vectors(
+    ffns: Sequence[VectorOwner], site: str, choice: RuleChoice
+) -> tuple[list[SparsifiedVector], RuleAssignment]:
     """Return the vectors that are given a rule, and their rules.
 
     Args:
@@ -136,7 +138,7 @@ def _read_layer_mapping(choice: Mapping[int, Any], vectors: Sequence[SparsifiedV
     return tuple(choice.get(vector.ffn.layer) for vector in vectors)
 
 
-def _call_function(function: Callable[[FFN], Any], vectors: Sequence[SparsifiedVector]) -> RuleAssignment:
+def _call_function(function: Callable[[Any], Any], vectors: Sequence[SparsifiedVector]) -> RuleAssignment:
     """Call a function once per FFN."""
     by_ffn: dict[int, Rule | None] = {}
     rules = []

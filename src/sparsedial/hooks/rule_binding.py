@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sparsedial.errors import ModelError, SpecError
+from sparsedial.ffn.projection_input import ProjectionInput
 from sparsedial.hooks.rule_applier import RuleSet
 from sparsedial.hooks.site_attachment import SparsifiedVector
-from sparsedial.rules import Calibration, Rule, VectorRule
+from sparsedial.rules import Calibration, Rule, VectorRule, calibrates_vectors
 
 
 def bind_rules(
@@ -24,7 +26,8 @@ def bind_rules(
         The rules with their bindings.
 
     Raises:
-        SpecError: A rule needs a calibration and there is none, or its method `bind` returned something else.
+        SpecError: A rule is not defined for a vector, or needs a calibration and there is none, or its method `bind`
+            returned something else.
         ModelError: A rule differs between experts that are computed together.
     """
     vector_rules: list[VectorRule | None] = []
@@ -33,13 +36,26 @@ def bind_rules(
     return RuleSet(tuple(rules), tuple(vector_rules))
 
 
+def undefined_reason(rule: Rule, vector: SparsifiedVector) -> str | None:
+    """Return why a rule is not defined for a vector, as a sentence without the final full stop. None if it is defined.
+
+    Args:
+        rule: The rule.
+        vector: The vector.
+    """
+    reason = rule.undefined_reason(vector.ffn, vector.name, vector.make_key().width)
+    if reason is None:
+        return None
+    return f"{vector.ffn.name}: the rule {rule.family} is not defined for the vector {vector.name!r}: {reason}"
+
+
 def _bind_rule(rule: Rule, vector: SparsifiedVector, calibration: Calibration | None) -> VectorRule:
+    reason = undefined_reason(rule, vector)
+    if reason is not None:
+        raise SpecError(f"{reason}.")
     if rule.needs_calibration and calibration is None:
-        raise SpecError(
-            f"rule {rule!r} needs a calibration: pass calibration=Calibration({type(rule).__name__}.calibrate(lm, "
-            "ffns)), where lm is a model that load_language_model returned. Studies do this by themselves."
-        )
-    bound = rule.bind(vector.ffn, vector.name, calibration)
+        raise SpecError(_describe_missing_calibration(rule))
+    bound = _call_bind(rule, vector, calibration)
     if not callable(getattr(bound, "keep_mask", None)):
         raise SpecError(f"rule {rule!r}: bind returned {bound!r}, expected an object with the method keep_mask")
     if bound is not rule and vector.ffn.stacked_module is not None:
@@ -48,3 +64,27 @@ def _bind_rule(rule: Rule, vector: SparsifiedVector, calibration: Calibration | 
             "parameter are sparsified together. Choose a rule that needs the vector only, or other layers."
         )
     return bound
+
+
+def _describe_missing_calibration(rule: Rule) -> str:
+    name = type(rule).__name__
+    if calibrates_vectors(type(rule)):
+        call = f"sparsedial.calibrate(model, tokenizer, rule={name}, site=SITE)"
+        return f"rule {rule!r} needs a calibration: pass calibration={call}. Studies do this by themselves."
+    call = f"Calibration({name}.calibrate(lm, ffns))"
+    return (
+        f"rule {rule!r} needs a calibration: pass calibration={call}, where lm is a model that load_language_model "
+        "returned. Studies do this by themselves."
+    )
+
+
+def _call_bind(rule: Rule, vector: SparsifiedVector, calibration: Calibration | None) -> Any:
+    try:
+        return rule.bind(vector.ffn, vector.name, calibration)
+    except AttributeError as error:
+        if isinstance(vector.ffn, ProjectionInput) and error.obj is vector.ffn:
+            raise SpecError(
+                f"rule {rule!r}: its method bind is not defined at the site {vector.name!r}, because it reads "
+                f"ffn.{error.name}, which only FFNs have. Choose a site in the FFNs."
+            ) from None
+        raise

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.feed_forward import FFN, VectorOwner
+from sparsedial.ffn.projection_input import ProjectionInput
 from sparsedial.ffn.sites import ModuleVector, find_site
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.encoder_fast_path import turn_off_fast_path
@@ -29,35 +30,36 @@ class Removable(Protocol):
 
 @dataclass(frozen=True)
 class SparsifiedVector:
-    """One vector of one FFN that a sparsifier changes.
+    """One vector that a sparsifier changes.
 
     Attributes:
         counter: Index of its counter.
-        ffn: The FFN.
-        name: "input", "up", "gate" or "intermediate", or the name of ``module_vector``.
+        ffn: The FFN, or the projections outside of the FFNs that read the vector.
+        name: "input", "up", "gate" or "intermediate", the name of a site outside of the FFNs, or that of
+            ``module_vector``.
         module_vector: Which module's input or output it is. None if the name says it.
     """
 
     counter: int
-    ffn: FFN
+    ffn: VectorOwner
     name: str
     module_vector: ModuleVector | None = None
 
     def make_key(self) -> CounterKey:
         """Return the description of its counter."""
         ffn = self.ffn
-        if self.module_vector is not None:
+        if self.module_vector is not None and isinstance(ffn, FFN):
             width = self.module_vector.width(ffn)
         else:
             width = ffn.hidden if self.name == "input" else ffn.width
         return CounterKey(ffn.layer, ffn.name, self.name, ffn.expert, width, ffn.moe_path, ffn.is_time_major)
 
 
-def list_vectors(ffns: Sequence[FFN], site: str) -> list[SparsifiedVector]:
-    """Return the vectors of these FFNs that are sparsified at a site, numbered in order.
+def list_vectors(ffns: Sequence[VectorOwner], site: str) -> list[SparsifiedVector]:
+    """Return the vectors that are sparsified at a site, numbered in order.
 
     Args:
-        ffns: The FFNs.
+        ffns: The FFNs, or the projections outside of the FFNs, that have the site.
         site: Name of a site.
 
     Returns:
@@ -76,11 +78,11 @@ def list_vectors(ffns: Sequence[FFN], site: str) -> list[SparsifiedVector]:
 def attach_vectors(
     vectors: Sequence[SparsifiedVector], model: nn.Module, coordinator: ForwardCoordinator
 ) -> Iterator[Removable]:
-    """Attach the rule to vectors of a model's FFNs.
+    """Attach the rule to vectors of a model.
 
     Args:
         vectors: The vectors.
-        model: The model that contains the FFNs.
+        model: The model that contains them.
         coordinator: Makes the functions that apply the rule.
 
     Yields:
@@ -95,34 +97,49 @@ def attach_vectors(
             continue
         if ffn.name not in tracked:
             tracked.add(ffn.name)
-            yield from coordinator.attach_to_expert(ffn, model)
+            if isinstance(ffn, FFN):
+                yield from coordinator.attach_to_expert(ffn, model)
             yield from turn_off_fast_path(ffn, model)
         yield from _attach_vector(vector, coordinator)
     for (experts_module, _), members in stacks.items():
-        yield _attach_stacked_vector(experts_module, members, coordinator)
+        ffn = members[0].ffn
+        if isinstance(ffn, FFN):
+            yield _attach_stacked_vector(experts_module, ffn, members, coordinator)
 
 
 def _attach_vector(vector: SparsifiedVector, coordinator: ForwardCoordinator) -> Iterator[Removable]:
-    ffn = vector.ffn
+    if isinstance(vector.ffn, ProjectionInput):
+        yield from _attach_to_inputs(vector, coordinator)
+    else:
+        yield from _attach_ffn_vector(vector, vector.ffn, coordinator)
+
+
+def _attach_to_inputs(vector: SparsifiedVector, coordinator: ForwardCoordinator) -> Iterator[Removable]:
+    """Sparsify the vector that projections read. It is counted once."""
+    projections = vector.ffn.input_projections
+    apply = coordinator.make_applier(vector.counter, readers=len(projections))
+    for projection in projections:
+        yield InputPatch(projection, apply)
+
+
+def _attach_ffn_vector(vector: SparsifiedVector, ffn: FFN, coordinator: ForwardCoordinator) -> Iterator[Removable]:
     if vector.module_vector is not None:
         module = vector.module_vector.module(ffn)
         patch = InputPatch if vector.module_vector.side == "input" else OutputPatch
         yield patch(module, coordinator.make_applier(vector.counter))
     elif vector.name == "input":
-        apply = coordinator.make_applier(vector.counter, shared=len(ffn.input_projections) > 1)
-        for projection in ffn.input_projections:
-            yield InputPatch(projection, apply)
+        yield from _attach_to_inputs(vector, coordinator)
     elif vector.name == "intermediate":
         yield InputPatch(ffn.down, coordinator.make_applier(vector.counter))
     elif ffn.preserves_zero(vector.name):
-        yield _attach_by_zeroing_output(vector, coordinator.make_applier(vector.counter))
+        yield _attach_by_zeroing_output(vector.name, ffn, coordinator.make_applier(vector.counter))
     else:
-        yield from _attach_by_masking_product(vector, coordinator.make_applier(vector.counter))
+        yield from _attach_by_masking_product(vector.name, ffn, coordinator.make_applier(vector.counter))
 
 
-def _attach_by_zeroing_output(vector: SparsifiedVector, apply: Apply) -> Removable:
+def _attach_by_zeroing_output(name: str, ffn: FFN, apply: Apply) -> Removable:
     """Sparsify u or g by setting entries of the projection's output to zero. The activation must map zero to zero."""
-    part, value = vector.ffn.branch(vector.name)
+    part, value = ffn.branch(name)
 
     def zero_dropped(raw: torch.Tensor) -> torch.Tensor:
         if value is None or value.part is not None:  # the output is u or g itself
@@ -144,15 +161,14 @@ def _attach_by_zeroing_output(vector: SparsifiedVector, apply: Apply) -> Removab
     return OutputPatch(part.module, replace_output)
 
 
-def _attach_by_masking_product(vector: SparsifiedVector, apply: Apply) -> Iterator[Removable]:
+def _attach_by_masking_product(name: str, ffn: FFN, apply: Apply) -> Iterator[Removable]:
     """Sparsify u or g by setting the dropped entries of the product i = u * g to zero."""
-    part, _ = vector.ffn.branch(vector.name)
-    ffn = vector.ffn
+    part, _ = ffn.branch(name)
     masks: dict[int, torch.Tensor] = {}  # by thread, of dropped entries, between the calls of the projection and `down`
 
     def compute_mask(output: torch.Tensor) -> torch.Tensor:
         if not is_tracing():
-            activation = ffn.compute_vector(vector.name, output)
+            activation = ffn.compute_vector(name, output)
             masks[current_thread()] = (apply(activation) == 0) & (activation != 0)
         return output
 
@@ -164,12 +180,11 @@ def _attach_by_masking_product(vector: SparsifiedVector, apply: Apply) -> Iterat
 
 
 def _attach_stacked_vector(
-    experts_module: nn.Module, members: Sequence[SparsifiedVector], coordinator: ForwardCoordinator
+    experts_module: nn.Module, ffn: FFN, members: Sequence[SparsifiedVector], coordinator: ForwardCoordinator
 ) -> Removable:
     """Sparsify one vector of all experts whose weights are stacked in one parameter."""
     from sparsedial.moe.stacked_experts import ExpertTap
 
-    ffn = members[0].ffn
     counters = {member.ffn.expert or 0: member.counter for member in members}
     name = members[0].name
     apply = coordinator.make_stacked_applier(

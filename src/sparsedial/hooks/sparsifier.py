@@ -11,17 +11,19 @@ from torch import nn
 
 from sparsedial.errors import AttachError, NonFiniteError, SpecError
 from sparsedial.ffn.discovery import find_ffns
-from sparsedial.ffn.feed_forward import FFN, FFNs
-from sparsedial.ffn.sites import check_site, select_site_ffns
+from sparsedial.ffn.feed_forward import FFNs, VectorOwner
+from sparsedial.ffn.sites import check_site
 from sparsedial.hooks.count_errors import describe_lost_experts, describe_nonfinite
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.dense_copies import DenseCopies
 from sparsedial.hooks.entry_usage import VectorUsage
-from sparsedial.hooks.ffn_selection import FfnFilter, check_model_contains, select_ffns
-from sparsedial.hooks.forward_context import PHASES
+from sparsedial.hooks.ffn_selection import FfnFilter, check_model_contains, select_owners
+from sparsedial.hooks.foreign_hooks import has_foreign_hooks
+from sparsedial.hooks.forward_context import PHASES, Thinking
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
 from sparsedial.hooks.forward_override import ForwardOverride
 from sparsedial.hooks.model_hooks import ModelHooks
+from sparsedial.hooks.phase_selection import ALL_PHASES, PhaseChoice, PhaseSelection, select_phases
 from sparsedial.hooks.reach_check import describe_unreached
 from sparsedial.hooks.rule_applier import RuleWrapper
 from sparsedial.hooks.rule_assignment import (
@@ -33,6 +35,7 @@ from sparsedial.hooks.rule_assignment import (
 from sparsedial.hooks.rule_binding import bind_rules
 from sparsedial.hooks.site_attachment import Removable, attach_vectors
 from sparsedial.hooks.vector_reservation import release_vectors, reserve_vectors
+from sparsedial.kernels.dispatch import has_backend
 from sparsedial.rules import Calibration, Rule
 
 
@@ -46,6 +49,7 @@ def sparsify(  # noqa: PLR0913  # the options of one call
     ffns: FFNs | None = None,
     track_usage: bool = False,
     calibration: Calibration | None = None,
+    phases: PhaseChoice = PHASES,
 ) -> Sparsifier:
     """Return a context manager that applies a rule at a site of a model's FFNs.
 
@@ -60,7 +64,7 @@ def sparsify(  # noqa: PLR0913  # the options of one call
 
     Args:
         model: Any transformer language model.
-        site: "input", "up", "gate", "intermediate" or "all_inputs", or the name of a registered site.
+        site: Name of a site (docs/sites.md): "input", "all_inputs", "attention_input", or of a registered one.
         rule: `TopP`, `TopK`, `MaxP`, or another rule; a mapping from layer index, or from the vectors of the site
             ("input" and "intermediate" for "all_inputs"), to a rule; or a function that returns the rule of an `FFN`.
             What is given no rule, or None, stays dense and is not counted.
@@ -71,13 +75,15 @@ def sparsify(  # noqa: PLR0913  # the options of one call
             Defaults to False.
         calibration: What the rule's `Rule.calibrate` returned for this model. Defaults to None. The built-in rules need
             no calibration.
+        phases: "prefill" (the prompt, or a whole text), "generation" (decoding with a cache) or both. In a phase that
+            is not named, the model is dense and its tokens are not counted. Defaults to both.
 
     Returns:
         The context manager, which also counts the dropped entries.
 
     Raises:
         SpecError: The site, the rule or a layer is unknown, nothing is selected, an FFN belongs to another model, or
-            the rule needs a calibration.
+            the rule needs a calibration, or a phase is unknown.
         ModelError: The model has no FFN, or one of the chosen FFNs does not have the site.
         AttachError: Experts with weights in one parameter would be treated differently.
 
@@ -95,9 +101,9 @@ def sparsify(  # noqa: PLR0913  # the options of one call
     """
     if ffns is None:
         ffns = find_ffns(model)
-    selected = select_site_ffns(ffns, select_ffns(ffns, layers, filter_fn), site)
+    selected = select_owners(ffns, site, layers, filter_fn)
     check_model_contains(model, selected)
-    return Sparsifier(model, selected, site, rule, track_usage, calibration)
+    return Sparsifier(model, selected, site, rule, track_usage, calibration, select_phases(phases))
 
 
 class Sparsifier:
@@ -107,26 +113,30 @@ class Sparsifier:
 
     Args:
         model: The model.
-        ffns: FFNs that may be sparsified.
+        ffns: FFNs that may be sparsified, or projections outside of the FFNs.
         site: Name of the site.
         rule: Rule to apply, or a choice of rules as in `sparsify`. An FFN without a rule is not sparsified.
         track_usage: True to count how often each entry is kept. Defaults to False.
         calibration: What the rule's `Rule.calibrate` returned for the model. Defaults to None.
+        phases: Phases in which the rule is applied. Defaults to all of them.
 
     Attributes:
         site: The site.
+        phases: Names of the phases in which the rule is applied.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the arguments of `sparsify`, checked
         self,
         model: nn.Module,
-        ffns: Sequence[FFN],
+        ffns: Sequence[VectorOwner],
         site: str,
         rule: RuleChoice,
         track_usage: bool = False,
         calibration: Calibration | None = None,
+        phases: PhaseSelection = ALL_PHASES,
     ) -> None:
         self.site = site
+        self.phases = phases.phases
         self._model = model
         self._rule = rule
         self._calibration = calibration
@@ -136,7 +146,7 @@ class Sparsifier:
         check_site(self._ffns, site)
         self._enabled = True
         self._coordinator = ForwardCoordinator(
-            self._rules, [vector.make_key() for vector in self._vectors], track_usage
+            self._rules, [vector.make_key() for vector in self._vectors], track_usage, phases
         )
         self._handles: list[Removable] = []
         self._copies: DenseCopies | None = None  # is removed last, when no hook is left
@@ -145,9 +155,10 @@ class Sparsifier:
         state = "attached" if self._handles else "not attached"
         if not self._enabled:
             state += ", disabled"
-        return (
-            f"Sparsifier(site={self.site!r}, rule={describe_rules(self._rules.rules)}, ffns={len(self._ffns)}, {state})"
-        )
+        rule = describe_rules(self._rules.rules)
+        if self.phases != PHASES:
+            rule += f", phases={self.phases!r}"
+        return f"Sparsifier(site={self.site!r}, rule={rule}, ffns={len(self._ffns)}, {state})"
 
     def __enter__(self) -> Sparsifier:
         if self._handles:
@@ -246,6 +257,21 @@ class Sparsifier:
         """
         return self._coordinator.rules.rules[counter]
 
+    @property
+    def can_be_captured(self) -> bool:
+        """True if repeating the kernels of a forward pass repeats all that is done to the vectors and the counts.
+
+        This is the case for the rules of the backends, unless a wrapper or a hook of the user runs Python code.
+        """
+        coordinator = self._coordinator
+        if coordinator.rules.wrapped is not None or coordinator.counters.usage is not None:
+            return False
+        if any(rule is not None and not has_backend(rule) for rule in coordinator.rules.rules):
+            return False
+        tracked = {id(model) for model in coordinator.tracker.models}  # these have the sparsifier's own hooks
+        others = [module for module in self._model.modules() if id(module) not in tracked]
+        return not any(map(has_foreign_hooks, others))
+
     def wrap(self, wrapper: RuleWrapper) -> None:
         """Wrap the rule in a function. The function that was added last is the outermost one.
 
@@ -266,6 +292,7 @@ class Sparsifier:
         step: int | None = None,
         real: torch.Tensor | None = None,
         masked: torch.Tensor | None = None,
+        thinking: Thinking | None = None,
     ) -> Iterator[None]:
         """Set properties of the forward passes inside the `with` block that the model's arguments do not contain.
 
@@ -279,6 +306,9 @@ class Sparsifier:
                 None: read from ``attention_mask``.
             masked: Boolean tensor with one entry per token of the model's input, True for the tokens that a
                 diffusion model has yet to fill in. Defaults to None.
+            thinking: Whether the tokens in the phase "generation" belong to the thinking of a model: True or False for
+                all of them, or a boolean tensor with one entry per token of the model's input. They are then counted
+                separately. Defaults to None: the text is not divided into segments.
 
         Yields:
             None: Nothing.
@@ -288,7 +318,9 @@ class Sparsifier:
         """
         if phase is not None and phase not in PHASES:
             raise SpecError(f"Unknown phase {phase!r}: expected one of {', '.join(PHASES)}.")
-        with self._coordinator.tracker.overrides.override(ForwardOverride(phase, step, real, masked)):
+        if thinking is not None:
+            self._coordinator.counters.prepare_segments()
+        with self._coordinator.tracker.overrides.override(ForwardOverride(phase, step, real, masked, thinking)):
             yield
 
     def flush(self) -> None:
@@ -306,17 +338,20 @@ class Sparsifier:
             weight in that phase). The weight is <NA> where the router's weights are unknown: for dense FFNs, and for
             experts that are modules of their own. An expert that no token was routed to, in a phase in which its
             layer ran, has a row with total 0 and sparsity <NA>. If more than one rule was applied, there is one row
-            per rule, and a last column rule (str, such as "TopP(p=0.9)").
+            per rule, and a last column rule (str, such as "TopP(p=0.9)"). If `observe` stated which tokens are
+            thinking, the rows of generation are divided, and a column segment ("thinking", "answer" or None) follows
+            the phase.
 
         Raises:
-            AttachError: No token reached an FFN, or padding could not be distinguished from real tokens in the input
-                of an expert.
+            AttachError: No token reached an FFN in a phase in which the rule is applied, or padding could not be
+                distinguished from real tokens in the input of an expert.
             NonFiniteError: A vector contained a NaN or Inf. The message names the layers.
         """
         self._coordinator.flush()
         lost_experts = self._coordinator.expert_tokens.untracked
         if lost_experts:
             raise AttachError(describe_lost_experts(lost_experts))
+        self._check_phase()
         self._check_reached()
         table = self._coordinator.counters.table()
         if table.empty:
@@ -348,6 +383,15 @@ class Sparsifier:
         release_vectors(self._vectors)
         self._coordinator.detach()
 
+    def _check_phase(self) -> None:
+        """Raise an error if all forward passes were in a phase in which the rule is not applied."""
+        if self._coordinator.has_run_dense and not self._coordinator.has_run:
+            raise AttachError(
+                f"No token was sparsified: the rule is applied in {self.phases[0]} only, and no forward pass of the "
+                "model was in this phase. A forward pass whose cache holds earlier tokens is in generation, any other "
+                "one is in prefill. Choose the other phase with phases=, or leave it out."
+            )
+
     def _check_reached(self) -> None:
         """Raise an error if the forward passes did not reach a vector that they should have reached."""
         message = describe_unreached(
@@ -357,10 +401,10 @@ class Sparsifier:
             raise AttachError(message)
 
 
-def _list_devices(ffns: Sequence[FFN]) -> set[torch.device]:
+def _list_devices(ffns: Sequence[VectorOwner]) -> set[torch.device]:
     """Return the devices of the FFNs' weights, without those that are loaded only when they are needed."""
     devices = set()
     for ffn in ffns:
-        for parameter in ffn.down.parameters():
+        for parameter in ffn.anchor.parameters():
             devices.add(parameter.device)
     return devices - {torch.device("meta")}

@@ -54,8 +54,10 @@ def assign_real_tokens(
     assigned: list[torch.Tensor | None] = [None] * len(calls)
     by_counter: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, call in enumerate(calls):
-        if call.routing is None and keys[call.counters[0]].moe_path is not None:
-            # An expert in a list reads some of the tokens. `ExpertTokenTracker` reports those it could not track.
+        is_selection = call.token_indices is not None or keys[call.counters[0]].moe_path is not None
+        if call.routing is None and is_selection:
+            # An expert in a list reads some of the tokens. `ExpertTokenTracker` reports those it could not track. The
+            # output layer may also read some of them.
             assigned[index] = None if call.token_indices is None else real
         else:
             by_counter[call.counters].append(index)

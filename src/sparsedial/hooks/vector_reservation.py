@@ -10,12 +10,12 @@ from torch import nn
 from sparsedial.errors import AttachError
 from sparsedial.hooks.site_attachment import SparsifiedVector
 
-# Names of the vectors by the FFN's down projection, and by the index of the expert if it stacks experts.
+# Names of the vectors by the anchor of their FFN or projections, and by the index of the expert if it stacks experts.
 _reserved: WeakKeyDictionary[nn.Module, set[tuple[int | None, str]]] = WeakKeyDictionary()
 
 
 def is_sparsified(model: nn.Module) -> bool:
-    """Return True if a sparsifier is attached to a module of the model.
+    """Return True if a sparsifier is attached to a module of the model, or the model is accelerated.
 
     Args:
         model: The model.
@@ -33,13 +33,13 @@ def reserve_vectors(vectors: Sequence[SparsifiedVector]) -> None:
         AttachError: One of them is reserved already.
     """
     for vector in vectors:
-        if (vector.ffn.expert, vector.name) in _reserved.get(vector.ffn.down, ()):
+        if (vector.ffn.expert, vector.name) in _reserved.get(vector.ffn.anchor, ()):
             raise AttachError(
-                f"{vector.ffn.name} is already sparsified at {vector.name}. Leave that `with` block first, or choose "
-                "another site."
+                f"{vector.ffn.name} is already sparsified at {vector.name}. Leave that `with` block first, or call "
+                "restore() if the model is accelerated, or choose another site."
             )
     for vector in vectors:
-        _reserved.setdefault(vector.ffn.down, set()).add((vector.ffn.expert, vector.name))
+        _reserved.setdefault(vector.ffn.anchor, set()).add((vector.ffn.expert, vector.name))
 
 
 def release_vectors(vectors: Sequence[SparsifiedVector]) -> None:
@@ -49,7 +49,7 @@ def release_vectors(vectors: Sequence[SparsifiedVector]) -> None:
         vectors: The vectors that were reserved for it.
     """
     for vector in vectors:
-        names = _reserved.get(vector.ffn.down, set())
+        names = _reserved.get(vector.ffn.anchor, set())
         names.discard((vector.ffn.expert, vector.name))
         if not names:
-            _reserved.pop(vector.ffn.down, None)
+            _reserved.pop(vector.ffn.anchor, None)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sparsedial.inference.backend import WindowScore
-from sparsedial.inference.generation import GeneratedTokens, Prompt, generate
+from sparsedial.inference.generation import GeneratedTokens, Prompt
+from sparsedial.inference.generation_engine import generate
 from sparsedial.inference.loglikelihood import compute_loglikelihoods
 from sparsedial.inference.prefix_sharing_check import find_max_shared_length
 from sparsedial.inference.prefix_tree import Window
@@ -18,7 +19,7 @@ from sparsedial.models.loading import LanguageModel
 
 @dataclass(frozen=True)
 class CausalBackend:
-    """Inference backend that computes exact log-likelihoods and generates text with a causal model's own `generate`.
+    """Inference backend that computes exact log-likelihoods and generates text with a causal model.
 
     Attributes:
         lm: The model and its tokenizer.
@@ -73,7 +74,7 @@ class CausalBackend:
         )
 
     def generate(self, prompts: Sequence[Prompt], run: RunContext) -> list[GeneratedTokens]:
-        """Continue every prompt. See `sparsedial.inference.generation.generate`.
+        """Continue every prompt. See `sparsedial.inference.generation_engine.generate`.
 
         Args:
             prompts: Prompts to continue.

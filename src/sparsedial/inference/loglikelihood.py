@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sparsedial.hooks.output_positions import state_output_positions
 from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.batching import regroup, values_in_key_order
 from sparsedial.inference.logit_budget import LOGITS_PER_CHUNK, max_logit_positions
@@ -105,7 +106,7 @@ def compute_logits(model: Any, batch: Batch, run: RunContext = DEFAULT_RUN) -> t
     if batch.attention_mask is not None and batch.position_ids is not None:
         inputs["attention_mask"] = _additive_mask(batch.attention_mask.to(device), model.dtype)
         inputs["position_ids"] = batch.position_ids.to(device)
-    with run.observe(phase="prefill", real=real), _only_logits_at(model, logit_positions):
+    with run.observe(phase="prefill", real=real), only_logits_at(model, logit_positions):
         logits = model(**inputs).logits
     positions = len(batch.logit_positions)
     has_all_logits = logits.shape[0] * logits.shape[1] != positions  # True if the output layer could not be restricted.
@@ -140,8 +141,16 @@ def _additive_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Te
 
 
 @contextmanager
-def _only_logits_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Restrict the output layer, which is the widest layer, to the given positions of the flattened batch."""
+def only_logits_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Restrict the output layer, which is the widest layer, to a few positions inside the `with` block.
+
+    Args:
+        model: Causal language model. Nothing is restricted if its output layer is unknown.
+        positions: Indices of the positions in the flattened batch, int64 of shape [positions].
+
+    Yields:
+        None: Nothing. The logits have the shape [1, positions, vocabulary].
+    """
     output_layer = model.get_output_embeddings()
     if output_layer is None:
         yield
@@ -153,6 +162,7 @@ def _only_logits_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
 
     handle = output_layer.register_forward_pre_hook(select_positions)
     try:
-        yield
+        with state_output_positions(positions):
+            yield
     finally:
         handle.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,9 @@ from sparsedial.inference.dense_reference import (
     summarize_logits,
 )
 from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits, predict_tokens
-from sparsedial.inference.output_stage import find_output_stage
+from sparsedial.inference.output_stage import last_hidden_state, match_output_stage, record_base_models
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.loading import LanguageModel
-
-CHECKED_TOKENS = 8
-"""Tokens of the forward pass with which the output stage is compared."""
 
 
 def predict_next_tokens(model: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,20 +92,21 @@ def find_dense_reference(lm: LanguageModel, inputs: torch.Tensor, batch: int) ->
 
 
 def _run_dense_model(lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress) -> DenseReference:
-    stage = find_output_stage(lm.model, inputs[:1, :CHECKED_TOKENS].to(lm.device))
-    recording: AbstractContextManager[list[torch.Tensor] | None] = nullcontext()
-    if stage is not None:
-        recording = stage.record(lm.model)
+    stage = None
     summaries: list[tuple[torch.Tensor, ...]] = []
     hidden: list[torch.Tensor] = []
     completed = 0
-    with recording as recorded:
+    with record_base_models(lm.model) as outputs:
         for rows in inputs.split(batch):
             logits, predicted_tokens = predict_next_tokens(lm.model, rows.to(lm.device))
+            if not completed:
+                stage = match_output_stage(lm.model, outputs, logits)
+            if stage is not None:
+                hidden.append(last_hidden_state(outputs[stage.base][0]).cpu())
+            for base_outputs in outputs.values():
+                base_outputs.clear()
             summary = summarize_logits(logits.flatten(0, 1), predicted_tokens.flatten())
             summaries.append(tuple(part.unflatten(0, rows.shape) for part in summary))
-            if recorded is not None:
-                hidden.append(recorded.pop().cpu())
             completed += len(rows)
             progress(completed, len(inputs))
     top_tokens, top_probabilities, normalizers = (torch.cat(parts) for parts in zip(*summaries, strict=True))

@@ -12,6 +12,10 @@ from torch import nn
 
 from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 
+BaseModelOutputs = dict[str, list[Any]]
+CHECKED_POSITIONS = 8
+"""Positions whose logits are compared to find the output stage."""
+
 
 @dataclass(frozen=True)
 class OutputStage:
@@ -33,20 +37,6 @@ class OutputStage:
     output_type: Callable[..., Any]
     device: torch.device
     is_divisible: bool = False
-
-    @contextmanager
-    def record(self, model: nn.Module) -> Iterator[list[torch.Tensor]]:
-        """Record the last hidden states of the forward passes inside the `with` block.
-
-        Args:
-            model: The model.
-
-        Yields:
-            list[torch.Tensor]: A list to which each forward pass appends its hidden states, shape [rows, tokens, D].
-                The caller removes them.
-        """
-        with _record_outputs(model.get_submodule(self.base)) as outputs:
-            yield outputs
 
     def logits(self, model: nn.Module, hidden: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Return the logits of positions whose last hidden states are known. Attached sparsifiers count nothing.
@@ -90,9 +80,45 @@ def find_output_stage(model: nn.Module, inputs: torch.Tensor) -> OutputStage | N
     Returns:
         The output stage, or None if no part of the model can be evaluated alone.
     """
-    for base in _list_base_models(model):
+    with pause_sparsifiers(), record_base_models(model) as outputs:
+        logits = model(input_ids=inputs, use_cache=False).logits
+    return match_output_stage(model, outputs, logits)
+
+
+@contextmanager
+def record_base_models(model: nn.Module) -> Iterator[BaseModelOutputs]:
+    """Record the outputs of the modules that may return the last hidden states of a model.
+
+    Args:
+        model: Causal language model.
+
+    Yields:
+        BaseModelOutputs: The outputs of each module inside the `with` block, by its path.
+    """
+    outputs: BaseModelOutputs = {}
+    with ExitStack() as stack:
+        for base in _list_base_models(model):
+            outputs[base] = stack.enter_context(_record_outputs(model.get_submodule(base)))
+        yield outputs
+
+
+def match_output_stage(model: nn.Module, outputs: BaseModelOutputs, logits: torch.Tensor) -> OutputStage | None:
+    """Return the output stage that turns the recorded outputs of a forward pass into its logits.
+
+    Args:
+        model: The model.
+        outputs: Outputs of one forward pass, from `record_base_models`.
+        logits: Logits of the same forward pass, shape [rows, tokens, vocabulary].
+
+    Returns:
+        The output stage, or None if no part of the model can be evaluated alone. A few positions are compared.
+    """
+    expected = logits[0, :CHECKED_POSITIONS].float()
+    for base, base_outputs in outputs.items():
+        if len(base_outputs) != 1:
+            continue
         try:
-            stage = _try_base_model(model, base, inputs)
+            stage = _match_base_model(model, base, base_outputs[0], expected)
         except Exception:  # the code of a model may fail in any way if its base model returns only hidden states
             continue
         if stage is not None:
@@ -100,25 +126,31 @@ def find_output_stage(model: nn.Module, inputs: torch.Tensor) -> OutputStage | N
     return None
 
 
-def _try_base_model(model: nn.Module, base: str, inputs: torch.Tensor) -> OutputStage | None:
+def last_hidden_state(output: Any) -> torch.Tensor:
+    """Return the last hidden states in the output of a base model.
+
+    Args:
+        output: The output: a tensor, or a tuple or record that begins with it.
+
+    Returns:
+        The hidden states, shape [rows, tokens, D].
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    hidden: torch.Tensor = output[0]
+    return hidden
+
+
+def _match_base_model(model: nn.Module, base: str, output: Any, expected: torch.Tensor) -> OutputStage | None:
     """Return the output stage after a base model, or None if it gives other logits than the whole model."""
-    raw_outputs: list[Any] = []
-    handle = model.get_submodule(base).register_forward_hook(lambda _, __, output: raw_outputs.append(output))
-    try:
-        with pause_sparsifiers():
-            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
-    finally:
-        handle.remove()
-    if len(raw_outputs) != 1:
-        return None
-    hidden = _last_hidden_state(raw_outputs[0])
-    stage = OutputStage(base, type(raw_outputs[0]), hidden.device)
+    hidden = last_hidden_state(output)[0, : len(expected)]
+    stage = OutputStage(base, type(output), hidden.device)
     # In reverse order, so that an output stage that ignores the given hidden states is detected.
-    logits = stage.logits(model, hidden[0].flip(0)).flip(0).float()
+    logits = stage.logits(model, hidden.flip(0)).flip(0).float()
     tolerance = max(1e-4, 8 * torch.finfo(hidden.dtype).eps) * float(expected[expected.isfinite()].abs().max())
     if not torch.allclose(logits, expected, rtol=0, atol=tolerance):
         return None
-    return replace(stage, is_divisible=_is_divisible(stage, model, hidden[0], expected, tolerance))
+    return replace(stage, is_divisible=_is_divisible(stage, model, hidden, expected, tolerance))
 
 
 def _is_divisible(
@@ -162,22 +194,11 @@ def _list_base_models(model: nn.Module) -> list[str]:
     return names
 
 
-def _last_hidden_state(output: Any) -> torch.Tensor:
-    if isinstance(output, torch.Tensor):
-        return output
-    hidden: torch.Tensor = output[0]
-    return hidden
-
-
 @contextmanager
-def _record_outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Append the last hidden states to a list whenever a module is called."""
-    outputs: list[torch.Tensor] = []
-
-    def record(_: nn.Module, __: Any, output: Any) -> None:
-        outputs.append(_last_hidden_state(output))
-
-    handle = module.register_forward_hook(record)
+def _record_outputs(module: nn.Module) -> Iterator[list[Any]]:
+    """Append the output of a module to a list whenever it is called."""
+    outputs: list[Any] = []
+    handle = module.register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
         yield outputs
     finally:

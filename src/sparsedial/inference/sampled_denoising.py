@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +24,7 @@ from sparsedial.inference.dense_reference import (
 from sparsedial.inference.logit_budget import vocabulary_size
 from sparsedial.inference.masked_diffusion_model import MaskedDiffusionModel, MaskedTokens
 from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits, predict_tokens
-from sparsedial.inference.output_stage import find_output_stage
+from sparsedial.inference.output_stage import find_output_stage, last_hidden_state, record_base_models
 from sparsedial.inference.run_context import DEFAULT_RUN, Progress, RunContext, ignore_progress
 from sparsedial.models.loading import LanguageModel
 
@@ -210,21 +209,20 @@ def _run_dense_model(lm: LanguageModel, sampled: SampledDenoising, progress: Pro
     stage = None
     if not sampled.config.guidance:  # which combines the logits of two contexts
         stage = find_output_stage(lm.model, sampled.tokens[:1].to(lm.device))
-    recording: AbstractContextManager[list[torch.Tensor] | None] = nullcontext()
-    if stage is not None:
-        recording = stage.record(lm.model)
 
     def summarize(rows: slice, mask: torch.Tensor, logits: torch.Tensor, best: torch.Tensor) -> None:
         summary = summarize_logits(logits, best, temperature)
         for target, values in zip((top_tokens, top_probabilities, normalizers), summary, strict=True):
             target[rows][mask] = values
-        if recorded is not None:
-            states = recorded.pop()
+        if stage is not None:
+            states = last_hidden_state(outputs[stage.base][-1])
             if not hidden:
                 hidden.append(torch.zeros(*shape, states.shape[-1], dtype=states.dtype))
             hidden[0][rows][mask] = states[mask.to(states.device)].cpu()
+        for base_outputs in outputs.values():
+            base_outputs.clear()
 
-    with recording as recorded:
+    with record_base_models(lm.model) as outputs:
         sampled.predict(lm, RunContext(progress=progress), summarize)
     states = hidden[0] if hidden else None
     repeat = partial(_repeat_steps, sampled)

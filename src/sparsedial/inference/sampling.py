@@ -53,8 +53,34 @@ class SampleSeeds:
         return derive_seed(self._seed, list(key), self._counts[key])
 
 
+class RandomNumbers:
+    """Random numbers of one sequence, one per token.
+
+    Args:
+        seed: Seed of the sequence.
+
+    Example:
+        >>> numbers = RandomNumbers(3)
+        >>> 0 <= numbers.next_number() < 1
+        True
+        >>> numbers.next_number() == RandomNumbers(3).next_number()
+        False
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.Philox(key=seed)
+        self._block: list[float] = []
+
+    def next_number(self) -> float:
+        """Return the next random number, in [0, 1)."""
+        if not self._block:
+            bits = self._generator.random_raw(NUMBERS_PER_BLOCK) >> (64 - RANDOM_BITS)
+            self._block = (bits / 2.0**RANDOM_BITS)[::-1].tolist()
+        return self._block.pop()
+
+
 class TokenSampler:
-    """Sampler of one token per sequence and step, by inversion of the cumulative distribution.
+    """Sampler of one token per sequence and step.
 
     Args:
         seeds: Seed of each sequence.
@@ -67,9 +93,7 @@ class TokenSampler:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [np.random.Philox(key=seed) for seed in seeds]
-        self._block = np.empty((len(seeds), 0))
-        self._step = 0
+        self._numbers = [RandomNumbers(seed) for seed in seeds]
 
     def draw(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the next token of every sequence.
@@ -80,20 +104,23 @@ class TokenSampler:
         Returns:
             Token IDs, int64 of shape [sequences], on the device of the logits.
         """
-        probabilities = logits.float().softmax(-1)
-        if probabilities.device.type == "mps":  # it has no float64
-            probabilities = probabilities.cpu()
-        cumulative = probabilities.cumsum(-1, dtype=torch.float64)  # so that rounding moves no boundary between tokens
-        numbers = torch.from_numpy(self._next_numbers()).to(cumulative.device)
-        tokens = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
-        return tokens[:, 0].to(logits.device)
+        return draw_tokens(logits, [numbers.next_number() for numbers in self._numbers])
 
-    def _next_numbers(self) -> np.ndarray:
-        """Return one random number per sequence in [0, 1), float64 of shape [sequences]."""
-        column = self._step % NUMBERS_PER_BLOCK
-        if column == 0:
-            shift = 64 - RANDOM_BITS
-            blocks = [generator.random_raw(NUMBERS_PER_BLOCK) >> shift for generator in self._generators]
-            self._block = np.stack(blocks) / 2.0**RANDOM_BITS
-        self._step += 1
-        return np.ascontiguousarray(self._block[:, column])
+
+def draw_tokens(logits: torch.Tensor, numbers: Sequence[float]) -> torch.Tensor:
+    """Draw one token per sequence, by inversion of the cumulative distribution.
+
+    Args:
+        logits: Logits, shape [sequences, vocabulary]. Tokens with the logit minus infinity are never drawn.
+        numbers: Random number of each sequence, in [0, 1).
+
+    Returns:
+        Token IDs, int64 of shape [sequences], on the device of the logits.
+    """
+    probabilities = logits.float().softmax(-1)
+    if probabilities.device.type == "mps":  # it has no float64
+        probabilities = probabilities.cpu()
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)  # so that rounding moves no boundary between tokens
+    thresholds = torch.tensor(numbers, dtype=torch.float64).to(cumulative.device)
+    tokens = torch.searchsorted(cumulative, thresholds[:, None] * cumulative[:, -1:], right=True)
+    return tokens[:, 0].to(logits.device)

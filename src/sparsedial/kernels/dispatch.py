@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from sparsedial.errors import SpecError
-from sparsedial.kernels import reference
+from sparsedial.kernels import reference, threshold_kernel  # noqa: F401 - registers its kernel
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
 from sparsedial.kernels.gradient import register_gradient
 from sparsedial.kernels.kernel_registry import Select, find_kernel
@@ -41,13 +41,26 @@ BACKEND_MODULES = {
 }
 DEVICE_BACKENDS = {"cpu": "cpu", "cuda": "triton"}
 BUILTIN_RULES = (TopP, TopK, MaxP)
-"""The rules that the backends compute. A subclass of them can keep other entries, so it is not one of them."""
+"""Classes of the rules that the backends compute. A subclass can keep other entries, so it is not one of them."""
 
 _library = torch.library.Library("sparsedial", "DEF")
 _library.define("select(Tensor x, str rule, float value) -> (Tensor, Tensor)")
 _library.define("select_custom(Tensor x, int handle) -> (Tensor, Tensor)")
 _custom_rules: WeakValueDictionary[int, BoundRule] = WeakValueDictionary()
 _handles = count()
+
+
+def has_backend(rule: object) -> bool:
+    """Return True if the backends compute a rule, which its name and its value then describe completely.
+
+    Args:
+        rule: Any object.
+
+    Example:
+        >>> has_backend(TopP(0.9)), has_backend(TopP(0.9, q=2))
+        (True, False)
+    """
+    return type(rule) in BUILTIN_RULES and (type(rule) is not TopP or rule.q == 1.0)
 
 
 @functools.cache
@@ -91,7 +104,7 @@ def load_backend_or_reference(name: str) -> Select:
 
 def _backend_for(device_type: str, rule: VectorRule) -> Select:
     forced = os.environ.get(BACKEND_VARIABLE)
-    if type(rule) not in BUILTIN_RULES:
+    if not has_backend(rule):
         if forced and load_backend(forced) is reference.select:
             return reference.select
         return find_kernel(type(rule), device_type) or reference.select
@@ -148,7 +161,7 @@ class BoundRule:
         self._cpu: Select | None = None
         self._cuda: Select | None = None
         self._handle: int | None = None  # of a rule that name and value do not describe completely
-        if type(rule) not in BUILTIN_RULES:
+        if not has_backend(rule):
             self._handle = next(_handles)
             _custom_rules[self._handle] = self
 
@@ -244,7 +257,7 @@ def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]
         raise SpecError(f"apply_rule: expected a float tensor [..., D], got {type(x)!r}")
     if x.dtype not in DTYPES or x.dim() == 0:
         raise SpecError(f"apply_rule: expected a float tensor [..., D], got {x.dtype} tensor of shape {tuple(x.shape)}")
-    if type(rule) in BUILTIN_RULES:
+    if has_backend(rule):
         return torch.ops.sparsedial.select(x, rule.name, rule.value)
     if torch.compiler.is_compiling():
         return reference.select(x, rule)  # a compiler cannot trace the creation of a handle

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparsedial.errors import SpecError
+from sparsedial.errors import AttachError, SpecError
+from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.models.in_memory import ModelInMemory, check_model, default_name, without_compilation
 from sparsedial.rules import Rule
 from sparsedial.study.in_memory import ObjectsInMemory
@@ -49,12 +50,14 @@ def describe_study(
     rules, values = _split_rules(arguments.pop("rule"), arguments.pop("p"))
     sites = arguments.pop("sites")
     layers = arguments.pop("layers")
+    phases = arguments.pop("phases", None)
     data = {
         "sites": _list_entries(sites),
         "rules": rules,
         "tasks": list(map(TaskSpec.to_json, tasks)),
         "values": values,
         "layers": _list_entries(layers),
+        "phases": _list_entries(phases),
         "task_options": _find_task_options(arguments.pop("task_options"), named_tasks, arguments),
         **_convert_values(arguments),
     }
@@ -104,6 +107,11 @@ def _wrap_model(
 ) -> dict[str, ModelInMemory]:
     """Return a model in memory by its name, after checking that all arguments apply to it."""
     check_model(model)
+    if is_sparsified(model):
+        raise AttachError(
+            "model: it is sparsified or accelerated at present, so its dense score would not be that of the dense "
+            "model. Leave the `with` block of sparsify, or call restore() of the accelerated model, before measure."
+        )
     values = {**arguments, "device": device}
     for option, default in LOADING_DEFAULTS.items():
         if values[option] != default:
@@ -169,7 +177,7 @@ def _split_rules(rule: Any, p: Any) -> tuple[list[Any], list[Any] | None]:
     values_by_name: dict[str, list[float]] = {}
     for entry in _as_list(rule):
         if isinstance(entry, Rule):
-            values_by_name.setdefault(entry.name, []).append(entry.value)
+            values_by_name.setdefault(entry.family, []).append(entry.value)
         elif isinstance(entry, type) and issubclass(entry, Rule):
             names.append(entry.name)
         elif isinstance(entry, str):
@@ -204,12 +212,13 @@ def _find_task_options(
     chosen = {}
     for option, value in options.items():
         if option not in known:
-            names = ["sites", "tasks", "rule", "p", "layers", "out", "progress", "device", "name", *arguments, *known]
+            names = ["sites", "tasks", "rule", "p", "layers", "phases", "out", "progress", "device", "name"]
+            names += [*arguments, *known]
             raise SpecError(
                 f"measure: unknown argument {option!r}: {suggest(option, names) or 'see its documentation'}"
             )
         if value is not None:
-            chosen[option] = _convert_value(value)
+            chosen[option] = list(value) if isinstance(value, tuple) else _convert_value(value)
     if chosen and not tasks:
         raise SpecError(
             f"measure: {', '.join(chosen)}: options of tasks, but every task is an object, which has its own settings. "

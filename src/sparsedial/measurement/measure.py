@@ -32,6 +32,7 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
     tolerance: float = 0.01,
     retain: float = RETAIN,
     layers: int | Iterable[int] | None = None,
+    phases: str | Iterable[str] | None = None,
     modules: Mapping[str, str] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool | ProgressListener = True,
@@ -43,6 +44,7 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
     trust_remote_code: bool = False,
     kind: str | None = None,
     mask_token: int | None = None,
+    accelerated: bool = False,
     **task_options: Any,
 ) -> Measurement:
     """Measure how much activation sparsity a model tolerates.
@@ -57,8 +59,9 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         model: A transformers model in memory, or a wrapper of one, which is measured as it is. Or the name of a model:
             a hub ID, a directory, a ``.gguf`` file, an alias or "zoo:NAME".
         tokenizer: The tokenizer of a model in memory. Defaults to None, for tasks that need none.
-        sites: Where entries are dropped: "input", "up", "gate", "intermediate", "all_inputs". Defaults to None, which
-            means all sites that the model has.
+        sites: Where entries are dropped: "input", "up", "gate", "intermediate", "all_inputs" in the FFNs;
+            "attention_input", "attention_output", "lm_head_input" outside of them. Defaults to None, which means all
+            sites that its FFNs have.
         tasks: One task or several: names, mappings of a name and options such as ``{"name": "arc_easy", "limit":
             100}``, or objects that implement `sparsedial.tasks.Task`. Defaults to self-prediction.
         rule: Name or class of a rule whose values are chosen by ``p`` or by a search, or rules such as ``TopP(0.9)``,
@@ -71,6 +74,8 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         tolerance: Precision of critical sparsity, as a fraction of sparsity, at which the search ends.
         retain: Share of the dense score that a sparse model has to keep.
         layers: Indices of the layers to sparsify. Defaults to None, which means all layers.
+        phases: "prefill" or "generation", to apply the rule in this phase only: the model is dense in the other one,
+            which is not counted. Defaults to None, which means both.
         modules: Name patterns of the FFN projections "up", "gate" and "down". Defaults to None, in which case the
             projections are found by tracing the model.
         out: Directory of the study, which gets the trials and the report. Defaults to None, which means a temporary
@@ -86,6 +91,9 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         trust_remote_code: Execute modeling code that comes with a model that is loaded by its name. Defaults to False.
         kind: Expected kind of the model. Defaults to None, in which case it is detected.
         mask_token: Token ID of the mask of a diffusion model. Defaults to None: it is read from the model.
+        accelerated: Run sparse trials on the kernels of `sparsedial.accelerate`, so that the result is that of the
+            accelerated model. They compute every token as a decode step does. The sites are "input", "intermediate"
+            and "all_inputs". Defaults to False.
         **task_options: Options of the tasks, such as ``limit``, ``sequences``, ``length``, ``batch``, ``seed``,
             ``num_fewshot`` or ``include_path``. Each applies to all tasks that have it (docs/tasks.md).
 
@@ -115,11 +123,13 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         tolerance=tolerance,
         retain=retain,
         layers=layers,
+        phases=phases,
         modules=modules,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         kind=kind,
         mask_token=mask_token,
+        accelerated=accelerated,
         task_options=task_options,
     )
     with ExitStack() as cleanup:

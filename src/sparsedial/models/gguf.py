@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from sparsedial.cache_location import cache_folder
 from sparsedial.errors import ModelError
 from sparsedial.files import file_sha256
-from sparsedial.models.cache_location import cache_folder
 from sparsedial.models.checkpoint_keys import check_checkpoint_keys
 from sparsedial.models.gguf_tensors import check_gguf_tensors
 from sparsedial.models.log_callback import Log, discard_message

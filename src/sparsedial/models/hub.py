@@ -55,11 +55,19 @@ def download_model(hub_id: str, *, trust_remote_code: bool) -> Path:
 @contextmanager
 def _convert_hub_errors(hub_id: str) -> Iterator[None]:
     """Replace any error that is raised inside the `with` block with a `ModelError` that names the model."""
+    from huggingface_hub.errors import GatedRepoError
+
     try:
         yield
     except Exception as error:  # huggingface_hub has many unrelated classes of errors.
         lines = str(error).strip().splitlines() or ["no reason was stated"]
+        reason = f"{type(error).__name__}: {lines[0]}"
+        if isinstance(error, GatedRepoError):
+            raise ModelError(
+                f"model {hub_id!r}: gated on the model hub ({reason}). Request access on "
+                f"https://huggingface.co/{hub_id} and log in (hf auth login)."
+            ) from error
         raise ModelError(
             f"model {hub_id!r}: not a local file or directory, and it could not be downloaded from the model hub "
-            f"({type(error).__name__}: {lines[0]}). {describe_accepted_names(hub_id)}"
+            f"({reason}). {describe_accepted_names(hub_id)}"
         ) from error

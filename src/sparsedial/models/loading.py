@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from sparsedial.acceleration.accelerated_model import accelerate_as_saved
+from sparsedial.acceleration.saved_settings import read_settings
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.models.checkpoint_keys import check_checkpoint_keys
 from sparsedial.models.identity import ModelIdentity
@@ -141,18 +143,25 @@ def load_language_model(
 
 
 def load_model(
-    name: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    accelerated: bool = True,
 ) -> tuple[Any, Any]:
-    """Load a model by name, with its tokenizer.
+    """Load a model by name, with its tokenizer. A directory of an accelerated model gives the accelerated model.
 
     Args:
         name: Hub ID, directory of safetensors, ``.gguf`` file, alias ("smollm2-135m") or "zoo:NAME".
         device: Device name that `pick_device` accepts. Defaults to "auto".
         dtype: Name of a dtype that `pick_dtype` accepts. Defaults to "auto".
         trust_remote_code: Execute modeling code that comes with the model. Defaults to False.
+        accelerated: False to load the dense model from a directory that `AcceleratedModel.save_pretrained` has
+            written. Defaults to True.
 
     Returns:
-        The transformers model in evaluation mode, and its tokenizer (None if it has none).
+        The transformers model in evaluation mode, or an `AcceleratedModel`, and its tokenizer (None if it has none).
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -167,6 +176,9 @@ def load_model(
     source = resolve_source(name, trust_remote_code=trust_remote_code)
     lm = load_language_model(source, device=device, dtype=dtype)
     _sources[lm.model] = source
+    settings = read_settings(source.path) if accelerated else None
+    if settings is not None:
+        return accelerate_as_saved(lm.model, settings), lm.tokenizer
     return lm.model, lm.tokenizer
 
 
@@ -243,7 +255,7 @@ def _load_model(source: Source, dtype: str, log: Log, **placement: Any) -> Any:
     kwargs = _loading_arguments(source)
     try:
         config = AutoConfig.from_pretrained(source.path, **kwargs)
-        model_class: Any = getattr(transformers, _model_class_name(config))
+        model_class: Any = getattr(transformers, find_model_class(config))
         model, info = model_class.from_pretrained(
             source.path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **placement, **kwargs
         )
@@ -267,8 +279,12 @@ def _loading_arguments(source: Source) -> dict[str, Any]:
     return {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
 
 
-def _model_class_name(config: Any) -> str:
-    """Return the name of the transformers class that loads a model, by default "AutoModelForCausalLM"."""
+def find_model_class(config: Any) -> str:
+    """Return the name of the transformers class that loads a model, by default "AutoModelForCausalLM".
+
+    Args:
+        config: Configuration of the model.
+    """
     remote_classes = getattr(config, "auto_map", None) or {}
     architectures = getattr(config, "architectures", None) or [""]
     if "AutoModel" in remote_classes and "AutoModelForCausalLM" not in remote_classes:

@@ -10,9 +10,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsedial.cache_location import cache_folder
 from sparsedial.errors import ModelError
 from sparsedial.files import file_sha256
-from sparsedial.models.cache_location import cache_folder
 from sparsedial.models.log_callback import Log, discard_message
 
 COPY_BUFFER_BYTES = 1 << 22

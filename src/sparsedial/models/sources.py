@@ -124,7 +124,7 @@ def _resolve_alias(name: str, alias: AliasSources, trust_remote_code: bool, log:
 
 def _resolve_zoo_model(name: str, trust_remote_code: bool) -> Source:
     folder = zoo_package.find_model_folder(name)
-    tokenizer = zoo_package.find_tokenizer_folder()
+    tokenizer = zoo_package.find_tokenizer_folder(name)
     _check_folder(folder)
     return Source(name, folder, "zoo", digest_folders([folder, tokenizer]), trust_remote_code, tokenizer)
 

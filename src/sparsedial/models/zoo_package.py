@@ -3,7 +3,7 @@
 A name such as ``zoo:dense-5m`` is accepted wherever a model name is expected.
 
 >>> model_names()
-['dense-0.4m', 'dense-1.3m', 'dense-5m', 'diffusion-1.3m', 'moe-5m']
+['dense-0.4m', 'dense-1.3m', 'dense-5m', 'diffusion-1.3m', 'moe-5m', 'thinking-0.8m']
 >>> sorted(path.name for path in find_model_folder("zoo:dense-0.4m").glob("*.safetensors"))
 ['model.safetensors']
 """
@@ -23,6 +23,7 @@ from sparsedial.suggestions import list_known
 PREFIX = "zoo:"
 INSTALL_HINT = "Install the zoo: pip install sparsedial-zoo (in a checkout of sparsedial: pip install ./packages/zoo)."
 MANIFEST_NAME = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Manifest:
     """The expected SHA-256 of every file of the zoo, as stored in ``manifest.json``.
 
     Attributes:
-        tokenizer: SHA-256 of each file of the shared tokenizer, in hexadecimal, by file name.
+        tokenizer: SHA-256 of each file of the tokenizer that most models share, in hexadecimal, by file name.
         models: SHA-256 of each file of each model, in hexadecimal, by model name and file name.
     """
 
@@ -94,6 +95,15 @@ def held_out_documents_path() -> Path:
     return zoo_folder() / "heldout.jsonl"
 
 
+def lm_eval_tasks_folder() -> Path | None:
+    """Return the folder with the tasks of the zoo that lm-eval defines, or None if the zoo is not installed."""
+    try:
+        folder = zoo_folder() / "tasks"
+    except ModelError:
+        return None
+    return folder if folder.is_dir() else None
+
+
 def model_names() -> list[str]:
     """Return the names of the models in the zoo, or an empty list if the zoo is not installed."""
     try:
@@ -129,17 +139,24 @@ def find_model_folder(name: str) -> Path:
     return folder
 
 
-def find_tokenizer_folder() -> Path:
-    """Return the folder of the tokenizer that all models of the zoo share, after checking its files.
+def find_tokenizer_folder(name: str) -> Path:
+    """Return the folder of a model's tokenizer, after checking the files of the tokenizer that the models share.
+
+    Args:
+        name: Name of a model in the zoo, with or without the prefix ``zoo:``.
 
     Returns:
-        A folder that `transformers.AutoTokenizer` can load.
+        The folder of the model if it has a tokenizer of its own, otherwise that of the shared tokenizer.
 
     Raises:
-        ModelError: The zoo is not installed, or a file of the tokenizer is missing or damaged.
+        ModelError: The zoo is not installed, or a file of the shared tokenizer is missing or damaged.
     """
+    manifest = read_manifest()
+    model_name = name.removeprefix(PREFIX)
+    if TOKENIZER_FILE in manifest.models[model_name]:
+        return zoo_folder() / "models" / model_name
     folder = zoo_folder() / "tokenizer"
-    _check_files("tokenizer of the zoo", folder, read_manifest().tokenizer)
+    _check_files("tokenizer of the zoo", folder, manifest.tokenizer)
     return folder
 
 

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.report.droppable_share import format_droppable_macs, format_droppable_p, format_droppable_share
+from sparsedial.report.droppable_share import (
+    format_droppable_macs,
+    format_droppable_p,
+    format_droppable_share,
+    format_droppable_weights,
+)
 from sparsedial.report.formatting import format_number, format_parameters, sanitize_text
 from sparsedial.report.row_interpretation import interpret_row
 
@@ -14,8 +19,8 @@ SITE = "Site"
 SPARSITY = "Critical sparsity (95% CI)"
 RULE_PARAMETER = "p"
 SKIPPABLE_MACS = "Skippable MACs"
+SKIPPABLE_WEIGHTS = "Of all weights"
 INTERPRETATION = "Interpretation"
-COLUMNS = (SITE, SPARSITY, RULE_PARAMETER, SKIPPABLE_MACS, INTERPRETATION)
 
 MODEL = "Model"
 RULE = "Rule"
@@ -31,7 +36,7 @@ class CriticalRow:
     """One row of the table.
 
     Attributes:
-        cells: The text of each of `COLUMNS`.
+        cells: The text of each column, in order.
         is_undecided: True if no point is shown to keep the score. The row is then marked.
     """
 
@@ -65,6 +70,14 @@ class CriticalTable:
     groups: tuple[RowGroup, ...]
 
     @property
+    def columns(self) -> list[str]:
+        """The names of the columns, which are the same in all rows. The table must have a row.
+
+        `SKIPPABLE_WEIGHTS` is a column if the number of weights is known for any of the rows.
+        """
+        return list(self.rows[0].cells)
+
+    @property
     def rows(self) -> list[CriticalRow]:
         """The rows of all groups."""
         rows: list[CriticalRow] = []
@@ -88,9 +101,10 @@ def make_critical_table(findings: Sequence[SiteFinding], retain: float) -> Criti
     for other in conditions:
         common = {name: text for name, text in common.items() if other[name] == text}
     groups: list[RowGroup] = []
+    has_weights = any(finding.skippable_weights.high is not None for finding in findings)
     for finding, condition in zip(findings, conditions, strict=True):
         differing = {name: text for name, text in condition.items() if name not in common}
-        row = CriticalRow(_cells(finding, retain), finding.is_undecided)
+        row = CriticalRow(_cells(finding, retain, has_weights), finding.is_undecided)
         if groups and groups[-1].conditions == differing:
             groups[-1] = RowGroup(differing, (*groups[-1].rows, row))
         else:
@@ -113,11 +127,13 @@ def _conditions(finding: SiteFinding) -> dict[str, str]:
     }
 
 
-def _cells(finding: SiteFinding, retain: float) -> dict[str, str]:
-    return {
+def _cells(finding: SiteFinding, retain: float, has_weights: bool) -> dict[str, str]:
+    cells = {
         SITE: sanitize_text(finding.site),
         SPARSITY: format_droppable_share(finding),
         RULE_PARAMETER: format_droppable_p(finding),
         SKIPPABLE_MACS: format_droppable_macs(finding),
-        INTERPRETATION: interpret_row(finding, retain),
     }
+    if has_weights:
+        cells[SKIPPABLE_WEIGHTS] = format_droppable_weights(finding)
+    return {**cells, INTERPRETATION: interpret_row(finding, retain)}

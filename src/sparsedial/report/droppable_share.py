@@ -8,7 +8,7 @@ The lower end comes first where the interval is wide. If it is 0, the text says 
 from __future__ import annotations
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, UNDECIDED
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, UNDECIDED, Estimate
 from sparsedial.report.formatting import (
     format_estimate,
     format_interval,
@@ -109,12 +109,27 @@ def format_droppable_macs(finding: SiteFinding) -> str:
     Returns:
         The share with its interval, its lower end, or its bracket.
     """
-    macs = finding.skippable_macs
+    return _format_skippable(finding, finding.skippable_macs)
+
+
+def format_droppable_weights(finding: SiteFinding) -> str:
+    """Return the share of all weights that can be skipped, which belongs to the number that answers.
+
+    Args:
+        finding: A row of the table of critical sparsities.
+
+    Returns:
+        The share with its interval, its lower end, or its bracket.
+    """
+    return _format_skippable(finding, finding.skippable_weights)
+
+
+def _format_skippable(finding: SiteFinding, share: Estimate) -> str:
     if finding.answer == UNDECIDED:
-        return format_interval(macs.low, macs.high, macs.is_high_censored)
-    if finding.answer == AT_LEAST and macs.low is not None:
-        return f"at least {format_percent(macs.low)}"
-    return format_estimate(macs)
+        return format_interval(share.low, share.high, share.is_high_censored)
+    if finding.answer == AT_LEAST and share.low is not None:
+        return f"at least {format_percent(share.low)}"
+    return format_estimate(share)
 
 
 def _describe_range(finding: SiteFinding) -> str:

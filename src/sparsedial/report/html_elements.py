@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from sparsedial.report.charts.theme import SITE_COLOURS, SPARE_COLOURS
-from sparsedial.report.critical_table import COLUMNS, INTERPRETATION, SITE, SPARSITY, CriticalTable
+from sparsedial.report.critical_table import INTERPRETATION, SITE, SPARSITY, CriticalTable
 from sparsedial.report.formatting import sanitize_text
 from sparsedial.report.row_interpretation import WARNING
 from sparsedial.report.supplementary_tables import DetailTable
@@ -65,13 +65,14 @@ def render_critical_table(table: CriticalTable) -> str:
         HTML with one group of rows for each set of conditions.
     """
     bodies = []
+    columns = table.columns
     for group in table.groups:
         rows = []
         for row in group.rows:
-            rows.append(_render_row(COLUMNS, list(row.cells.values())))
-        bodies.append(_render_group(_describe_conditions(group.conditions), len(COLUMNS), rows))
+            rows.append(_render_row(columns, list(row.cells.values())))
+        bodies.append(_render_group(_describe_conditions(group.conditions), len(columns), rows))
     caption = f"<caption>{_describe_conditions(table.common)}</caption>"
-    return _render_table(COLUMNS, bodies, caption)
+    return _render_table(columns, bodies, caption)
 
 
 def render_detail_table(table: DetailTable) -> str:

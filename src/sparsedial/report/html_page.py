@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparsedial.analysis.critical_findings import read_critical_findings
@@ -16,6 +17,7 @@ from sparsedial.report.charts.rendering import save_chart, to_svg
 from sparsedial.report.critical_table import make_critical_table
 from sparsedial.report.csv_and_json import to_csv, to_json, write_file
 from sparsedial.report.formatting import format_retain
+from sparsedial.report.generation_tables import make_generation_tables
 from sparsedial.report.html_elements import (
     escape,
     fold,
@@ -26,6 +28,8 @@ from sparsedial.report.html_elements import (
 from sparsedial.report.html_provenance import render_model_line, render_provenance
 from sparsedial.report.output_folder import RESULTS_NAME, check_report_folder
 from sparsedial.report.pair_table import make_pair_tables
+from sparsedial.report.publication.catalog import make_reference_figures
+from sparsedial.report.reference_table import make_reference_table
 from sparsedial.report.stylesheet import CSS
 from sparsedial.report.summary_text import describe_missing, summarize
 from sparsedial.report.supplementary_tables import make_detail_tables
@@ -40,17 +44,34 @@ SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 REQUIRED_TABLES = ("critical", "points", "layers")
 """Tables that are written even if they are empty."""
 
-OPTIONAL_TABLES = ("trends", "differences", "experts", "steps", "step_overlap", "generated")
+OPTIONAL_TABLES = (
+    "trends",
+    "differences",
+    "experts",
+    "steps",
+    "step_overlap",
+    "generated",
+    "segments",
+    "cost",
+    "reference",
+)
 
 MAX_STATEMENTS = 12
 """Number of statements below the answer that are shown without being opened."""
+
+PUBLICATION_SCALE = 1.5
+"""Factor by which figures for publications, whose text is small, are enlarged in the page."""
+
+NO_DETAILS = "<p>No figures could be drawn, because there are no valid points.</p>"
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 TERMS = {
     "site": "The activation vector that is made sparse. input: the vector that the FFN reads. up: the output of the up "
     "projection. gate: the output of the gate projection after its activation function. intermediate: the product of "
-    "up and gate. all_inputs: both input and intermediate, the vectors that the FFN's weight matrices multiply.",
+    "up and gate. all_inputs: both input and intermediate, the vectors that the FFN's weight matrices multiply. "
+    "attention_input: the hidden state that the projections of an attention read. attention_output: the output of an "
+    "attention, which its output projection reads. lm_head_input: the vector that the output layer reads.",
     "top-p": "The rule that keeps the fewest entries of a vector, in descending order of magnitude, whose magnitudes "
     "sum to at least p times the L1 norm of the vector. Sparsity is the share of entries that are dropped. "
     "p = 1 is the dense model.",
@@ -67,8 +88,27 @@ TERMS = {
     "the interval is wider than the study requests (±2 percentage points by default). p and skippable MACs are then "
     "those of this point.",
     "skippable MACs": "The share of the FFN's multiply-accumulates (MACs) that a runtime can skip at the critical "
-    "sparsity, because one of their factors is zero.",
+    "sparsity, because one of their factors is zero. At a site outside of the FFN: of the multiply-accumulates of the "
+    "projections that read the vector.",
+    "of all weights": "The same as a share of all weights that the model reads for one token: those of the FFNs, the "
+    "attentions, the output layer and the norms, without the table of embeddings. In a mixture of experts, an expert "
+    "counts in proportion to the tokens that it reads.",
 }
+
+
+@dataclass(frozen=True)
+class RenderedFigures:
+    """The figures of a page as HTML.
+
+    Attributes:
+        comparisons: Figures that compare sites, models and tasks.
+        details: Figures of each model.
+        references: Figures with values of references. Empty if there are none.
+    """
+
+    comparisons: str
+    details: str
+    references: str
 
 
 def write_report(results: Results, folder: Path | str) -> Path:
@@ -91,14 +131,18 @@ def write_report(results: Results, folder: Path | str) -> Path:
     target = Path(folder)
     comparison_figures = list(make_comparison_figures(results))
     detail_figures = list(make_detail_figures(results))
-    check_report_folder(target, _file_names(results, [*comparison_figures, *detail_figures]))
+    reference_figures = make_reference_figures(results)
+    check_report_folder(target, _file_names(results, [*comparison_figures, *detail_figures, *reference_figures]))
     write_file(target / RESULTS_NAME, to_json({"schema": SCHEMA, **vars(results)}))
     for name in _table_names(results):
         write_file(target / f"{name}.csv", to_csv(getattr(results, name)))
-    comparisons = _render_figures(comparison_figures, target / "figures")
-    details = _render_figures(detail_figures, target / "figures")
+    rendered = RenderedFigures(
+        comparisons=_render_figures(comparison_figures, target / "figures"),
+        details=_render_figures(detail_figures, target / "figures"),
+        references=_render_figures(reference_figures, target / "figures", PUBLICATION_SCALE),
+    )
     page = target / PAGE_NAME
-    write_file(page, _render_page(results, comparisons, details, has_files=True).encode())
+    write_file(page, _render_page(results, rendered, has_files=True).encode())
     return page
 
 
@@ -111,9 +155,12 @@ def render_page(results: Results) -> str:
     Returns:
         HTML.
     """
-    comparisons = _render_figures(make_comparison_figures(results), None)
-    details = _render_figures(make_detail_figures(results), None)
-    return _render_page(results, comparisons, details, has_files=False)
+    rendered = RenderedFigures(
+        comparisons=_render_figures(make_comparison_figures(results), None),
+        details=_render_figures(make_detail_figures(results), None),
+        references=_render_figures(make_reference_figures(results), None, PUBLICATION_SCALE),
+    )
+    return _render_page(results, rendered, has_files=False)
 
 
 def _file_names(results: Results, figures: Iterable[Figure]) -> list[str]:
@@ -131,16 +178,16 @@ def _table_names(results: Results) -> list[str]:
     return [*REQUIRED_TABLES, *optional]
 
 
-def _render_figures(figures: Iterable[Figure], folder: Path | None) -> str:
+def _render_figures(figures: Iterable[Figure], folder: Path | None, scale: float = 1.0) -> str:
     """Return the figures as HTML, after saving them if there is a directory for them."""
     parts = []
     for figure in figures:
         svg = to_svg(figure.chart) if folder is None else save_chart(figure.chart, folder / figure.name)
-        parts.append(_embed_svg(figure, svg))
+        parts.append(_embed_svg(figure, svg, scale))
     return "".join(parts)
 
 
-def _embed_svg(figure: Figure, svg: str) -> str:
+def _embed_svg(figure: Figure, svg: str, scale: float) -> str:
     """Return the SVG in a figure element. Its IDs get a prefix, because IDs must be unique in a page."""
     ET.register_namespace("", SVG_NAMESPACE)
     root = ET.fromstring(svg)
@@ -150,13 +197,15 @@ def _embed_svg(figure: Figure, svg: str) -> str:
                 element.set(key, f"{figure.name}-{value}")
             else:
                 element.set(key, value.replace("url(#", f"url(#{figure.name}-"))
+    for dimension in ("width", "height"):
+        root.set(dimension, f"{scale * float(root.attrib[dimension]):g}")
     root.set("role", "img")
     root.set("aria-label", figure.description)
     inline = ET.tostring(root, encoding="unicode")
     return f'<figure id="{figure.name}"><div class="wide">{inline}</div></figure>'
 
 
-def _render_page(results: Results, comparisons: str, details: str, has_files: bool) -> str:
+def _render_page(results: Results, figures: RenderedFigures, has_files: bool) -> str:
     title = escape(results.title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -165,17 +214,23 @@ def _render_page(results: Results, comparisons: str, details: str, has_files: bo
         f"<title>{title}</title><style>{CSS}</style></head>\n"
         f"<body><main><h1>{title}</h1>{render_model_line(results.provenance)}{_render_problems(results.problems)}"
         f"{_render_answer(results)}{_render_notes(results.notes)}"
-        f"{_render_sections(results, comparisons, details, has_files)}"
+        f"{_render_sections(results, figures, has_files)}"
         "</main></body></html>\n"
     )
 
 
-def _render_sections(results: Results, comparisons: str, details: str, has_files: bool) -> str:
-    sections = [("At a glance", comparisons), ("Critical sparsity", _render_critical(results, has_files))]
-    for table in (*make_pair_tables(results), *make_detail_tables(results)):
+def _render_sections(results: Results, figures: RenderedFigures, has_files: bool) -> str:
+    sections = [("At a glance", figures.comparisons), ("Critical sparsity", _render_critical(results, has_files))]
+    for table in (*make_pair_tables(results), *make_detail_tables(results), *make_generation_tables(results)):
         sections.append((table.heading, render_detail_table(table)))
+    if not results.reference.empty:
+        table = make_reference_table(results.reference)
+        sections.append((table.heading, figures.references + render_detail_table(table)))
     sections += [
-        ("Curves and layers", details or "<p>No figures could be drawn, because there are no valid points.</p>"),
+        (
+            "Curves and layers",
+            figures.details or "<p>No figures could be drawn, because there are no valid points.</p>",
+        ),
         ("Terms", _render_terms(results.retain)),
         ("Provenance", render_provenance(results.provenance)),
     ]

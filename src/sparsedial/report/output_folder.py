@@ -26,11 +26,28 @@ def check_report_folder(folder: Path, names: Iterable[str]) -> None:
     try:
         if holds_study(folder) or _holds_report(folder):
             return
+    except OSError as error:
+        raise StorageError(f"{sanitize_text(folder)}: cannot be read: {error.strerror}") from None
+    check_no_foreign_files(folder, names, "report")
+
+
+def check_no_foreign_files(folder: Path, names: Iterable[str], kind: str = "export") -> None:
+    """Check that a directory has no files of some names. Nothing is changed.
+
+    Args:
+        folder: The directory. It need not exist.
+        names: Relative paths of the files that are about to be written.
+        kind: What the files belong to, for the error message.
+
+    Raises:
+        StorageError: The directory holds a file of one of these names, or it cannot be read.
+    """
+    try:
         for name in names:
             path = folder / name
             if path.exists() or path.is_symlink():
                 raise StorageError(
-                    f"{sanitize_text(path)}: exists and is not of an earlier report. Nothing was written. "
+                    f"{sanitize_text(path)}: exists and is not of an earlier {kind}. Nothing was written. "
                     "Choose a new or empty directory with --out."
                 )
     except StorageError:

@@ -11,7 +11,7 @@ from sparsedial.analysis.pair_findings import find_pairs
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import unique_in_order
 from sparsedial.curves.difference import UNCLEAR
-from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.feed_forward import BUILTIN_SITES
 from sparsedial.report.formatting import MISSING, format_point_interval, format_points, sanitize_text
 from sparsedial.report.supplementary_tables import DetailTable
 
@@ -68,7 +68,7 @@ def _list_sites(groups: Sequence[PairGroup]) -> list[str]:
     for group in groups:
         for pair in group.pairs:
             names += [site.site for site in pair.sites]
-    return unique_in_order(names, SITES)
+    return unique_in_order(names, BUILTIN_SITES)
 
 
 def _select_pairs(pairs: Sequence[PairComparison]) -> Sequence[PairComparison]:

@@ -194,7 +194,13 @@ def _describe_sites(finding: SiteComparison) -> list[str]:
             f"Within the 95% intervals of the differences, the critical sparsity of {rivals} could be as high."
         )
     if finding.most_skippable is not None:
-        sentences.append(_describe_saving(finding.most_skippable, finding.site_count))
+        saving = _describe_weights if finding.compares_weights else _describe_saving
+        sentences.append(saving(finding.most_skippable, finding.site_count))
+    if finding.combined_weights:
+        sentences.append(
+            f"The sites whose matrices differ add up to {format_percent(finding.combined_weights)} of all weights, if "
+            "their errors do not add up, which was not measured."
+        )
     return sentences
 
 
@@ -210,6 +216,16 @@ def _describe_saving(finding: SiteFinding, site_count: int) -> str:
     if finding.answer == AT_LEAST:
         share = f"at least {format_percent(finding.skippable_macs.low)}"
     saving = f"can skip {share} of the FFN's multiply-accumulates (MACs)"
+    if site_count == 1:
+        return f"A runtime {saving}."
+    return f"The largest saving is at {sanitize_text(finding.site)}: a runtime {saving}."
+
+
+def _describe_weights(finding: SiteFinding, site_count: int) -> str:
+    share = _format_in_sentence(finding.skippable_weights)
+    if finding.answer == AT_LEAST:
+        share = f"at least {format_percent(finding.skippable_weights.low)}"
+    saving = f"can skip {share} of all weights that the model reads per token"
     if site_count == 1:
         return f"A runtime {saving}."
     return f"The largest saving is at {sanitize_text(finding.site)}: a runtime {saving}."

@@ -74,7 +74,7 @@ def _make_size_trends(trends: pd.DataFrame) -> DetailTable:
         ),
         columns=("Site", "Models", "Slope (95% CI)", "Rising steps", "Interpretation"),
         rows=list(map(_size_trend_row, trends.to_dict("records"))),
-        groups=_group_texts(trends, "family", "rule", "layers", "task"),
+        groups=group_texts(trends, "family", "rule", "layers", "task"),
     )
 
 
@@ -114,7 +114,7 @@ def _make_outliers(experts: pd.DataFrame) -> DetailTable:
             "Share of layer's tokens", "Share of weight",
         ),
         rows=list(map(_outlier_row, outliers.rows.to_dict("records"))),
-        groups=_group_texts(outliers.rows, "model", "rule", "layers", "task"),
+        groups=group_texts(outliers.rows, "model", "rule", "layers", "task"),
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def _make_generated_texts(generated: pd.DataFrame) -> DetailTable:
         ),
         columns=("p", "Mean tokens", "Limit reached", "Sparsity in prefill", "Sparsity in generation"),
         rows=list(map(_generated_text_row, generated.to_dict("records"))),
-        groups=_group_texts(generated, "model", "task", "site", "rule", "layers"),
+        groups=group_texts(generated, "model", "task", "site", "rule", "layers"),
     )
 
 
@@ -158,8 +158,13 @@ def _generated_text_row(row: Row) -> list[str]:
     ]
 
 
-def _group_texts(frame: pd.DataFrame, *columns: str) -> list[str]:
-    """Return the heading of the group of each row. Rule and layers are left out if they are equal in all rows."""
+def group_texts(frame: pd.DataFrame, *columns: str) -> list[str]:
+    """Return the heading of the group of each row. Rule and layers are left out if they are equal in all rows.
+
+    Args:
+        frame: The rows.
+        *columns: Columns that are named in the heading.
+    """
     shown = [name for name in columns if name not in ("rule", "layers") or frame[name].nunique() > 1]
     groups = []
     for row in frame.to_dict("records"):

@@ -12,10 +12,11 @@ from rich.text import Text
 from sparsedial.analysis.critical_findings import SiteFinding, SplitFindings, read_critical_findings
 from sparsedial.analysis.results import Results
 from sparsedial.report.critical_table import (
+    INTERPRETATION,
     MODEL,
-    RULE_PARAMETER,
     SITE,
     SKIPPABLE_MACS,
+    SKIPPABLE_WEIGHTS,
     SPARSITY,
     TASK,
     CriticalRow,
@@ -26,8 +27,7 @@ from sparsedial.report.formatting import format_retain
 from sparsedial.report.row_interpretation import WARNING, describe_wide_rows
 from sparsedial.report.summary_text import summarize_in_one_line
 
-COLUMNS = (SITE, SPARSITY, RULE_PARAMETER, SKIPPABLE_MACS)
-BREAKABLE_COLUMNS = (SPARSITY, SKIPPABLE_MACS)
+BREAKABLE_COLUMNS = (SPARSITY, SKIPPABLE_MACS, SKIPPABLE_WEIGHTS)
 """Columns whose text is wrapped in a narrow terminal. The others keep their width."""
 PADDING = 2
 """Spaces between two columns."""
@@ -78,14 +78,16 @@ def _fit_widths(widths: dict[str, int], room: int) -> dict[str, int]:
     """Make the widest of `BREAKABLE_COLUMNS` narrower until the columns fit, so that their text is wrapped."""
     fitted = dict(widths)
     for _ in range(sum(widths.values()) + PADDING * (len(widths) - 1) - room):
-        widest = max(BREAKABLE_COLUMNS, key=lambda column: fitted[column])
+        widest = max(BREAKABLE_COLUMNS, key=lambda column: fitted.get(column, 0))
         fitted[widest] = max(1, fitted[widest] - 1)
     return fitted
 
 
 def _column_widths(table: CriticalTable) -> dict[str, int]:
     widths = {}
-    for column in COLUMNS:
+    for column in table.columns:
+        if column == INTERPRETATION:  # the notes below the table have its text
+            continue
         widths[column] = cell_len(column)
         for row in table.rows:
             widths[column] = max(widths[column], cell_len(_cell_text(row, column)))

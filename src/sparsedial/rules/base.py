@@ -11,6 +11,7 @@ import torch
 
 from sparsedial.errors import SpecError
 from sparsedial.rules.calibration import Calibration
+from sparsedial.rules.rule_family import join_family
 
 RULE_VERSION = 1
 """Version of the built-in rules. It must be increased when a changed definition keeps other entries."""
@@ -43,7 +44,7 @@ class Rule:
         sparsest_value: Value of the parameter at which the rule drops most entries, at the other end of the range.
         search_digits: Number of decimal digits of the values that an adaptive search chooses.
         keeps_lowest_index_first: True if, among entries of equal magnitude, those with the lowest index are kept first.
-        needs_calibration: True if `bind` needs what `calibrate` returns.
+        needs_calibration: True if `bind` needs a calibration. The class defines `calibrate_vector`, or `calibrate`.
     """
 
     name: ClassVar[str]
@@ -88,6 +89,35 @@ class Rule:
         """Value of the parameter."""
         return float(getattr(self, self.parameter_name()))
 
+    @property
+    def family(self) -> str:
+        """Text that names the rule and those of its further fields that differ from their defaults."""
+        options = {}
+        for field in fields(self)[1:]:
+            if getattr(self, field.name) != field.default:
+                options[field.name] = getattr(self, field.name)
+        return join_family(self.name, options)
+
+    def representative(self) -> Rule:
+        """Return the rule that a search measures in place of this one. By default, this is the rule itself.
+
+        A class overrides this method if rules with neighboring values keep the same entries of every vector.
+        """
+        return self
+
+    def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
+        """Return why the rule is not defined for a vector of an FFN, or None if it is. By default, it is for all.
+
+        Args:
+            ffn: The FFN, as described in `sparsedial.ffn.FFN`.
+            vector: Name of the vector: "input", "up", "gate", "intermediate", or that of a registered site.
+            width: Number of entries of the vector.
+
+        Returns:
+            The reason as a clause, or None.
+        """
+        return None
+
     def keep_mask(self, magnitudes: torch.Tensor) -> torch.Tensor:
         """Return which entries of each vector are kept.
 
@@ -118,7 +148,7 @@ class Rule:
         Args:
             ffn: The FFN, as described in `sparsedial.ffn.FFN`.
             vector: Name of the vector: "input", "up", "gate", "intermediate", or that of a registered site.
-            calibration: What `calibrate` returned for the model. None if the rule does not need it.
+            calibration: The calibration for the model and the site. None if the rule does not need it.
 
         Returns:
             An object with the method `keep_mask`.
@@ -141,6 +171,25 @@ class Rule:
             NotImplementedError: The class needs a calibration and does not define this method.
         """
         raise NotImplementedError(f"{cls.__name__} has needs_calibration, but does not define calibrate")
+
+    @classmethod
+    def calibrate_vector(cls, vectors: torch.Tensor, ffn: Any, vector: str) -> Mapping[str, Any]:
+        """Compute what `bind` needs to know about one vector of one FFN, from its values on the calibration data.
+
+        `sparsedial.calibrate` and studies call it for each vector. `find_entry` returns the result in `bind`.
+
+        Args:
+            vectors: Values of the vector for the tokens of the calibration data, shape [tokens, D].
+            ffn: The FFN.
+            vector: Name of the vector.
+
+        Returns:
+            Plain JSON.
+
+        Raises:
+            NotImplementedError: The class does not define this method.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not define calibrate_vector")
 
     @classmethod
     def value_at(cls, distance: float) -> float:
@@ -247,5 +296,26 @@ def check_rule_class(rule_class: Any) -> None:
         raise SpecError(f"{source}: dense_value and sparsest_value are {ends}: expected two different finite numbers")
     if type(rule_class.version) is not int or rule_class.version < 1:
         raise SpecError(f"{source}: version {rule_class.version!r}: expected a whole number of at least 1")
-    if rule_class.needs_calibration and rule_class.calibrate.__func__ is Rule.calibrate.__func__:  # type: ignore[attr-defined]
-        raise SpecError(f"{source}: needs_calibration is True, but the class does not define calibrate")
+    if rule_class.needs_calibration and not (calibrates_vectors(rule_class) or defines_method(rule_class, "calibrate")):
+        raise SpecError(
+            f"{source}: needs_calibration is True, but the class does not define calibrate_vector or calibrate"
+        )
+
+
+def calibrates_vectors(rule_class: type[Rule]) -> bool:
+    """Return True if the class of a rule defines `Rule.calibrate_vector`.
+
+    Args:
+        rule_class: The class.
+    """
+    return defines_method(rule_class, "calibrate_vector")
+
+
+def defines_method(rule_class: type[Rule], name: str) -> bool:
+    """Return True if the class of a rule overrides a class method of `Rule`.
+
+    Args:
+        rule_class: The class.
+        name: Name of the method.
+    """
+    return getattr(rule_class, name).__func__ is not getattr(Rule, name).__func__

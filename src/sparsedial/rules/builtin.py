@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from sparsedial.errors import SpecError
 from sparsedial.rules.base import Rule, keep_largest
 
 
 @dataclass(frozen=True)
 class TopP(Rule):
-    """Keep the fewest entries, largest magnitude first, whose L1 norm reaches ``p * ||v||_1``.
+    """Keep the fewest entries, largest magnitude first, whose ``|v|**q`` add up to the share ``p`` of the sum.
 
-    Among entries of equal magnitude, those with the lowest index are kept first. No entry of a zero vector is kept.
-    ``p = 0`` keeps no entry, and ``p = 1`` keeps every non-zero entry. Source: arXiv 2509.00454, section 3.
+    With the default ``q = 1``, this is the share ``p`` of the L1 norm. Among entries of equal magnitude, those with the
+    lowest index are kept first. No entry of a zero vector is kept. ``p = 0`` keeps no entry, and ``p = 1`` keeps every
+    non-zero entry. Source: arXiv 2509.00454, section 3, which also names the generalisation to q.
 
     Args:
-        p: Share of the L1 norm to keep, in [0, 1].
+        p: Share of the sum to keep, in [0, 1].
+        q: Exponent of the magnitudes, above 0. Defaults to 1. A larger exponent drops more entries at the same p.
 
     Example:
         >>> import torch, sparsedial as sd
@@ -32,11 +35,21 @@ class TopP(Rule):
     """
 
     p: float
+    q: float = 1.0
     name: ClassVar[str] = "top_p"
     keeps_lowest_index_first: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "p", self._check_parameter("p", self.p))
+        if self.q == 1.0 and type(self.q) is float:
+            return
+        if isinstance(self.q, bool) or not isinstance(self.q, int | float) or not 0 < self.q < math.inf:
+            raise SpecError(f"TopP(q={self.q!r}): expected a finite number above 0")
+        object.__setattr__(self, "q", float(self.q))
+
+    def __repr__(self) -> str:
+        power = "" if self.q == 1.0 else f", q={self.q:g}"
+        return f"TopP(p={self.p!r}{power})"
 
     @property
     def value(self) -> float:
@@ -56,9 +69,20 @@ class TopP(Rule):
         return keep_largest(magnitudes, self._count_kept)
 
     def _count_kept(self, ordered: torch.Tensor) -> torch.Tensor:
+        nonzero = (ordered > 0).sum(-1)
+        if self.q != 1.0:
+            largest = ordered[:, :1].clamp_min(torch.finfo(ordered.dtype).tiny)  # the power of a share cannot overflow
+            ordered = (ordered / largest) ** self.q
         mass = ordered.cumsum(-1)
         reaching = (mass < self.p * mass[:, -1:]).sum(-1) + 1  # includes the entry that reaches the target
-        return torch.minimum(reaching, (ordered > 0).sum(-1))
+        return torch.minimum(reaching, nonzero)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `rule_from_json` reads. It has no options if q is 1."""
+        data = super().to_json()
+        if self.q == 1.0:
+            del data["options"]  # the key of such trials is older than q
+        return data
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from sparsedial.errors import SpecError
 from sparsedial.registry import Registry
 from sparsedial.rules.base import Rule, check_rule_class
 from sparsedial.rules.builtin import MaxP, TopK, TopP
+from sparsedial.rules.cett import Cett
+from sparsedial.rules.n_of_m import NOfM
+from sparsedial.rules.rule_family import split_family
+from sparsedial.rules.threshold import Threshold
+from sparsedial.rules.weighted_top_k import WeightedTopK
+from sparsedial.rules.weighted_top_p import WeightedTopP
 
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -45,17 +51,46 @@ def register_rule(rule_class: type[RuleT]) -> type[RuleT]:
     return rule_class
 
 
+_CLASSES: tuple[type[Rule], ...] = (TopP, TopK, MaxP, NOfM, WeightedTopK, WeightedTopP, Threshold, Cett)
+
 RULES: Registry[type[Any]] = Registry(
-    "rule", "sparsedial.rules", {TopP.name: TopP, TopK.name: TopK, MaxP.name: MaxP}, register_rule
+    "rule", "sparsedial.rules", {rule_class.name: rule_class for rule_class in _CLASSES}, register_rule
 )
+
+
+def find_rule_class(family: str) -> type[Rule]:
+    """Return the class of the rules of a family. A `SpecError` is raised if there is no rule of its name.
+
+    Args:
+        family: Name of a rule, which options in parentheses may follow.
+
+    Example:
+        >>> find_rule_class("top_p(q=2)").__name__
+        'TopP'
+    """
+    rule_class: type[Rule] = RULES[split_family(family)[0]]
+    return rule_class
+
+
+def normalize_family(family: str) -> str:
+    """Return the text that `Rule.family` has for the rules of a family. A `SpecError` is raised if it is wrong.
+
+    Args:
+        family: Name of a rule, which options in parentheses may follow.
+
+    Example:
+        >>> normalize_family("top_p( q = 2.0 )"), normalize_family("top_p(q=1)")
+        ('top_p(q=2)', 'top_p')
+    """
+    return make_rule(family, find_rule_class(family).dense_value).family
 
 
 def make_rule(name: str, value: object, options: Mapping[str, Any] | None = None) -> Rule:
     """Make a rule from its name and its parameter.
 
     Args:
-        name: ``top_p``, ``top_k``, ``max_p``, or the name of a registered rule. A `SpecError` is raised if it is
-            unknown.
+        name: ``top_p``, ``top_k``, ``max_p``, another name from `RULES`, or a family such as ``top_p(q=2)``. A
+            `SpecError` is raised if it is unknown.
         value: The rule parameter. A `SpecError` is raised if it is not a number in the range of the rule.
         options: Further fields of the rule by name. Defaults to None, which means their defaults.
 
@@ -63,11 +98,25 @@ def make_rule(name: str, value: object, options: Mapping[str, Any] | None = None
         The rule.
 
     Example:
-        >>> make_rule("top_p", 0.9)
-        TopP(p=0.9)
+        >>> make_rule("top_p", 0.9), make_rule("n_of_m(m=16)", 0.5)
+        (TopP(p=0.9), NOfM(fraction=0.5, m=16))
     """
-    rule: Rule = RULES[name](value, **(options or {}))
+    if "(" in name:
+        name, named_options = split_family(name)
+        options = {**named_options, **(options or {})}
+    rule_class = RULES[name]
+    if options:
+        _check_options(rule_class, options)
+    rule: Rule = rule_class(value, **(options or {}))
     return rule
+
+
+def _check_options(rule_class: type[Rule], options: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(rule_class)][1:]
+    for option in options:
+        if option not in known:
+            expected = f"expected {', '.join(known)}" if known else "the rule has no options"
+            raise SpecError(f"rule {rule_class.name!r}: unknown option {option!r}: {expected}")
 
 
 def rule_from_json(data: Mapping[str, Any]) -> Rule:
@@ -118,6 +167,11 @@ class RecordedRule(Rule):
     def value(self) -> float:
         """Value of the parameter."""
         return float(self.to_json()["value"])
+
+    @property
+    def family(self) -> str:
+        """Name of the rule, because the defaults of its further fields are not known."""
+        return self.name
 
     def to_json(self) -> dict[str, Any]:
         """Return the dictionary that was read."""

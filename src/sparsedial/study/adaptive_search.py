@@ -22,7 +22,7 @@ from sparsedial.curves.critical import (
     critical_sparsity,
 )
 from sparsedial.curves.curve import Curve
-from sparsedial.rules import RULES, Rule, make_rule
+from sparsedial.rules import Rule, find_rule_class, make_rule
 
 FIRST_DISTANCES = (0.10, 0.03, 0.20)
 """Distances that every search measures first, so that every curve has at least three points."""
@@ -84,27 +84,27 @@ def rule_at_distance(rule_name: str, distance: float) -> Rule:
     """Return the rule whose value has this distance from its dense value.
 
     Args:
-        rule_name: A name from `RULES`.
+        rule_name: Family of the rule, such as "top_p".
         distance: A number in [0, 1].
 
     Returns:
-        The rule, with its value rounded to `Rule.search_digits`.
+        The rule, with its value rounded to `Rule.search_digits`, or its `Rule.representative`.
 
     Example:
         >>> rule_at_distance("top_p", 0.1), rule_at_distance("max_p", 0.1)
         (TopP(p=0.9), MaxP(fraction=0.1))
     """
-    rule_class = RULES[rule_name]
+    rule_class = find_rule_class(rule_name)
     low, high = sorted((rule_class.dense_value, rule_class.sparsest_value))
     value = round(rule_class.value_at(distance), rule_class.search_digits)
-    return make_rule(rule_name, min(max(value, low), high))
+    return make_rule(rule_name, min(max(value, low), high)).representative()
 
 
 def first_rules(rule_name: str) -> tuple[Rule, ...]:
     """Return the rules that every search measures, in order.
 
     Args:
-        rule_name: A name from `RULES`.
+        rule_name: Family of the rule, such as "top_p".
 
     Returns:
         One rule for each of `FIRST_DISTANCES`.
@@ -129,7 +129,7 @@ def next_step(
     of the highest crossing instead.
 
     Args:
-        rule_name: A name from `RULES`.
+        rule_name: Family of the rule, such as "top_p".
         measured: The curve measured so far, whose ``p`` holds values of the rule. None at the start.
         retain: Share of the dense score to keep, between 0 and 1.
         precision: Half of the desired width of the 95% interval, as a fraction of sparsity.
@@ -168,7 +168,7 @@ def undecided_rules(rule_name: str, measured: Curve, retain: float) -> tuple[Rul
     They are the points inside the interval whose tests do not decide whether the model keeps the score.
 
     Args:
-        rule_name: A name from `RULES`.
+        rule_name: Family of the rule, such as "top_p".
         measured: The curve measured so far, whose ``p`` holds values of the rule.
         retain: Share of the dense score to keep, between 0 and 1.
 
@@ -186,14 +186,14 @@ def undecided_rules(rule_name: str, measured: Curve, retain: float) -> tuple[Rul
 def _new_rule(rule_name: str, measured: Curve | None, distance: float) -> Rule | None:
     """Return the rule at a distance. None if its rounded value is the dense value or has been measured already."""
     rule = rule_at_distance(rule_name, distance)
-    is_dense = rule.value == RULES[rule_name].dense_value
+    is_dense = rule.value == find_rule_class(rule_name).dense_value
     if is_dense or (measured is not None and np.isclose(rule.value, measured.p).any()):
         return None
     return rule
 
 
 def _distances(rule_name: str, measured: Curve) -> np.ndarray:
-    return np.array([RULES[rule_name].distance_from_dense(value) for value in measured.p])
+    return np.array([find_rule_class(rule_name).distance_from_dense(value) for value in measured.p])
 
 
 def _is_precise(critical: CriticalSparsity, precision: float) -> bool:

@@ -17,7 +17,7 @@ class CurveKey:
     Attributes:
         model: Name of the model in the spec.
         site: Where the rule is applied.
-        rule_name: Name of the rule.
+        rule_name: Family of the rule, such as "top_p".
     """
 
     model: str

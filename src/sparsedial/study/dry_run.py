@@ -24,7 +24,7 @@ class Preview:
     Attributes:
         finished_trials: Number of trials that are finished already.
         jobs: Trials that will be run. For a search, these are the next ones.
-        max_further_trials: Largest number of trials that searches can add.
+        further_trials: Largest number of trials that searches can add, by model and task.
         seconds: Estimated duration of ``jobs``, and of ``jobs`` together with all further trials. None if there is no
             finished trial of the same model and task.
         untimed: Models and tasks of jobs whose duration cannot be estimated.
@@ -33,10 +33,15 @@ class Preview:
 
     finished_trials: int
     jobs: list[Job]
-    max_further_trials: int
+    further_trials: Mapping[ModelTask, int]
     seconds: tuple[float, float] | None
     untimed: list[ModelTask]
     unresolved_models: list[str]
+
+    @property
+    def max_further_trials(self) -> int:
+        """Largest number of trials that searches can add."""
+        return sum(self.further_trials.values())
 
 
 def preview_study(spec: StudySpec, store: Store) -> Preview:
@@ -69,7 +74,7 @@ def preview_study(spec: StudySpec, store: Store) -> Preview:
     return Preview(
         finished_trials=sum(planner.finished_trial(job) is not None for job in planner.known_jobs()),
         jobs=jobs,
-        max_further_trials=sum(further.values()),
+        further_trials=further,
         seconds=seconds,
         untimed=untimed,
         unresolved_models=[model for model in planner.models if model not in planner.resolved_models],

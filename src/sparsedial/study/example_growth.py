@@ -18,7 +18,7 @@ class GrowingSearch:
     """A search for a critical sparsity with a requested precision.
 
     Attributes:
-        rule_name: Name of the rule.
+        rule_name: Family of the rule, such as "top_p".
         retain: Share of the dense score to keep, between 0 and 1.
         precision: Half of the desired width of the 95% interval, as a fraction of sparsity.
         max_extra: Number of blocks that can be added to the requested examples.

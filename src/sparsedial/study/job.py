@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -84,7 +84,7 @@ class Job:
             examples = f", {self.block}"
         if self.rule is None:
             return f"{self.model}, {self.task}, dense{examples}"
-        return f"{self.model}, {self.task}, {self.site} {self.rule.name} {self.rule.value:g}{examples}"
+        return f"{self.model}, {self.task}, {self.site} {self.rule.family} {self.rule.value:g}{examples}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` reads back."""
@@ -161,8 +161,10 @@ class ResolvedModel:
         ffns: Digest of the FFNs that are sparsified.
         sites: The sites that the model has.
         parameters: Number of parameters.
-        calibrations: Digest of the calibration of each rule that needs one, by the name of the rule. Defaults to none.
+        calibrations: Digest of each calibration, with the keys of `prepare_calibrations`. Defaults to none.
         text: One-line description of the model for log output.
+        has_chat_template: True if its tokenizer has a chat template. Defaults to False.
+        undefined_sites: Sites at which a rule is not defined, by the family of the rule. Defaults to none.
     """
 
     model: str
@@ -172,6 +174,8 @@ class ResolvedModel:
     parameters: int
     text: str = ""
     calibrations: Mapping[str, str] = field(default_factory=dict)
+    has_chat_template: bool = False
+    undefined_sites: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` reads back."""
@@ -183,7 +187,7 @@ class ResolvedModel:
 
         Args:
             data: Dictionary with one entry per field. The identity is a dictionary, and the sites are a list. The
-                calibrations may be missing. Other keys are not accepted.
+                calibrations and the undefined sites may be missing. Other keys are not accepted.
         """
         identity = ModelIdentity.from_json(data["identity"])
         return cls(**{**data, "identity": identity, "sites": tuple(data["sites"])})

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsedial.ffn.sites import registered_site_version
+from sparsedial.study.calibrations import find_calibration
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.job import MAX_ATTEMPTS, FailureRecord, Job, ResolvedModel
 from sparsedial.study.pooled_trials import PooledTrial, pool_trials
@@ -13,6 +14,7 @@ from sparsedial.study.records import TrialIdentity, TrialRecord
 from sparsedial.study.score_scale import find_score_problem
 from sparsedial.study.store import Store
 from sparsedial.study.task_plan import TaskPlan
+from sparsedial.tasks.chat_template import resolve_identity
 
 
 class JobStatus:
@@ -23,6 +25,8 @@ class JobStatus:
         store: Store with the finished trials.
         resolved_models: The models that have been loaded, by their names. Models can be added while the study runs.
         layers: Indices of the sparsified layers, or None for all.
+        phases: Phases in which the rules are applied. Defaults to None, which means all of them.
+        accelerated: Whether sparse trials run on kernels that skip weights. Defaults to False.
     """
 
     def __init__(
@@ -31,11 +35,15 @@ class JobStatus:
         store: Store,
         resolved_models: Mapping[str, ResolvedModel],
         layers: tuple[int, ...] | None,
+        phases: tuple[str, ...] | None = None,
+        accelerated: bool = False,
     ) -> None:
         self.tasks = tasks
         self.store = store
         self.resolved_models = dict(resolved_models)
         self.layers = layers
+        self.phases = phases
+        self.accelerated = accelerated
         self._keys: dict[Job, str] = {}
         self._records: dict[str, TrialRecord] = {}  # finished trials never change, so they are read once
         self._score_problems: dict[str, str | None] = {}
@@ -52,17 +60,28 @@ class JobStatus:
         if job.task is None:
             return json_digest({"model": job.model})
         if job not in self._keys:
-            self._keys[job] = self._identity(job, self.tasks[job.task].identity(job.block)).key
+            has_template = self.resolved_models[job.model].has_chat_template
+            task = resolve_identity(self.tasks[job.task].identity(job.block), has_template)
+            self._keys[job] = self._identity(job, task).key
         return self._keys[job]
 
     def _identity(self, job: Job, task: Mapping[str, Any]) -> TrialIdentity:
         resolved = self.resolved_models[job.model]
         if job.rule is None:
             return TrialIdentity(resolved.identity, task)
-        calibration = resolved.calibrations.get(job.rule.name)
+        calibration = find_calibration(resolved.calibrations, job.rule, job.site)
         site_version = None if job.site is None else registered_site_version(job.site)
         return TrialIdentity(
-            resolved.identity, task, job.site, job.rule, self.layers, resolved.ffns, site_version, calibration
+            model=resolved.identity,
+            task=task,
+            site=job.site,
+            rule=job.rule,
+            layers=self.layers,
+            ffns=resolved.ffns,
+            site_version=site_version,
+            calibration=calibration,
+            phases=self.phases,
+            accelerated=self.accelerated or None,
         )
 
     @property

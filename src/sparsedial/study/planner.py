@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sparsedial.acceleration.kernel_execution import KERNEL_SITES
 from sparsedial.curves.curve import Curve
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.rules import Rule
@@ -40,7 +41,7 @@ class Planner(JobStatus):
         store: Store,
         resolved_models: Mapping[str, ResolvedModel],
     ) -> None:
-        super().__init__(tasks, store, resolved_models, spec.layers)
+        super().__init__(tasks, store, resolved_models, spec.layers, spec.phases, spec.accelerated)
         self.spec = spec
         self.models = list(dict.fromkeys(spec.models))
         self._search_steps: dict[tuple[Any, ...], Points | SearchEnd] = {}  # the search always gives the same answer
@@ -100,7 +101,7 @@ class Planner(JobStatus):
         """Return an estimate of the number of points per task, beyond those of `known_jobs`."""
         typical = TYPICAL_SEARCH_POINTS if self.spec.values is None else len(set(self.spec.values))
         if model not in self.resolved_models:
-            return 1 + len(self.spec.sites or SITES) * len(self.spec.rules) * typical
+            return 1 + len(self.spec.sites or self._possible_sites) * len(self.spec.rules) * typical
         if self.spec.values is not None:
             return 0
         points = 0
@@ -111,7 +112,9 @@ class Planner(JobStatus):
         return points
 
     def curves(self, model: str) -> list[CurveKey]:
-        """Return all curves of a model. If it has not been loaded, it is assumed to have all sites.
+        """Return all curves of a model.
+
+        If it has not been loaded, it is assumed to have all sites that can be run, for all rules.
 
         Args:
             model: Name of the model.
@@ -120,14 +123,20 @@ class Planner(JobStatus):
             The curves, in the order of the spec.
         """
         sites = self.spec.sites
+        resolved = self.resolved_models.get(model)
         if sites is None:
-            resolved = self.resolved_models.get(model)
-            sites = SITES if resolved is None else resolved.sites
+            sites = self._possible_sites if resolved is None else resolved.sites
         curves = []
         for site in dict.fromkeys(sites):
             for rule_name in dict.fromkeys(self.spec.rules):
-                curves.append(CurveKey(model, site, rule_name))
+                if resolved is None or site not in resolved.undefined_sites.get(rule_name, ()):
+                    curves.append(CurveKey(model, site, rule_name))
         return curves
+
+    @property
+    def _possible_sites(self) -> tuple[str, ...]:
+        """Sites of a model that has not been loaded, if the spec names none."""
+        return KERNEL_SITES if self.spec.accelerated else SITES
 
     def curve_progress(self, curve: CurveKey, *, assume_dense: bool = False) -> CurveProgress:
         """Return the known points of a curve, and its jobs that can be run now.

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from sparsedial.study.records import SparsityCount, StepOverlapCount, TrialRecord, TrialResult
+from sparsedial.tasks.base import GENERATION_COLUMNS, SEGMENT_COLUMNS
 from sparsedial.tasks.example_blocks import ExampleBlock, find_block
 
-MEANS_OVER_EXAMPLES = ("generated_tokens", "limit_hit")
+MEANS_OVER_EXAMPLES = (*GENERATION_COLUMNS, *SEGMENT_COLUMNS)
 """Entries of `TrialResult.details` that are means over examples, and can be pooled. Others are left out."""
 
 
@@ -158,7 +159,7 @@ def _pool_counts(records: Sequence[TrialRecord]) -> tuple[SparsityCount, ...]:
     routing_weights: dict[tuple[Any, ...], float] = defaultdict(float)
     for record, routed_tokens in zip(records, routed, strict=True):
         for count in record.counts:
-            key = (count.layer, count.module, count.vector, count.expert, count.phase, count.step)
+            key = (count.layer, count.module, count.vector, count.expert, count.phase, count.step, count.segment)
             groups[key].append(count)
             routing_weights[key] += (count.weight or 0.0) * routed_tokens[_layer_key(count)]
     pooled = []
@@ -171,7 +172,7 @@ def _pool_counts(records: Sequence[TrialRecord]) -> tuple[SparsityCount, ...]:
 
 
 def _layer_key(count: SparsityCount) -> tuple[Any, ...]:
-    return count.layer, count.vector, count.phase, count.step
+    return count.layer, count.vector, count.phase, count.step, count.segment
 
 
 def _count_routed_tokens(counts: Iterable[SparsityCount]) -> Counter[tuple[Any, ...]]:

@@ -40,6 +40,8 @@ class TrialIdentity:
         ffns: Digest of the FFNs that are sparsified. None for the dense run.
         site_version: Version of the definition of a registered site. None for a built-in site and for the dense run.
         calibration: Digest of the calibration of the rule. None if it needs none, and for the dense run.
+        phases: Phases in which the rule is applied. None if it is applied in all of them, and for the dense run.
+        accelerated: True if the FFNs ran on kernels that skip the weights of dropped entries, otherwise None.
     """
 
     model: ModelIdentity
@@ -50,6 +52,8 @@ class TrialIdentity:
     ffns: str | None = None
     site_version: int | None = None
     calibration: str | None = None
+    phases: tuple[str, ...] | None = None
+    accelerated: bool | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -79,10 +83,10 @@ class TrialIdentity:
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` reads back.
 
-        The version of the site and the digest of the calibration are left out if they are None, so that the keys of
-        trials with built-in sites and rules stay what they are.
+        The version of the site, the digest of the calibration, the phases and the kernels are left out if they are
+        None, so that the keys of trials with built-in sites and rules in all phases stay what they are.
         """
-        data = {
+        data: dict[str, Any] = {
             "model": self.model.to_json(),
             "task": dict(self.task),
             "site": self.site,
@@ -90,9 +94,11 @@ class TrialIdentity:
             "layers": None if self.layers is None else list(self.layers),
             "ffns": self.ffns,
         }
-        for name in ("site_version", "calibration"):
+        for name in ("site_version", "calibration", "accelerated"):
             if getattr(self, name) is not None:
                 data[name] = getattr(self, name)
+        if self.phases is not None:
+            data["phases"] = list(self.phases)
         return data
 
     @classmethod
@@ -113,6 +119,8 @@ class TrialIdentity:
             ffns=data["ffns"],
             site_version=data.get("site_version"),
             calibration=data.get("calibration"),
+            phases=tuple(data["phases"]) if data.get("phases") else None,
+            accelerated=data.get("accelerated"),
         )
 
 
@@ -200,6 +208,7 @@ class SparsityCount:
         total: Number of entries.
         tokens: Number of real tokens. For an expert, the number of real tokens that were routed to it.
         weight: The expert's share of the layer's routing weight. None if it is not observable.
+        segment: "thinking" or "answer" in the phase "generation" of a model with thinking markers. Otherwise None.
     """
 
     layer: int
@@ -212,6 +221,7 @@ class SparsityCount:
     total: int
     tokens: int
     weight: float | None
+    segment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +271,8 @@ class TrialRecord:
         provenance: Software versions and hardware.
         step_overlap: Overlap of kept sets by denoising step. Empty if the model has no denoising steps.
         samples_sha256: SHA-256 of the file with the per-example scores. Empty until the trial is stored.
+        weight_share: Share of all weights that the model reads per token that belongs to the sparsified FFNs, or to the
+            projections of a site outside of them. None if it is unknown, and for the dense run.
     """
 
     identity: TrialIdentity
@@ -273,6 +285,7 @@ class TrialRecord:
     provenance: Provenance
     step_overlap: tuple[StepOverlapCount, ...] = ()
     samples_sha256: str = ""
+    weight_share: float | None = None
 
     @property
     def key(self) -> str:
@@ -289,7 +302,14 @@ class TrialRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` reads back."""
-        return {**asdict(self), "identity": self.identity.to_json(), "schema": SCHEMA_VERSION, "key": self.key}
+        data = asdict(self)
+        data["identity"] = self.identity.to_json()
+        for count in data["counts"]:
+            if count["segment"] is None:  # most models have no segments
+                del count["segment"]
+        if data["weight_share"] is None:
+            del data["weight_share"]
+        return {**data, "schema": SCHEMA_VERSION, "key": self.key}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrialRecord:
@@ -311,6 +331,7 @@ class TrialRecord:
             provenance=Provenance.from_json(data["provenance"]),
             step_overlap=tuple(StepOverlapCount(**row) for row in data["step_overlap"]),
             samples_sha256=data["samples_sha256"],
+            weight_share=data.get("weight_share"),
         )
 
 
@@ -318,13 +339,13 @@ def counts_from_table(table: pd.DataFrame, record_type: type[Count]) -> tuple[Co
     """Return one record per row of a table, with None for missing values.
 
     Args:
-        table: Table with at least one column per field of ``record_type``.
+        table: Table with one column per field of ``record_type``. The column ``segment`` may be missing.
         record_type: `SparsityCount` or `StepOverlapCount`.
 
     Returns:
         The records, in the order of the rows.
     """
     names: Sequence[str] = list(record_type.__dataclass_fields__)
-    columns = table[names]
+    columns = table.reindex(columns=list(names)) if "segment" in names else table[names]
     values = columns.astype(object).where(columns.notna(), None)
     return tuple(record_type(*row) for row in values.itertuples(index=False))

@@ -12,9 +12,10 @@ REPEATED_OPTIONS = ("sites",)
 """Fields with several entries whose option is repeated for each entry."""
 
 TASK_OPTIONS = (
-    "include_path", "limit", "text", "num_fewshot", "apply_chat_template", "metrics", "sequences", "length", "seed",
+    "include_path", "limit", "text", "num_fewshot", "apply_chat_template", "max_gen_toks", "do_sample",
+    "metrics", "sequences", "length", "seed",
     "batch", "diffusion_steps", "block_length", "remasking", "temperature", "guidance", "mc_samples", "fraction",
-    "reuse_mask",
+    "reuse_mask", "thinking_markers",
 )  # fmt: skip
 """Options of tasks that ``sparsedial run`` accepts."""
 

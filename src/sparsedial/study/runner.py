@@ -77,6 +77,8 @@ def run_study(  # noqa: PLR0913 - keyword-only options
         # The driver cannot check the devices of the workers of a cluster.
         problems += spec.problems("auto" if executor.kind == "ray" else device, objects)
         raise_problems(problems)
+        for message in spec.find_missing_models().values():
+            listener.log(f"{message} The other models are run.")
         _run_jobs(store, WorkerSetup(spec, folder, device, objects), executor, listener, retry_failed)
     return store
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,12 @@ class SampleLabels:
     Attributes:
         ids: ID of each example. Empty if they have none.
         predictions: What the model predicted for each example. Empty if it was not recorded.
+        columns: Further numbers of each example by name, float64 of shape [examples].
     """
 
     ids: tuple[str, ...] = ()
     predictions: tuple[str, ...] = ()
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 NO_LABELS = SampleLabels()
@@ -37,8 +40,8 @@ def make_sample_table(record: TrialRecord, scores: np.ndarray, labels: SampleLab
         labels: IDs and predictions of the examples. Defaults to none.
 
     Returns:
-        A table with the columns ``example`` (index in the task), ``id`` and ``prediction`` (if they are known), and
-        ``score``.
+        A table with the columns ``example`` (index in the task), ``id`` and ``prediction`` (if they are known),
+        ``score``, and the further numbers.
     """
     block = find_block(record.identity.task)
     first = 0 if block is None else block.first
@@ -48,4 +51,6 @@ def make_sample_table(record: TrialRecord, scores: np.ndarray, labels: SampleLab
     if labels.predictions:
         columns["prediction"] = list(labels.predictions)
     columns["score"] = np.asarray(scores, dtype=np.float64)
+    for name, values in labels.columns.items():
+        columns[name] = np.asarray(values, dtype=np.float64)
     return pd.DataFrame(columns)

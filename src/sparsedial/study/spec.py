@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,22 +11,26 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, PlainValidator
 
+from sparsedial.acceleration.kernel_execution import KERNEL_SITES
+from sparsedial.calibration import check_data, data_name
 from sparsedial.curves.critical import RETAIN
 from sparsedial.errors import SparsedialError, SpecError
 from sparsedial.ffn.sites import find_site
+from sparsedial.hooks.phase_selection import select_phases
 from sparsedial.models.kind import check_kind_name
 from sparsedial.models.loading import pick_device, pick_dtype
 from sparsedial.models.sources import check_model_exists
-from sparsedial.rules import RULES, Rule, make_rule
+from sparsedial.rules import Rule, calibrates_vectors, find_rule_class, make_rule, normalize_family
 from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dataclass
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
+from sparsedial.study.phase_choice import describe_missing_phases, normalize_phases
 from sparsedial.study.python_call import format_call
 from sparsedial.study.records import SCHEMA_VERSION
 from sparsedial.study.run_command_options import TASK_OPTIONS, command_line_words
 from sparsedial.study.task_plan import DEFAULT_MAX_EXAMPLES, TaskPlan, plan_tasks
 from sparsedial.study.value_grids import find_value_grid
 from sparsedial.tasks.base import Task
-from sparsedial.tasks.registry import make_tasks
+from sparsedial.tasks.registry import make_tasks, task_option_names
 from sparsedial.tasks.spec import TaskSpec
 
 MAX_PRECISION = 50.0
@@ -41,14 +46,23 @@ def _parse_task(data: Any) -> TaskSpec:
     return TaskSpec.from_json(data)
 
 
+def _normalize_rule(family: str) -> str:
+    """Return the text of a family. `StudySpec.problems` describes one that is wrong."""
+    if "(" not in family:
+        return family
+    with suppress(SparsedialError):
+        return normalize_family(family)
+    return family
+
+
 @dataclass(frozen=True)
 class StudySpec:
     """Specification of a set of trials: models x sites x rules x values of p x tasks.
 
     Attributes:
         models: Names that `sparsedial.models.sources.resolve_source` accepts.
-        sites: Names of sites. Defaults to None, which means all built-in sites that each model has.
-        rules: Names from `RULES`. Defaults to top-p.
+        sites: Names of sites. Defaults to None, which means all built-in sites that the FFNs of each model have.
+        rules: Names from `sparsedial.rules.RULES`, or families such as "top_p(q=2)". Defaults to top-p.
         tasks: Tasks and the options of each. A string is the name of a task without options. Defaults to
             self-prediction.
         task_options: Options by name, which apply to every task that has an option of this name. At least one task
@@ -63,12 +77,16 @@ class StudySpec:
             examples uses all of them. Defaults to None, which means `DEFAULT_MAX_EXAMPLES`.
         retain: Share of the dense score that a sparse model has to keep, between 0 and 1. Defaults to 0.99.
         layers: Indices of the sparsified layers. Defaults to None, which means all layers.
+        phases: Phases in which the rules are applied, "prefill" or "generation". The model is dense in the other one.
+            Defaults to None, which means both.
         modules: Name patterns of the FFN projections "up", "gate" and "down". Defaults to None,
             in which case the projections are detected by tracing the model.
         dtype: "auto" or the name of a torch dtype.
         trust_remote_code: Execute modeling code that comes with a model. Defaults to False.
         kind: Kind of all models. Defaults to None, in which case it is detected.
         mask_token: Token ID of the mask of diffusion models. Defaults to None, in which case it is read from the model.
+        accelerated: Whether sparse trials run on the kernels of `sparsedial.accelerate`, which skip the weights of
+            dropped entries for every token. Defaults to False.
         in_memory: Names of the models and tasks that are objects in memory (`sparsedial.measure`). They can be
             reported, but not run again without the objects.
 
@@ -93,11 +111,13 @@ class StudySpec:
     max_examples: int | None = None
     retain: float = RETAIN
     layers: tuple[int, ...] | None = None
+    phases: tuple[str, ...] | None = None
     modules: dict[str, str] | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
     kind: str | None = None
     mask_token: int | None = None
+    accelerated: bool = False
     in_memory: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,6 +125,8 @@ class StudySpec:
         for task in self.tasks:
             tasks.append(TaskSpec(task) if isinstance(task, str) else task)
         object.__setattr__(self, "tasks", tuple(tasks))
+        object.__setattr__(self, "phases", normalize_phases(self.phases))
+        object.__setattr__(self, "rules", tuple(map(_normalize_rule, self.rules)))
 
     # ------------------------------------------------------------------ reading and writing
 
@@ -146,6 +168,8 @@ class StudySpec:
                 )
             if isinstance(data.get("values"), str):
                 data["values"] = list(find_value_grid(data["values"]))
+            if isinstance(data.get("phases"), str):
+                data["phases"] = [data["phases"]]
         return parse_dataclass(cls, data, source)
 
     @classmethod
@@ -271,6 +295,9 @@ class StudySpec:
     def problems(self, device: str = "auto", objects: ObjectsInMemory = NO_OBJECTS) -> list[str]:
         """Return the problems of the study that can be detected before a model is loaded.
 
+        A model that cannot be found is no problem of the study as long as there is another one and nothing else is
+        wrong: see `find_missing_models`.
+
         Args:
             device: The device that the models will run on, as in `load_language_model`. Defaults to "auto".
             objects: The models and tasks in memory. Defaults to none.
@@ -278,39 +305,70 @@ class StudySpec:
         Returns:
             One clause or sentence per problem. Empty if the study can be run.
         """
-        absent = [name for name in self.in_memory if name not in objects.names]
+        absent = self.absent_object_problems(objects)
         if absent:
-            return [_describe_absent(absent)]
-        model_checks = []
-        for model in self.models:
-            if model not in self.in_memory:
-                model_checks.append(partial(check_model_exists, model))
-        loading_checks: list[Callable[[], object]] = [
+            return absent
+        other_problems = [
+            *self.setting_problems(device),
+            *_error_messages([lambda: self.built_tasks]),
+            *self._task_problems(objects),
+        ]
+        missing = self.find_missing_models()
+        if other_problems or len(missing) == len(set(self.models)):
+            return [*missing.values(), *other_problems]
+        return []
+
+    def absent_object_problems(self, objects: ObjectsInMemory = NO_OBJECTS) -> list[str]:
+        """Return one sentence if models or tasks that were objects in memory are missing, otherwise nothing.
+
+        Args:
+            objects: The models and tasks in memory. Defaults to none.
+        """
+        absent = [name for name in self.in_memory if name not in objects.names]
+        if not absent:
+            return []
+        return [_describe_absent(absent)]
+
+    def find_missing_models(self) -> dict[str, str]:
+        """Return the error message of each model that does not exist, is damaged, or that the user has no access to."""
+        messages = {}
+        for model in dict.fromkeys(self.models):
+            if model in self.in_memory:
+                continue
+            for message in _error_messages([partial(check_model_exists, model)]):
+                messages[model] = message
+        return messages
+
+    def setting_problems(self, device: str = "auto") -> list[str]:
+        """Return the problems of everything but the models and tasks.
+
+        Args:
+            device: The device that the models will run on, as in `load_language_model`. Defaults to "auto".
+        """
+        checks: list[Callable[[], object]] = [
             partial(check_kind_name, self.kind),
             lambda: pick_dtype(self.dtype, pick_device(device)),
-            lambda: self.built_tasks,
         ]
-        return [
-            *_error_messages(model_checks),
-            *self._list_problems(),
-            *self._rule_problems(),
-            *self._number_problems(),
-            *_error_messages(loading_checks),
-            *self._tokenizer_problems(objects),
-        ]
+        return [*self._list_problems(), *self._rule_problems(), *self._number_problems(), *_error_messages(checks)]
 
-    def _tokenizer_problems(self, objects: ObjectsInMemory) -> list[str]:
+    def _task_problems(self, objects: ObjectsInMemory) -> list[str]:
         try:
-            return list(objects.describe_missing_tokenizers(self.all_tasks(objects)))
+            tasks = self.all_tasks(objects)
+            return [*objects.describe_missing_tokenizers(tasks), *describe_missing_phases(self.phases, tasks)]
         except SparsedialError:  # the tasks cannot be made, which is another problem
             return []
 
     def _list_problems(self) -> list[str]:
         problems = []
-        for name in ("models", "sites", "rules", "tasks", "values", "layers"):
+        for name in ("models", "sites", "rules", "tasks", "values", "layers", "phases"):
             if getattr(self, name) == ():
                 problems.append(f"no {name}: expected at least one")
         problems += _error_messages([partial(find_site, site) for site in self.sites or ()])
+        if self.phases:
+            problems += _error_messages([partial(select_phases, self.phases)])
+        for site in self.sites or ():
+            if self.accelerated and site not in KERNEL_SITES:
+                problems.append(f"site {site!r}: accelerated trials are run at {', '.join(KERNEL_SITES)} only")
         options_by_name: dict[str, Mapping[str, Any]] = {}
         for task in self.tasks:
             if options_by_name.setdefault(task.name, task.options) != task.options:
@@ -320,12 +378,35 @@ class StudySpec:
     def _rule_problems(self) -> list[str]:
         problems = []
         for name in self.rules:
-            unknown = _error_messages([partial(RULES.__getitem__, name)])
+            unknown = _error_messages([partial(normalize_family, name)])
             if unknown:
                 problems += unknown
-            else:
-                problems += _error_messages([partial(make_rule, name, value) for value in self.values or ()])
+                continue
+            problems += _error_messages([partial(self._check_calibration_data, name)])
+            problems += _error_messages([partial(make_rule, name, value) for value in self.values or ()])
         return problems
+
+    def calibration_options(self, rule: Rule) -> dict[str, Any]:
+        """Return the options of the task whose examples are the calibration data of a rule.
+
+        They are those that the study gives to this task, and those that it gives to all tasks.
+
+        Args:
+            rule: A rule that defines `Rule.calibrate_vector`.
+        """
+        name = data_name(rule)
+        known = task_option_names(name)
+        options = {option: value for option, value in self.task_options.items() if option in known}
+        for task in self.tasks:
+            if task.name == name:
+                options.update(task.options)
+        return options
+
+    def _check_calibration_data(self, family: str) -> None:
+        rule_class = find_rule_class(family)
+        if rule_class.needs_calibration and calibrates_vectors(rule_class):
+            rule = make_rule(family, rule_class.dense_value)
+            check_data(rule, self.calibration_options(rule))
 
     def _number_problems(self) -> list[str]:
         problems = []

@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from sparsedial.acceleration.kernel_execution import run_on_kernels
 from sparsedial.errors import NonFiniteError, NonFiniteOutputError, TaskError
-from sparsedial.ffn.feed_forward import FFN, FFNs
-from sparsedial.ffn.sites import registered_site_version, select_site_ffns, skippable_mac_share
+from sparsedial.ffn.feed_forward import FFN, FFNs, VectorOwner
+from sparsedial.ffn.site_shares import weight_share
+from sparsedial.ffn.sites import registered_site_version, skippable_mac_share
+from sparsedial.hooks.ffn_selection import select_owners
+from sparsedial.hooks.forward_context import PHASES
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.hooks.step_mask_reuse import MaskReuse
 from sparsedial.hooks.step_overlap import KeptSetOverlap
@@ -64,6 +69,8 @@ class Trial:
         rule: Which entries are kept. None for the dense run.
         layers: Indices of the sparsified layers. Defaults to None, which means all layers.
         calibration: Calibration of the rule. Defaults to None, for rules that need none.
+        phases: Phases in which the rule is applied. Defaults to None, which means all of them.
+        accelerated: Whether a sparse run uses kernels that skip the weights of dropped entries. Defaults to False.
     """
 
     task: Task
@@ -71,6 +78,8 @@ class Trial:
     rule: Rule | None = None
     layers: tuple[int, ...] | None = None
     calibration: Calibration | None = None
+    phases: tuple[str, ...] | None = None
+    accelerated: bool = False
 
     def identity(self, lm: LanguageModel, ffns: FFNs) -> TrialIdentity:
         """Return everything that can change the result. Its digest is the trial's key.
@@ -93,6 +102,8 @@ class Trial:
             ffns=ffns_digest(ffns, self.layers),
             site_version=registered_site_version(self.site),
             calibration=None if self.calibration is None else self.calibration.digest,
+            phases=self.phases,
+            accelerated=self.accelerated or None,
         )
 
     def run(
@@ -150,6 +161,7 @@ class Trial:
             ),
             counts=counts,
             skippable_macs=self._skippable_macs(ffns, counts),
+            weight_share=self._weight_share(ffns),
             seconds=round(time.time() - start, 3),
             provenance=provenance,
             step_overlap=evaluation.step_overlap,
@@ -173,8 +185,19 @@ class Trial:
     def _evaluate(self, lm: LanguageModel, ffns: FFNs, examples: dict[str, Any], progress: Progress) -> _Evaluation:
         if self.site is None or self.rule is None:
             return _Evaluation(self.task.score(lm, examples, None, progress))
-        attached = sparsify(lm.model, self.site, self.rule, layers=self.layers, ffns=ffns, calibration=self.calibration)
-        with attached as sparsifier:
+        attached = sparsify(
+            lm.model,
+            self.site,
+            self.rule,
+            layers=self.layers,
+            ffns=ffns,
+            calibration=self.calibration,
+            phases=self.phases or PHASES,
+        )
+        kernels: AbstractContextManager[object] = nullcontext()
+        if self.accelerated:
+            kernels = run_on_kernels(lm.model, _ffns_in_layers(ffns, self.layers))
+        with kernels, attached as sparsifier:
             overlap = self._observe_steps(lm, sparsifier)
             try:
                 scores = self.task.score(lm, examples, sparsifier, progress)
@@ -199,8 +222,13 @@ class Trial:
     def _skippable_macs(self, ffns: FFNs, counts: Sequence[SparsityCount]) -> dict[str, float]:
         if self.site is None:
             return {}
-        selected = select_site_ffns(ffns, _ffns_in_layers(ffns, self.layers), self.site)
-        return skippable_mac_shares(selected, self.site, counts)
+        return skippable_mac_shares(select_owners(ffns, self.site, self.layers), self.site, counts)
+
+    def _weight_share(self, ffns: FFNs) -> float | None:
+        """Return the share of the weights read per token that belongs to what is sparsified. None if it is unknown."""
+        if self.site is None or ffns.weights_per_token is None:
+            return None
+        return weight_share(select_owners(ffns, self.site, self.layers), ffns.weights_per_token)
 
 
 def _check_scores(task_name: str, values: np.ndarray) -> None:
@@ -251,14 +279,14 @@ def active_parameters(parameters: int, ffns: Iterable[FFN]) -> int | None:
     return parameters - round(idle)
 
 
-def skippable_mac_shares(ffns: Sequence[FFN], site: str, counts: Iterable[SparsityCount]) -> dict[str, float]:
+def skippable_mac_shares(ffns: Sequence[VectorOwner], site: str, counts: Iterable[SparsityCount]) -> dict[str, float]:
     """Return the share of the FFNs' multiply-accumulates that can be skipped if all entries of a vector are dropped.
 
     This is `skippable_mac_share` averaged over FFNs, weighted by their multiply-accumulates. An expert counts in
     proportion to the tokens that are routed to it, because a runtime reads only active weights.
 
     Args:
-        ffns: The sparsified FFNs.
+        ffns: The sparsified FFNs, or the projections outside of the FFNs.
         site: Where the rule was applied.
         counts: Counts of a trial at this site.
 

@@ -9,23 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsedial.errors import SparsedialError, StorageError
+from sparsedial.acceleration.kernel_execution import KERNEL_SITES, check_kernels
+from sparsedial.errors import ModelError, SparsedialError, StorageError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import FFN, SITES, FFNs
-from sparsedial.ffn.sites import check_site, find_site, select_site_ffns
-from sparsedial.hooks.ffn_selection import select_ffns
+from sparsedial.ffn.projection_input import OUTER_SITES
+from sparsedial.ffn.sites import check_site, find_site
+from sparsedial.hooks.ffn_selection import select_ffns, select_owners
 from sparsedial.inference.batch_size import FittingBatch, free_memory, is_memory_error
-from sparsedial.inference.run_context import Progress
+from sparsedial.models.device_memory import check_weights_fit
 from sparsedial.models.loading import LanguageModel, load_language_model
 from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
 from sparsedial.rules import Calibration
-from sparsedial.study.calibrations import prepare_calibrations
+from sparsedial.study.calibrations import CalibrationSource, find_calibration, prepare_calibrations
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
+from sparsedial.study.job_progress import JobProgress
+from sparsedial.study.phase_choice import check_kind_has_phases
 from sparsedial.study.progress_listener import ProgressListener
 from sparsedial.study.provenance import collect_provenance
 from sparsedial.study.records import TrialIdentity
+from sparsedial.study.rule_sites import find_undefined_sites
 from sparsedial.study.sample_table import SampleLabels
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
@@ -33,6 +38,7 @@ from sparsedial.study.trial_evaluation import Trial, ffns_digest
 from sparsedial.study.worker_registrations import import_registrations, list_registrations
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.batch_option import BatchedTask
+from sparsedial.tasks.chat_template import has_chat_template, resolve_task
 from sparsedial.tasks.example_blocks import DivisibleTask, ExampleBlock
 
 
@@ -172,26 +178,46 @@ class Worker:
         self._batches = {}
         gc.collect()  # frees the memory of the previous model
         lm = self._make_language_model(name)
+        check_kind_has_phases(self.spec.phases, lm.kind, name)
         ffns = find_ffns(lm.model, modules=self.spec.modules)
-        calibrations = prepare_calibrations(self.spec.rules, lm, ffns, self.store)
+        sites = self._available_sites(lm, ffns)
+        undefined = find_undefined_sites(self.spec, ffns, self.spec.sites or sites, self.listener.log)
+        calibrations = self._prepare_calibrations(name, lm, ffns, sites, undefined)
         size = format_parameter_count(lm.parameters)
         resolved = ResolvedModel(
             model=name,
             identity=lm.identity(),
-            sites=self._available_sites(ffns),
+            sites=sites,
             ffns=ffns_digest(ffns, self.spec.layers),
             parameters=lm.parameters,
             calibrations={rule: calibration.digest for rule, calibration in calibrations.items()},
+            undefined_sites=undefined,
+            has_chat_template=has_chat_template(lm.tokenizer),
             text=f"{name}: {size} parameters, {ffns!r}, {lm.kind}, {lm.dtype} on {lm.device}",
         )
         self._model = _LoadedModel(lm, ffns, resolved, calibrations)
         return self._model
 
+    def _prepare_calibrations(
+        self, name: str, lm: LanguageModel, ffns: FFNs, sites: Sequence[str], undefined: Mapping[str, Sequence[str]]
+    ) -> dict[str, Calibration]:
+        """Return the calibrations of the rules at the sites where they are defined."""
+        defined = {}
+        for family in self.spec.rules:
+            excluded = undefined.get(family, ())
+            defined[family] = [site for site in self.spec.sites or sites if site not in excluded]
+        progress = JobProgress(self.listener, f"{name}, calibration")
+        return prepare_calibrations(CalibrationSource(self.spec, lm, ffns, self.store, progress), defined)
+
     def _make_language_model(self, name: str) -> LanguageModel:
         """Return the model in memory that has this name. If there is none, load the model."""
         if name in self.objects.models:
             return self.objects.models[name].make_language_model(self.spec.kind, self.spec.mask_token)
-        source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
+        try:
+            source = resolve_source(name, trust_remote_code=self.spec.trust_remote_code, log=self.listener.log)
+        except StorageError as error:  # the model cache cannot be written, which other models may not need
+            raise ModelError(str(error)) from None
+        check_weights_fit(source, self.device, self.spec.dtype)
         self.listener.log(f"loading {name}")
         return load_language_model(
             source,
@@ -202,16 +228,22 @@ class Worker:
             log=self.listener.log,
         )
 
-    def _available_sites(self, ffns: FFNs) -> tuple[str, ...]:
+    def _available_sites(self, lm: LanguageModel, ffns: FFNs) -> tuple[str, ...]:
         """Check that the model has all layers and sites of the spec, and return all sites that it has."""
-        selected = select_ffns(ffns, self.spec.layers)
+        if self.spec.accelerated:
+            check_kernels(lm.model, select_ffns(ffns, self.spec.layers))
         sites = []
         for site in self.spec.sites or ():
-            check_site(select_site_ffns(ffns, selected, site), site)
+            check_site(select_owners(ffns, site, self.spec.layers), site)
             if site not in SITES:
                 sites.append(site)
+        if self.spec.sites is not None and set(self.spec.sites) <= set(OUTER_SITES):
+            return tuple(sites)  # FFNs that cannot be sparsified do not matter
+        selected = select_ffns(ffns, self.spec.layers)
         for site in SITES:
             reason = _unsupported_reason(selected, site)
+            if self.spec.accelerated and site not in KERNEL_SITES:
+                continue
             if reason is None:
                 sites.append(site)
             elif self.spec.sites is None:
@@ -219,16 +251,17 @@ class Worker:
         return tuple(sites)
 
     def _run_trial(self, job: Job, task: Task, model: _LoadedModel) -> None:
-        calibration = None if job.rule is None else model.calibrations.get(job.rule.name)
-        trial = Trial(task, job.site, job.rule, self.spec.layers, calibration)
+        task = resolve_task(task, model.lm)
+        calibration = find_calibration(model.calibrations, job.rule, job.site)
+        trial = Trial(task, job.site, job.rule, self.spec.layers, calibration, self.spec.phases, self.spec.accelerated)
         if self.store.complete_trial(trial.identity(model.lm, model.ffns).key) is not None:
             return  # another worker, or another run, has finished it
         examples = self._prepare_examples(model.lm, task)
-        progress = self._progress(str(job))
+        progress = JobProgress(self.listener, str(job))
         progress(0, 1)
         batch = self._find_batch(model.lm, task)
         record, scores = trial.run(model.lm, model.ffns, examples, self.provenance, progress, batch)
-        self.store.write_trial(record, scores.values, SampleLabels(scores.ids, scores.predictions))
+        self.store.write_trial(record, scores.values, SampleLabels(scores.ids, scores.predictions, scores.columns))
 
     def _select_examples(self, task: Task, block: ExampleBlock | None) -> Task:
         """Return the task with one block of its examples. It is kept, because lm-eval tasks read their data."""
@@ -257,16 +290,10 @@ class Worker:
         if key not in self._examples:
             examples = self.store.prepared(key)
             if examples is None:
-                progress = self._progress(f"{lm.source.name}, {task.name}, preparing")
+                progress = JobProgress(self.listener, f"{lm.source.name}, {task.name}, preparing")
                 examples = self.store.write_prepared(key, task.prepare(lm, progress))
             self._examples[key] = examples
         return self._examples[key]
-
-    def _progress(self, description: str) -> Progress:
-        def report_progress(finished: int, total: int) -> None:
-            self.listener.set_current(description, finished, total)
-
-        return report_progress
 
 
 def _unsupported_reason(ffns: Sequence[FFN], site: str) -> str | None:

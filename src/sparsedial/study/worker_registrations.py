@@ -7,10 +7,12 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sparsedial.calibration import data_name
 from sparsedial.errors import SpecError
 from sparsedial.ffn.sites import site_registry
 from sparsedial.registry import Registry
-from sparsedial.rules import RULES
+from sparsedial.rules import RULES, calibrates_vectors, find_rule_class, make_rule, split_family
+from sparsedial.rules.calibration import SAMPLES
 from sparsedial.study.spec import StudySpec
 from sparsedial.tasks.registry import task_registry
 
@@ -31,9 +33,9 @@ def list_registrations(spec: StudySpec) -> list[dict[str, str]]:
         SpecError: A definition was registered by a module that another process cannot import.
     """
     names_by_kind: dict[str, Iterable[str]] = {
-        "rule": spec.rules,
+        "rule": [split_family(family)[0] for family in spec.rules],
         "site": spec.sites or (),
-        "task": [task.name for task in spec.tasks],
+        "task": [*(task.name for task in spec.tasks), *_calibration_tasks(spec)],
     }
     registrations = []
     for kind, registry in _registries().items():
@@ -64,6 +66,17 @@ def import_registrations(registrations: Iterable[Mapping[str, str]]) -> None:
             raise SpecError(f"{_describe_missing(registry, entry['name'], entry['module'])} ({error})") from error
         if entry["name"] not in registry:
             raise SpecError(_describe_missing(registry, entry["name"], entry["module"]))
+
+
+def _calibration_tasks(spec: StudySpec) -> list[str]:
+    """Return the names of the tasks whose examples are calibration data."""
+    names = []
+    for family in spec.rules:
+        rule_class = find_rule_class(family)
+        name = data_name(make_rule(family, rule_class.dense_value))
+        if calibrates_vectors(rule_class) and name != SAMPLES:
+            names.append(name)
+    return names
 
 
 def _can_be_imported(module: str) -> bool:

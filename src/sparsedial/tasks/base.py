@@ -9,9 +9,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sparsedial.hooks.forward_context import PHASES
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.models.loading import LanguageModel
+
+GENERATION_COLUMNS = ("generated_tokens", "limit_hit", "prompt_tokens")
+"""Columns of an example for which a text was generated: numbers of tokens, and whether it hit its maximum length."""
+
+SEGMENT_COLUMNS = ("thinking_tokens", "answer_tokens", "has_thinking", "unclosed", "limit_hit_thinking")
+"""Further columns if the text is divided into thinking and answer: numbers of tokens, whether the text begins to think,
+whether it ends while it thinks, and whether it does so because it reached its maximum length."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Scores:
         predictions: What the model predicted for each example, as text: for example the chosen option, the generated
             text, or a JSON list of token IDs. Empty if the task does not record it.
         ids: Name of each example, for example its ID in a data set. Empty if the examples have only indices.
+        columns: Further numbers of each example by name, float64 of shape [examples]: for example those of
+            `GENERATION_COLUMNS`, from which a report computes what the generated texts cost.
     """
 
     metric: str
@@ -38,6 +48,7 @@ class Scores:
     chance: float | None = None
     predictions: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -83,12 +94,24 @@ class TaskGroup:
         return cls(data["name"], data["by_size"], tuple(data["members"]))
 
 
+def scored_phases(task: object) -> tuple[str, ...]:
+    """Return the phases of the forward passes with which a task scores a model.
+
+    Args:
+        task: A task. Its attribute ``phases`` is ``("prefill",)`` if it generates no text, and ``()`` if only diffusion
+            models have its forward passes. Without the attribute, all phases are possible.
+    """
+    phases: tuple[str, ...] = getattr(task, "phases", PHASES)
+    return phases
+
+
 class Task(Protocol):
     """Interface of a task, which defines how a model is scored.
 
     Custom tasks implement this interface. A task is immutable and has no state. A study calls `identity` to name its
     trials, `prepare` once per model, and `score` once per trial with the examples that `prepare` returned. A task with
-    an attribute ``needs_tokenizer`` that is True is never run on a model in memory that has no tokenizer.
+    an attribute ``needs_tokenizer`` that is True is never run on a model in memory that has no tokenizer. An attribute
+    ``phases`` names the phases of the forward passes that are scored, see `scored_phases`.
     """
 
     @property

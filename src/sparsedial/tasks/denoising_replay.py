@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
 from sparsedial.tasks.option_parsing import check_at_least
+from sparsedial.tasks.workload import Workload, prefill_workload
 
 VERSION = 3  # incremented when the same settings would give other numbers
 TEMPERATURE = 1.0
@@ -104,6 +105,7 @@ class DenoisingReplay(BatchOption, SampledExamples):
     """
 
     name: ClassVar[str] = "denoising"
+    phases: ClassVar[tuple[str, ...]] = ()
 
     sequences: int = 64
     length: int = 96
@@ -156,6 +158,16 @@ class DenoisingReplay(BatchOption, SampledExamples):
         """
         sampled = sample_by_denoising(lm, self.example_block, self.length, self.config, self.seed, progress)
         return {"tokens": sampled.tokens.tolist(), "step": sampled.step.tolist()}
+
+    def workload(self, lm: LanguageModel) -> Workload:
+        """Return the work of one trial, see `EstimatedTask`.
+
+        Args:
+            lm: The model.
+        """
+        steps = self.config.steps or self.length
+        work = prefill_workload(len(self.example_block), self.length + 1, passes=steps * self.config.rows_per_sequence)
+        return replace(work, preparation=work)
 
     @torch.inference_mode()
     def score(

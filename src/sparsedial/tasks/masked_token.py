@@ -14,6 +14,7 @@ from sparsedial.tasks.example_blocks import ExampleBlock, SelectableExamples
 from sparsedial.tasks.next_token import NextToken, check_document_lengths
 from sparsedial.tasks.option_parsing import INTERNAL
 from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restore
+from sparsedial.tasks.workload import Workload, row_workload
 
 VERSION = 2  # incremented when the same settings would give other numbers
 
@@ -36,6 +37,7 @@ class MaskedToken(BatchOption, SelectableExamples):
 
     name: ClassVar[str] = "masked_token"
     reuse_mask: ClassVar[int] = 1
+    phases: ClassVar[tuple[str, ...]] = ()
     needs_tokenizer: ClassVar[bool] = True
 
     text: str | None = None
@@ -89,6 +91,14 @@ class MaskedToken(BatchOption, SelectableExamples):
         first = 0 if self.block is None else self.block.first
         masks = draw_masks(rows, self.length, self.fraction, self.seed, first)
         return MaskedExamples(rows, masks).to_json()
+
+    def workload(self, lm: LanguageModel) -> Workload:
+        """Return the work of one trial, see `EstimatedTask`.
+
+        Args:
+            lm: The model and its tokenizer.
+        """
+        return row_workload(self._document_task().tokenize(lm))
 
     def score(
         self,

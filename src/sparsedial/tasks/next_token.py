@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sparsedial.errors import SpecError, TaskError
+from sparsedial.hooks.forward_context import PREFILL
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.model_limits import check_length, check_token_ids, find_padding_token
@@ -25,6 +26,7 @@ from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SelectableExamples
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
+from sparsedial.tasks.workload import Workload, row_workload
 
 VERSION = 2  # incremented when the same settings would give other numbers
 
@@ -49,6 +51,7 @@ class NextToken(BatchOption, SelectableExamples):
 
     name: ClassVar[str] = "next_token"
     reuse_mask: ClassVar[int] = 1
+    phases: ClassVar[tuple[str, ...]] = (PREFILL,)
     needs_tokenizer: ClassVar[bool] = True
 
     text: str | None = None
@@ -135,6 +138,14 @@ class NextToken(BatchOption, SelectableExamples):
             raise TaskError(f"{self.name}: {len(empty)} documents have no token to predict: remove the empty ones")
         check_token_ids(lm, rows)
         return rows
+
+    def workload(self, lm: LanguageModel) -> Workload:
+        """Return the work of one trial, see `EstimatedTask`.
+
+        Args:
+            lm: The model and its tokenizer.
+        """
+        return row_workload([row[:-1] for row in self.tokenize(lm)])  # the last token is only predicted
 
     @torch.inference_mode()
     def score(

@@ -138,11 +138,27 @@ def check_at_least(task_name: str, minimum: int, **numbers: int | None) -> None:
 
 
 def _describe_type_error(option: str, error: ValidationError) -> str:
-    """Return a message about the first element of an option that has the wrong type."""
-    detail = error.errors()[0]
-    expected = EXPECTED_BY_ERROR_TYPE.get(detail["type"], detail["msg"])
-    path = ".".join([option, *map(str, detail["loc"])])
-    return f"task option {path}: expected {expected}, got {_describe_value(detail['input'])}"
+    """Return a message about the first element of an option that has the wrong type.
+
+    If the option has alternative types, there is one error for each of them, whose location ends with the type.
+    """
+    first, *others = error.errors()
+    location = list(first["loc"])
+    expected = [_describe_expectation(first)]
+    for other in others:
+        if other["input"] is first["input"] and other["loc"][:-1] == first["loc"][:-1]:
+            expected.append(_describe_expectation(other))
+    if len(expected) > 1:
+        location.pop()
+    path = ".".join([option, *map(str, location)])
+    return f"task option {path}: expected {', or '.join(expected)}, got {_describe_value(first['input'])}"
+
+
+def _describe_expectation(detail: Mapping[str, Any]) -> str:
+    """Return what one of pydantic's errors expected."""
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"])
+    return EXPECTED_BY_ERROR_TYPE.get(detail["type"], detail["msg"])
 
 
 def _describe_value(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
+from sparsedial.tasks.workload import Workload, prefill_workload
 
 VERSION = 3  # incremented when the same settings would give other numbers
 
@@ -83,6 +84,7 @@ class Restoration(BatchOption, SampledExamples):
 
     name: ClassVar[str] = "restoration"
     reuse_mask: ClassVar[int] = 1
+    phases: ClassVar[tuple[str, ...]] = ()
 
     sequences: int = 64
     length: int = 96
@@ -132,6 +134,16 @@ class Restoration(BatchOption, SampledExamples):
         tokens = sampled.tokens.tolist()
         masks = draw_masks(tokens, self.length, self.fraction, self.seed, first=block.first)
         return MaskedExamples(tokens, masks).to_json()
+
+    def workload(self, lm: LanguageModel) -> Workload:
+        """Return the work of one trial, see `EstimatedTask`.
+
+        Args:
+            lm: The model.
+        """
+        rows = len(self.example_block)
+        sampling = prefill_workload(rows, self.length + 1, passes=self.diffusion_steps or self.length)
+        return replace(prefill_workload(rows, self.length + 1), preparation=sampling)
 
     def score(
         self,

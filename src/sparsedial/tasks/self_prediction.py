@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sparsedial.errors import NonFiniteOutputError, SpecError, TaskError
+from sparsedial.hooks.forward_context import PREFILL
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.inference.batch_size import FittingBatch
@@ -34,6 +35,7 @@ from sparsedial.tasks.diffusion_sampling import find_bos_token
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 from sparsedial.tasks.restoration import Restoration
+from sparsedial.tasks.workload import Workload, prefill_workload
 
 VERSION = 5  # incremented when the same settings would give other numbers
 MAX_SAMPLED_ROWS = 256
@@ -64,6 +66,7 @@ class SelfPrediction(BatchOption, SampledExamples):
 
     name: ClassVar[str] = "self_prediction"
     reuse_mask: ClassVar[int] = 1
+    phases: ClassVar[tuple[str, ...]] = (PREFILL,)
 
     sequences: int = 64
     length: int = 96
@@ -124,6 +127,20 @@ class SelfPrediction(BatchOption, SampledExamples):
             Scores with the metric of the options (next tokens) or ``restored`` (masked tokens).
         """
         return self._task_for_kind(lm).score(lm, examples, sparsifier, progress)
+
+    def workload(self, lm: LanguageModel) -> Workload:
+        """Return the work of one trial, see `EstimatedTask`.
+
+        Args:
+            lm: The model.
+        """
+        task = self._task_for_kind(lm)
+        if isinstance(task, Restoration):
+            return task.workload(lm)
+        rows = len(self.example_block)
+        generated = float(rows * self.length)
+        sampling = Workload(rows, 0.0, 0.0, generated, generated, self.length + 1)
+        return replace(prefill_workload(rows, self.length), preparation=sampling)
 
     def _task_for_kind(self, lm: LanguageModel) -> CausalSelfPrediction | Restoration:
         """Return the task that implements self-prediction for this kind of model."""

@@ -160,6 +160,8 @@ def _check_values(vector: torch.Tensor, result: torch.Tensor, rule: object) -> N
 
 def _check_mass(vector: torch.Tensor, result: torch.Tensor, rule: TopP) -> None:
     magnitudes = vector.double().abs()
+    if rule.q != 1.0:
+        magnitudes = (magnitudes / magnitudes.max().clamp_min(torch.finfo(torch.float64).tiny)) ** rule.q
     is_kept = result != 0
     if not is_kept.any():
         return

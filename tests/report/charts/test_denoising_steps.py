@@ -111,3 +111,12 @@ def test_masked_and_revealed_tokens_are_two_lines(results):
 def test_without_steps_there_is_nothing_to_draw(results):
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_overlap(results.step_overlap[results.step_overlap["step"] == 0])
+
+
+def test_steps_of_a_task_without_data_are_shown_beside_an_average(tmp_path):
+    store = study(
+        tmp_path, [Model("dlm", 10_000_000, layers=2, steps=3)], ("piqa", "arc_easy", "denoising"), ("input",)
+    )
+    results = compute_results(store)
+    assert "average" in set(results.critical["task"])
+    assert set(results.steps["task"]) == {"average", "denoising"}

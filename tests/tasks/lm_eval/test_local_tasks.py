@@ -10,7 +10,8 @@ import sparsedial as sd
 from sparsedial.hooks.module_patch import InputPatch
 from sparsedial.models.loading import load_language_model
 from sparsedial.models.sources import resolve_source
-from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.tasks.lm_eval.encoder import seed_random_generators, silence_lm_eval
+from sparsedial.tasks.lm_eval.generation_options import GenerationOptions
 from tests.support.lm_eval_tasks import load_tasks, make_hflm
 
 REPOSITORY = Path(__file__).parents[3]
@@ -77,3 +78,27 @@ def test_kept_sets_follow_the_papers_definition(lm, tasks):
         kept = np.zeros_like(x, dtype=bool)
         np.put_along_axis(kept, order, np.arange(x.shape[1])[None] < fewest[:, None], 1)
         assert np.array_equal(y != 0, kept)
+
+
+@pytest.mark.parametrize("apply_chat_template", [False, True])
+def test_generated_texts_are_those_of_lm_evals_own_model(lm, monkeypatch, apply_chat_template):
+    monkeypatch.chdir(REPOSITORY)
+    options = GenerationOptions(max_gen_toks=32)
+    tasks = load_tasks(
+        ["gsm8k_local", "triviaqa_local"], FOLDER, limit=3, num_fewshot=1, generation=options,
+        apply_chat_template=apply_chat_template,
+    )  # fmt: skip
+    model = make_hflm(lm, batch_size=1)
+    chat = {}
+    if apply_chat_template:
+        chat = {"apply_chat_template": True, "chat_template": model.apply_chat_template, "fewshot_as_multiturn": True}
+    for task in tasks:
+        examples = task.prepare(lm)
+        with silence_lm_eval(), seed_random_generators():
+            task.lm_eval_task.set_fewshot_seed(seed=task.settings.seed)
+            task.lm_eval_task.build_all_requests(limit=3, **chat)
+            instances = task.lm_eval_task.instances
+            for instance in instances:
+                instance.arguments[1]["max_gen_toks"] = 32
+            expected = model.generate_until(instances, disable_tqdm=True)
+        assert [responses[0] for responses in task.answer(lm, examples).responses] == expected

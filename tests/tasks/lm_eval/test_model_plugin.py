@@ -37,6 +37,8 @@ def test_scores_and_sparsity_are_those_of_our_tasks(folder, lm, tmp_path):
     assert set(report["by_phase"]) == {"prefill", "generation"}
     with pytest.raises(SpecError, match=r"expected a number in \[0, 1\]"):
         SparsedialLM(lm.model, p=1.5, tokenizer=lm.tokenizer)
+    with pytest.raises(SpecError, match="not possible inside lm-eval"):
+        SparsedialLM(lm.model, rule="threshold", p=0.5, tokenizer=lm.tokenizer)
     with silence_lm_eval(), pytest.raises(TaskError, match="leave --use_cache out"):
         simple_evaluate(model, tasks=["tiny_choice"], task_manager=manager, use_cache=str(tmp_path / "cache"))
 

@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sparsedial.errors import TaskError
 from sparsedial.models.loading import LanguageModel
+from sparsedial.tasks.lm_eval.generation_options import GenerationOptions
 from sparsedial.tasks.lm_eval.requests import GenerationRequest, LoglikelihoodRequest, PreparedRequests
-from tests.support.lm_eval_tasks import TASKS, load_task
+from tests.support.lm_eval_tasks import DOCUMENTS, TASKS, load_task, write_task
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -33,3 +34,34 @@ def test_prompts_go_through_the_chat_template(folder, lm):
 def test_a_model_without_a_tokenizer_is_refused(folder, llama, lm):
     with pytest.raises(TaskError, match="no tokenizer"):
         load_task(folder, "tiny_choice").prepare(LanguageModel(llama, None, lm.source, "float32", lm.device))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (110, r"document \d: the prompt has \d+ tokens and up to 110 are generated, expected at most the 128 tokens"),
+        (128, "may generate 128 tokens, which leaves no room for a prompt: the model can read 128 tokens"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_an_error_before_the_run(folder, lm, limit, message):
+    task = load_task(folder, "tiny_write", generation=GenerationOptions(max_gen_toks=limit))
+    with pytest.raises(TaskError, match=f"{message}.*Lower --max-gen-toks"):
+        task.prepare(lm)
+
+
+def test_a_prompt_that_is_longer_than_the_model_reads_is_an_error(tmp_path, lm):
+    write_task(tmp_path, "long", {**TASKS["tiny_write"], "doc_to_text": "{{question}}" * 20}, DOCUMENTS)
+    with pytest.raises(TaskError, match=r"expected at most the 128 tokens that the model can read. Use fewer examples"):
+        load_task(tmp_path, "long").prepare(lm)
+
+
+def test_options_replace_those_of_the_task(folder, lm):
+    options = GenerationOptions(max_gen_toks=5, do_sample=True, temperature=0.7)
+    prepared = PreparedRequests.from_json(load_task(folder, "tiny_write", generation=options).prepare(lm))
+    for request in prepared.requests:
+        assert request.limit == 5
+        assert request.options == {"do_sample": True, "temperature": 0.7}
+    sampled = GenerationOptions(do_sample=True)
+    prepared = PreparedRequests.from_json(load_task(folder, "tiny_write", generation=sampled).prepare(lm))
+    assert prepared.requests[0].options == {"do_sample": True}  # the temperature is the model's
+    assert prepared.requests[0].limit == 12

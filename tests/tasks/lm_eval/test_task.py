@@ -14,6 +14,7 @@ import sparsedial as sd
 from sparsedial.errors import TaskError
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.tasks.lm_eval.generation_options import GenerationOptions
 from sparsedial.testing import check_task
 from tests.support.lm_eval_tasks import (
     DOCUMENTS,
@@ -118,6 +119,39 @@ def test_answers_with_a_chat_template_are_lm_evals(folder, lm):
     chat = {"apply_chat_template": True, "chat_template": template, "fewshot_as_multiturn": True}
     actual = first_responses(task, lm, task.prepare(lm))
     np.testing.assert_allclose(loglikelihoods(actual), loglikelihoods(lm_eval_responses(task, lm, **chat)), atol=1e-4)
+
+
+@pytest.mark.parametrize("apply_chat_template", [False, True])
+@pytest.mark.parametrize("stop", ["4", " an", "esan", "Q: never"])
+def test_generated_texts_are_lm_evals(tmp_path, lm, stop, apply_chat_template):
+    """Compare greedy texts with those of lm-eval's own model, one prompt at a time."""
+    arguments = {"until": [stop], "do_sample": False, "max_gen_toks": 24}
+    write_task(tmp_path, "stops", {**TASKS["tiny_write"], "generation_kwargs": arguments}, DOCUMENTS)
+    task = load_task(tmp_path, "stops", apply_chat_template=apply_chat_template)
+    chat = {}
+    if apply_chat_template:
+        chat = {"apply_chat_template": True, "chat_template": make_hflm(lm).apply_chat_template}
+    assert first_responses(task, lm, task.prepare(lm)) == lm_eval_responses(task, lm, **chat)
+
+
+def test_options_of_generated_texts_are_part_of_the_identity(folder):
+    """Check that they are not if they are those of the task, so that earlier trials are found."""
+    identity = load_task(folder, "tiny_write").identity()
+    assert "generation" not in identity
+    assert load_task(folder, "tiny_write", generation=GenerationOptions(temperature=0.7)).identity() == identity
+    for options in ({"max_gen_toks": 12}, {"do_sample": True}, {"do_sample": True, "temperature": 0.7}):
+        other = load_task(folder, "tiny_write", generation=GenerationOptions(**options)).identity()
+        assert {**other, "generation": None} == {**identity, "generation": None}
+        assert other["generation"].items() >= options.items()
+
+
+def test_sampled_texts_depend_on_the_seed_only(folder, lm):
+    answers = []
+    for seed, batch_tokens in ((1, 1), (1, 4096), (2, 4096)):
+        options = GenerationOptions(do_sample=True, temperature=1.0)
+        task = load_task(folder, "tiny_write", generation=options, seed=seed, batch_tokens=batch_tokens)
+        answers.append(first_responses(task, lm, task.prepare(lm)))
+    assert answers[0] == answers[1] != answers[2]
 
 
 def test_the_dense_value_gives_the_dense_scores(folder, lm):

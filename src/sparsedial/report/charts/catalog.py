@@ -124,7 +124,7 @@ def _make_size_figures(headline: pd.DataFrame, retain: float) -> Iterator[Figure
         if rows["parameters"].nunique() < 2:
             continue
         scope = "on average over tasks" if is_average(task) else f"on {sanitize_text(task)}"
-        name = "size" if len(tasks) == 1 else _numbered_name("size", index, task)
+        name = "size" if len(tasks) == 1 else name_with_number("size", index, task)
         description = f"Critical sparsity {scope} over the number of parameters."
         yield Figure(name, description, draw_model_sizes(rows, retain))
 
@@ -153,9 +153,19 @@ def _split_by_model(name: str, frame: pd.DataFrame, *columns: str) -> Iterator[_
         return
     for index, model in enumerate(models, start=1):
         rows = drawable[drawable["model"].astype(str) == model]
-        yield _ModelRows(_numbered_name(name, index, model), f" of {sanitize_text(model)}", rows)
+        yield _ModelRows(name_with_number(name, index, model), f" of {sanitize_text(model)}", rows)
 
 
-def _numbered_name(name: str, index: int, subject: str) -> str:
+def name_with_number(name: str, index: int, subject: str) -> str:
+    """Return the name of one of several figures of a kind, without a suffix. It is safe as the name of a file.
+
+    Args:
+        name: Name of the kind of figures.
+        index: Number of the figure, from 1.
+        subject: What the figure is about, such as a model.
+
+    Returns:
+        The name, the number and the subject in lower case, joined by hyphens.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-")[:MAX_SLUG_LENGTH]
     return f"{name}-{index}-{slug}".rstrip("-")

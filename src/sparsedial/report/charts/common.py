@@ -17,7 +17,7 @@ from sparsedial.analysis.estimates import finite_number
 from sparsedial.analysis.labels import AVERAGE
 from sparsedial.analysis.row_order import sort_rows, unique_in_order
 from sparsedial.curves.critical import RIGHT_CENSORED
-from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.feed_forward import BUILTIN_SITES
 from sparsedial.report.charts.theme import THEME
 from sparsedial.report.formatting import format_retain, sanitize_text
 
@@ -167,7 +167,7 @@ def distinct_values(rows: Sequence[Row], column: str) -> list[str]:
 
 
 def ordered_sites(rows: Sequence[Row]) -> list[str]:
-    """Return the sites of some rows in the order of `SITES`.
+    """Return the sites of some rows in the order of `BUILTIN_SITES`.
 
     Args:
         rows: The rows.
@@ -175,7 +175,7 @@ def ordered_sites(rows: Sequence[Row]) -> list[str]:
     Returns:
         The names of the sites.
     """
-    return unique_in_order((row["site"] for row in rows), SITES)
+    return unique_in_order((row["site"] for row in rows), BUILTIN_SITES)
 
 
 def label_width(rows: Sequence[Row], column: str) -> int:

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from sparsedial.analysis.row_order import unique_in_order
-from sparsedial.ffn.feed_forward import SITES
+from sparsedial.ffn.feed_forward import BUILTIN_SITES
 from sparsedial.report.charts.common import (
     CURVE_COLUMNS,
     NEAREST_POINT_NOTE,
@@ -118,7 +118,7 @@ def _line_styles(rows: list[Row]) -> tuple[dict[str, str], dict[str, list[int]]]
     dashes = {}
     for site in sites:
         lines = {row["vector"]: row["line"] for row in rows if row["site"] == site}
-        for index, vector in enumerate(unique_in_order(lines, SITES)):
+        for index, vector in enumerate(unique_in_order(lines, BUILTIN_SITES)):
             colours[lines[vector]] = site_colour_scale[site]
             dashes[lines[vector]] = DASHES[index % len(DASHES)]
     return colours, dashes

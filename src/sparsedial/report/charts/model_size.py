@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 import pandas as pd
 
@@ -60,9 +62,35 @@ def draw_model_sizes(critical: pd.DataFrame, retain: float) -> alt.TopLevelMixin
     return assemble_chart(_layers(rows, families), rows, panels, layout)
 
 
+def parameter_axis(rows: Sequence[Row]) -> alt.X:
+    """Return a logarithmic axis of numbers of parameters, with a few round ticks.
+
+    Args:
+        rows: Rows with ``parameters``. Active parameters lie within the axis, too, if the rows have them.
+
+    Returns:
+        The encoding.
+    """
+    sizes = []
+    for row in rows:
+        sizes += [row["parameters"], row.get("active_parameters") or row["parameters"]]
+    low = min(sizes) / AXIS_MARGIN
+    high = max(sizes) * AXIS_MARGIN
+    return alt.X(
+        "parameters:Q",
+        title="parameters",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(
+            values=_ticks(low, high),
+            labelExpr="upper(replace(format(datum.value, '~s'), 'G', 'B'))",
+            labelOverlap="greedy",
+        ),
+    )
+
+
 def _layers(rows: list[Row], families: list[str]) -> Layers:
     y = alt.Y("sparsity:Q", title=CRITICAL_TITLE, scale=alt.Scale(zero=True), axis=percent_axis())
-    base = alt.Chart().encode(x=_parameter_axis(rows), color=_family_colour(families))
+    base = alt.Chart().encode(x=parameter_axis(rows), color=_family_colour(families))
     shape_scale = alt.Scale(domain=families, range=cycle_values(SERIES_SHAPES, len(families)))
     shape = alt.Shape("family:N", scale=shape_scale, legend=None)
     point = base.encode(y=y)
@@ -81,24 +109,6 @@ def _layers(rows: list[Row], families: list[str]) -> Layers:
         open_mark.encode(x="active_parameters:Q", shape=shape),
         point.transform_filter(IS_NO_BOUND).mark_point(filled=True, size=70, opacity=1).encode(shape=shape),
         bounds,
-    )
-
-
-def _parameter_axis(rows: list[Row]) -> alt.X:
-    sizes = []
-    for row in rows:
-        sizes += [row["parameters"], row["active_parameters"] or row["parameters"]]
-    low = min(sizes) / AXIS_MARGIN
-    high = max(sizes) * AXIS_MARGIN
-    return alt.X(
-        "parameters:Q",
-        title="parameters",
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(
-            values=_ticks(low, high),
-            labelExpr="upper(replace(format(datum.value, '~s'), 'G', 'B'))",
-            labelOverlap="greedy",
-        ),
     )
 
 

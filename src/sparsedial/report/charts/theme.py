@@ -17,6 +17,9 @@ SITE_COLOURS = {
     "gate": "#009E73",
     "intermediate": "#D55E00",
     "all_inputs": "#222222",
+    "attention_input": "#56B4E9",
+    "attention_output": "#CC79A7",
+    "lm_head_input": "#999999",
 }
 SITE_SHAPES = {
     "input": "circle",
@@ -24,11 +27,14 @@ SITE_SHAPES = {
     "gate": "triangle-down",
     "intermediate": "square",
     "all_inputs": "diamond",
+    "attention_input": "triangle-left",
+    "attention_output": "triangle-right",
+    "lm_head_input": "cross",
 }
-SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#999999")
+SPARE_COLOURS = ("#882255", "#44AA99", "#DDCC77")
 """Colours of sites that are not in `SITE_COLOURS`."""
 
-SPARE_SHAPES = ("cross",)
+SPARE_SHAPES = ("stroke",)
 """Shapes of sites that are not in `SITE_SHAPES`."""
 
 SERIES_COLOURS = ("#4E79A7", "#B07AA1", "#76B7B2", "#9C755F", "#E15759", "#59A14F")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-
-import numpy as np
 
 from sparsedial.errors import NonFiniteOutputError
 from sparsedial.inference.backend import InferenceBackend, WindowScore
@@ -17,6 +15,7 @@ from sparsedial.inference.generation import GeneratedTokens, Prompt
 from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits
 from sparsedial.inference.prefix_tree import Window
 from sparsedial.inference.run_context import Progress, RunContext
+from sparsedial.tasks.lm_eval.generation_statistics import TextStatistics, average_texts
 from sparsedial.tasks.lm_eval.requests import ROLLING_LOGLIKELIHOOD, LoglikelihoodRequest, PreparedRequests
 
 EMPTY_TEXT_SCORE = WindowScore(0.0, is_greedy=True)
@@ -30,11 +29,16 @@ class Answers:
     Attributes:
         responses: For each request, one answer per repeat in lm-eval's format: a pair of the log-likelihood and
             whether the continuation is greedy, a log-likelihood (rolling), or a text.
-        details: Statistics of the generated texts by name. Empty if no text was generated.
+        texts: Statistics of the generated texts. Empty if no text was generated.
     """
 
     responses: list[list[Any]]
-    details: dict[str, float] = field(default_factory=dict)
+    texts: tuple[TextStatistics, ...] = ()
+
+    @property
+    def details(self) -> dict[str, float]:
+        """Means over the generated texts by name. Empty if no text was generated."""
+        return average_texts(self.texts) if self.texts else {}
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,14 @@ def answer_requests(
     if not generated:
         return Answers(responses)
     texts = _generate_texts(backend, prepared, generated, run.part(len(scored), total))
+    generations = prepared.generation_requests()
+    statistics = []
     for index, text in zip(generated, texts, strict=True):
-        responses[index].append(_decode(backend, text, prepared.generation_requests()[index].until))
-    return Answers(responses, _generation_details(texts))
+        generation = generations[index]
+        responses[index].append(_decode(backend, text, generation.until))
+        prompt = prepared.contexts[generation.context]
+        statistics.append(TextStatistics.from_text(generation.doc, prompt, text, run.divider))
+    return Answers(responses, tuple(statistics))
 
 
 def _score_requests(
@@ -201,11 +210,3 @@ def _decode(backend: InferenceBackend, text: GeneratedTokens, until: Sequence[st
 
     decoded = backend.lm.tokenizer.decode(text.tokens, skip_special_tokens=True)
     return postprocess_generated_text(decoded, stop=list(until), think_end_token=None)
-
-
-def _generation_details(texts: Sequence[GeneratedTokens]) -> dict[str, float]:
-    """Return the mean number of generated tokens, and the share of texts that reached the token limit."""
-    return {
-        "generated_tokens": float(np.mean([len(text.tokens) for text in texts])),
-        "limit_hit": float(np.mean([not text.stopped for text in texts])),
-    }

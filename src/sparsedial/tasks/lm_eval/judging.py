@@ -117,6 +117,8 @@ def _describe_prediction(lm_eval_task: Any, document: Any, filtered: Sequence[An
             texts.append(GREEDY if answer[1] else NOT_GREEDY)
         elif isinstance(answer, str):
             texts.append(answer)
+        elif isinstance(answer, list) and all(isinstance(text, str) for text in answer):
+            texts += answer  # a filter may return the texts of all repeats
     if len(texts) == 1:
         return texts[0]
     return json.dumps(texts) if texts else ""

@@ -241,7 +241,7 @@ def _create_task(selection: TaskSelection, name: str, member: GroupMember, group
     """
     settings = selection.settings
     lm_eval_task = member.lm_eval_task
-    _check_task(member.name, lm_eval_task, settings.limit)
+    _check_task(member.name, lm_eval_task, settings)
     shots = _set_num_fewshot(lm_eval_task, settings.num_fewshot)
     requested = selection.metric_for(f"{member.group}::{member.name}", member.name, member.group or name, name)
     metric = _choose_metric(member.name, lm_eval_task, requested)
@@ -291,15 +291,20 @@ def _find_group(name: str, member: GroupMember, metric: Metric, groups: Mapping[
     return TaskGroup(name)
 
 
-def _check_task(name: str, lm_eval_task: Any, limit: int | None) -> None:
+def _check_task(name: str, lm_eval_task: Any, settings: LmEvalSettings) -> None:
     """Raise an error if a task cannot be run, or has too few examples."""
     if getattr(lm_eval_task, "MULTIMODAL", False):
         raise TaskError(f"task {name!r} needs images or sound: only text is supported")
-    if getattr(lm_eval_task, "UNSAFE_CODE", False):
-        raise TaskError(f"task {name!r} runs code that the model has written, which is not supported")
+    if getattr(lm_eval_task, "UNSAFE_CODE", False) and not settings.confirm_run_unsafe_code:
+        raise TaskError(
+            f"task {name!r} runs code that the model has written. To allow this, on a machine where such code can do "
+            "no harm, set the task's option confirm_run_unsafe_code: true in a study file"
+        )
     examples = len(lm_eval_task.eval_docs)
-    if limit is not None and examples < limit:
-        raise TaskError(f"task {name!r} has {examples} examples, fewer than the limit of {limit}: lower --limit")
+    if settings.limit is not None and examples < settings.limit:
+        raise TaskError(
+            f"task {name!r} has {examples} examples, fewer than the limit of {settings.limit}: lower --limit"
+        )
 
 
 def _set_num_fewshot(lm_eval_task: Any, num_fewshot: int | None) -> int:

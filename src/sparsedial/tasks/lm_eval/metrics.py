@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,33 @@ class Metric:
         if self.aggregation is Aggregation.PERPLEXITY:
             name = "inverse_" + name.replace("bits_per_byte", "byte_perplexity")
         return filtered_name(name, self.filter)
+
+
+def find_result_metric(metric: Metric, results: Sequence[Mapping[str, Any]], other_names: Collection[str]) -> Metric:
+    """Return the metric under the name that lm-eval gives to its results.
+
+    The function of a metric may return a dictionary, whose keys then replace the name of the metric: that of humaneval
+    is ``pass_at_k``, and its results are ``pass@1``.
+
+    Args:
+        metric: Metric that defines the score.
+        results: lm-eval's metrics of each example, under the filter of the metric.
+        other_names: Names of all metrics of the task.
+
+    Returns:
+        The same metric, or one with the name of the only result that no metric of the task has.
+
+    >>> find_result_metric(Metric("pass_at_k", "none"), [{"pass@1": 1.0}], ["pass_at_k"]).name
+    'pass@1'
+    """
+    if metric.name == IFEVAL_STRICT or any(metric.name in result for result in results):
+        return metric
+    new_names: set[str] = set()
+    for result in results:
+        new_names |= set(result) - set(other_names)
+    if len(new_names) != 1:
+        return metric
+    return replace(metric, name=new_names.pop())
 
 
 def filtered_name(metric: str, filter_name: str) -> str:

@@ -22,8 +22,9 @@ from typing import Any
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from sparsedial.errors import NonFiniteOutputError, SparsedialError, TaskError
+from sparsedial.errors import NonFiniteOutputError, SparsedialError, SpecError, TaskError
 from sparsedial.ffn.discovery import find_ffns
+from sparsedial.hooks.forward_context import PHASES
 from sparsedial.hooks.sparsifier import Sparsifier, sparsify
 from sparsedial.inference.backend import WindowScore
 from sparsedial.inference.backend_factory import make_backend
@@ -38,7 +39,7 @@ from sparsedial.models.kind import CAUSAL, check_kind_name, detect_kind, find_ma
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.masked_diffusion_llama import register_masked_diffusion_llama
 from sparsedial.models.sources import Source, resolve_source
-from sparsedial.rules import Calibration, Rule, make_rule
+from sparsedial.rules import Calibration, Rule, calibrates_vectors, make_rule
 from sparsedial.tasks.lm_eval.encoder import limit_length
 from sparsedial.tasks.option_parsing import option_field_names
 
@@ -48,12 +49,13 @@ class SparsedialArguments:
     """Arguments of `SparsedialLM` in addition to those of lm-eval's `HFLM`.
 
     Attributes:
-        site: Where the rule is applied: ``input``, ``up``, ``gate``, ``intermediate``, ``all_inputs``, or the name of a
-            registered site.
-        rule: ``top_p``, ``top_k``, ``max_p``, or the name of a registered rule.
+        site: Where the rule is applied: ``input``, ``up``, ``gate``, ``intermediate``, ``all_inputs``,
+            ``attention_input``, ``attention_output``, ``lm_head_input``, or the name of a registered site.
+        rule: Name or family of a rule (docs/rules.md) that needs no calibration on vectors.
         p: Parameter of the rule. None means the dense model.
         value: Alias of ``p``.
         fraction: Alias of ``p``.
+        phases: ``prefill`` or ``generation``, to apply the rule in this phase only. None means both.
         batch_tokens: Tokens per forward pass. lm-eval's ``batch_size`` applies to generation only.
         kind: Kind of the model. None means that it is detected.
         mask_token: Mask token id of a diffusion model. None means that it is read from the configuration or
@@ -72,6 +74,7 @@ class SparsedialArguments:
     p: float | None = None
     value: float | None = None
     fraction: float | None = None
+    phases: str | None = None
     batch_tokens: int = 4096
     kind: str | None = None
     mask_token: int | None = None
@@ -145,7 +148,7 @@ class SparsedialLM(HFLM):
         self.sparsifier: Sparsifier | None = None
         self._rule = rule
         if rule is not None:
-            self.sparsifier = _make_sparsifier(lm, arguments.site, rule)
+            self.sparsifier = _make_sparsifier(lm, arguments, rule)
         self._backend = make_backend(lm, diffusion)
         self._need_greedy = arguments.greedy
         self._documents: Sequence[Any] = ()
@@ -268,13 +271,19 @@ class SparsedialLM(HFLM):
         return nullcontext() if self.sparsifier is None else self.sparsifier
 
 
-def _make_sparsifier(lm: LanguageModel, site: str, rule: Rule) -> Sparsifier:
+def _make_sparsifier(lm: LanguageModel, arguments: SparsedialArguments, rule: Rule) -> Sparsifier:
     """Return a sparsifier, whose rule is calibrated for the model if it needs that."""
     ffns = find_ffns(lm.model)
     calibration = None
+    if calibrates_vectors(type(rule)):
+        raise SpecError(
+            f"rule {rule!r}: it is calibrated on the vectors of a model, which is not possible inside lm-eval. Run the "
+            "task with sparsedial run --tasks, or choose another rule."
+        )
     if rule.needs_calibration:
         calibration = Calibration(rule.calibrate(lm, ffns))
-    return sparsify(lm.model, site, rule, ffns=ffns, calibration=calibration)
+    phases = arguments.phases or PHASES
+    return sparsify(lm.model, arguments.site, rule, ffns=ffns, calibration=calibration, phases=phases)
 
 
 def _pop_arguments(kwargs: dict[str, Any]) -> SparsedialArguments:

@@ -13,6 +13,7 @@ from typing import Any
 from sparsedial.errors import TaskError
 from sparsedial.inference.run_context import Progress, ignore_progress
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
+from sparsedial.tasks.lm_eval.generation_options import DEFAULT_GENERATION_OPTIONS, GenerationOptions
 
 REQUESTS_PER_BATCH = 32
 """Requests encoded per call of `silence_lm_eval`, which takes as long as encoding one request."""
@@ -176,6 +177,7 @@ def encode_requests(
     progress: Progress = ignore_progress,
     *,
     needs_context: bool = True,
+    generation: GenerationOptions = DEFAULT_GENERATION_OPTIONS,
 ) -> PreparedRequests:
     """Return the requests of a task in tokens.
 
@@ -185,19 +187,21 @@ def encode_requests(
         encoder: lm-eval's model without weights, from `make_weightless_hflm`.
         progress: Called with the requests done and in total.
         needs_context: True if the model cannot predict the first token of a text. Defaults to True.
+        generation: Options of generated texts that replace those of the task. Defaults to none.
 
     Returns:
         The requests. Their ``max_shared_length`` is 0.
 
     Raises:
-        TaskError: A request is of an unknown kind, has no context, or does not fit into the model.
+        TaskError: A request is of an unknown kind, has no context, or does not fit into the model together with the
+            text that is generated.
     """
     for instance in instances:
         if instance.request_type not in REQUEST_KINDS:
             raise TaskError(
                 f"task {task_name!r} asks for {instance.request_type!r}: expected one of {', '.join(REQUEST_KINDS)}"
             )
-    request_encoder = _RequestEncoder(task_name, encoder, needs_context)
+    request_encoder = _RequestEncoder(task_name, encoder, needs_context, generation)
     requests: list[Request] = []
     for first in range(0, len(instances), REQUESTS_PER_BATCH):
         with silence_lm_eval():
@@ -210,10 +214,11 @@ def encode_requests(
 class _RequestEncoder:
     """Encoder of single requests that stores every distinct context once."""
 
-    def __init__(self, task_name: str, encoder: Any, needs_context: bool) -> None:
+    def __init__(self, task_name: str, encoder: Any, needs_context: bool, generation: GenerationOptions) -> None:
         self._task_name = task_name
         self._encoder = encoder
         self._needs_context = needs_context
+        self._generation = generation
         self._index_by_context: dict[tuple[int, ...], int] = {}
 
     def contexts(self) -> tuple[list[int], ...]:
@@ -249,13 +254,26 @@ class _RequestEncoder:
                 f"{self._encoder.max_length} tokens that the model can read"
             )
 
+    def _check_prompt(self, instance: Any, prompt: int, limit: int) -> None:
+        """Raise an error if a prompt and the longest text that may follow it do not fit into the model."""
+        max_length = self._encoder.max_length
+        if prompt + limit <= max_length:
+            return
+        advice = "Use fewer examples in the prompt (--num-fewshot), or a model with a longer context."
+        if prompt < max_length:
+            advice = f"Lower --max-gen-toks to {max_length - prompt} or less. {advice}"
+        raise TaskError(
+            f"task {self._task_name!r}, document {instance.doc_id}: the prompt has {prompt} tokens and up to {limit} "
+            f"are generated, expected at most the {max_length} tokens that the model can read. {advice}"
+        )
+
     def _encode_generation(self, instance: Any) -> GenerationRequest:
         """Return the prompt, stop strings, limit and sampling options as `HFLM.generate_until` makes them."""
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
         encoder = self._encoder
         text, arguments = instance.args[:2]
-        options = dict(normalize_gen_kwargs(arguments, encoder.max_gen_toks))
+        options = self._generation.apply(normalize_gen_kwargs(arguments, encoder.max_gen_toks))
         eos = encoder.tok_decode(encoder.eot_token_id, skip_special_tokens=False)
         until = handle_stop_sequences(options.pop("until", None), eos=eos)
         limit = int(options.pop("max_gen_toks"))
@@ -263,16 +281,16 @@ class _RequestEncoder:
         if max_prompt_length < 1:
             raise TaskError(
                 f"task {self._task_name!r} may generate {limit} tokens, which leaves no room for a prompt: the "
-                f"model can read {encoder.max_length} tokens. Use a model with a longer context."
+                f"model can read {encoder.max_length} tokens. Lower --max-gen-toks, or use a model with a longer "
+                "context."
             )
-        tokens, _ = encoder.tok_batch_encode([text], left_truncate_len=max_prompt_length)
+        tokens, _ = encoder.tok_batch_encode([text])
+        self._check_prompt(instance, len(tokens[0]), limit)
         if not len(tokens[0]):
             raise TaskError(
                 f"task {self._task_name!r}, document {instance.doc_id}: the prompt {text!r} has no token, expected at "
                 "least one: remove the document, or give the task a prompt that is not empty"
             )
-        if not options.get("do_sample") and options.get("temperature") == 0.0:
-            options.pop("temperature", None)
         return GenerationRequest(
             doc=instance.doc_id,
             idx=instance.idx,

@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 INSTALLED_FOLDERS = ("site-packages", "dist-packages")
-TASK_FOLDER = ("lm_eval", "tasks")
-"""Folder with the code of lm-eval's own tasks, which counts as code of the task."""
+TASK_FOLDERS = (("lm_eval", "tasks"), ("sparsedial_zoo", "tasks"))
+"""Folders with the code of the tasks of lm-eval and of the model zoo, which counts as code of the task."""
 VERSIONED_PACKAGES = ("sparsedial", "lm_eval")
 """Packages whose version is part of a task's identity, so that their files are not read even if they are editable."""
 LOADERS = ("exec", "import_module", "__import__", "spec_from_file_location", "run_path", "run_module")
@@ -35,7 +35,7 @@ def is_task_file(path: str | Path | None) -> bool:
         return False
     resolved = Path(path).resolve()
     parts = resolved.parts
-    if any(pair == TASK_FOLDER for pair in pairwise(parts)):
+    if any(pair in TASK_FOLDERS for pair in pairwise(parts)):
         return True
     if any(folder in parts for folder in INSTALLED_FOLDERS):
         return False

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, ClassVar
 
 from sparsedial.errors import TaskError
+from sparsedial.hooks.forward_context import PHASES, PREFILL
 from sparsedial.hooks.sparsifier import Sparsifier
 from sparsedial.inference.backend_factory import make_backend
 from sparsedial.inference.batch_size import default_rows
 from sparsedial.inference.diffusion_options import DiffusionOptions
 from sparsedial.inference.model_limits import check_token_ids
 from sparsedial.inference.prefix_tree import MAX_TREE_TOKENS
-from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.run_context import Progress, RunContext, find_speed_callback, ignore_progress
+from sparsedial.inference.thinking_markers import find_markers
+from sparsedial.inference.thinking_segments import SegmentDivider
 from sparsedial.models.kind import MASKED_DIFFUSION
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, TaskGroup
 from sparsedial.tasks.batch_option import copy_with
+from sparsedial.tasks.chat_template import AUTO, IDENTITY_ENTRY, has_chat_template
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock
 from sparsedial.tasks.lm_eval.answering import Answers, LoglikelihoodPlan, answer_requests
 from sparsedial.tasks.lm_eval.chance import chance_score
 from sparsedial.tasks.lm_eval.digests import code_digest, config_digest, digest, unread_code
 from sparsedial.tasks.lm_eval.encoder import make_weightless_hflm, seed_random_generators, silence_lm_eval
+from sparsedial.tasks.lm_eval.generation_statistics import average_documents
 from sparsedial.tasks.lm_eval.judging import aggregate_metrics, apply_metrics, document_id
-from sparsedial.tasks.lm_eval.metrics import Metric, check_mean, per_example_values
+from sparsedial.tasks.lm_eval.metrics import Metric, check_mean, find_result_metric, per_example_values
 from sparsedial.tasks.lm_eval.options import TOKENS_PER_BATCH_ROW, LmEvalSettings
-from sparsedial.tasks.lm_eval.requests import PreparedRequests, encode_requests
+from sparsedial.tasks.lm_eval.request_workload import count_work
+from sparsedial.tasks.lm_eval.requests import GENERATION, PreparedRequests, encode_requests
+from sparsedial.tasks.workload import Workload
 
 VERSION = 3  # incremented when the same examples would get other numbers
 MAX_RENDERED_DOCUMENTS = 128
 """Number of documents whose requests are part of the identity of a task."""
+SAMPLED_DOCUMENTS = 32
+"""Number of documents from which the work of a task is estimated."""
 SHARED_BY_BLOCKS = ("unread_code", "_data_digest", "_config_digest", "_code_digest", "_requests_digest")
 """Cached properties that are the same for all blocks of a task."""
 
@@ -72,6 +81,11 @@ class LmEvalTask:
         """Number of denoising steps for which a diffusion model reuses its kept sets."""
         return self.settings.diffusion.reuse_mask
 
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Phases of the forward passes, see `sparsedial.tasks.base.scored_phases`."""
+        return PHASES if self.lm_eval_task.OUTPUT_TYPE == GENERATION else (PREFILL,)
+
     def batch_rows(self, lm: LanguageModel) -> int:
         """Return the maximum number of tokens per forward pass, in units of `TOKENS_PER_BATCH_ROW`. See `BatchedTask`.
 
@@ -89,6 +103,23 @@ class LmEvalTask:
             rows: Maximum number of tokens, in units of `TOKENS_PER_BATCH_ROW`.
         """
         return copy_with(self, settings=replace(self.settings, batch_tokens=TOKENS_PER_BATCH_ROW * rows))
+
+    def with_chat_template(self, is_available: bool) -> LmEvalTask:
+        """Return the task for a model, if the model decides whether its chat template is applied.
+
+        Args:
+            is_available: True if the tokenizer of the model has a chat template.
+        """
+        if self.settings.apply_chat_template is not None:
+            return self
+        return copy_with(self, settings=replace(self.settings, apply_chat_template=is_available))
+
+    @property
+    def _chat_template_choice(self) -> bool | str:
+        """True or False if the chat template is applied or not, "auto" if the model decides it."""
+        if self.settings.apply_chat_template is None:
+            return AUTO
+        return self.settings.apply_chat_template
 
     def _batch_tokens(self, lm: LanguageModel) -> int:
         return self.settings.batch_tokens or TOKENS_PER_BATCH_ROW * self.batch_rows(lm)
@@ -155,14 +186,19 @@ class LmEvalTask:
             "metric": self.metric.label,
             "higher_is_better": self.metric.higher_is_better,
             "num_fewshot": self.num_fewshot,
-            "apply_chat_template": self.settings.apply_chat_template,
+            IDENTITY_ENTRY: self._chat_template_choice,
             "seed": self.settings.seed,
             EXAMPLES: self._example_block.to_json(),
         }
         if self.unread_code:
             identity["unread_code"] = list(self.unread_code)
+        generation = self.settings.generation.to_json()
+        if generation:
+            identity["generation"] = generation
         if self.settings.diffusion != DiffusionOptions():
             identity["diffusion"] = self.settings.diffusion.to_json()
+        if self.settings.thinking_markers is not None:  # they change the statistics of the texts
+            identity["thinking_markers"] = list(map(asdict, self.settings.thinking_markers))
         return identity
 
     def prepare(self, lm: LanguageModel, progress: Progress = ignore_progress) -> dict[str, Any]:
@@ -179,16 +215,23 @@ class LmEvalTask:
             TaskError: The model has no tokenizer or chat template, cannot answer this kind of request, or lacks a token
                 of the tokenizer, or the task returned fewer examples than requested.
             ModelError: The model is a masked diffusion model without a mask token.
-            SpecError: The denoising schedule does not fit the length of the texts.
+            SpecError: The denoising schedule does not fit the length of the texts, or the tokenizer cannot encode a
+                thinking marker.
         """
         backend = make_backend(lm, self.settings.diffusion)
         encoder = make_weightless_hflm(lm)
         instances = self._build_instances(lm, encoder)
         prepared = encode_requests(
-            self.name, instances, encoder, progress, needs_context=backend.kind != MASKED_DIFFUSION
+            self.name,
+            instances,
+            encoder,
+            progress,
+            needs_context=backend.kind != MASKED_DIFFUSION,
+            generation=self.settings.generation,
         )
         self._check_count(len(prepared.documents()), "made requests for")
         check_token_ids(lm, prepared.token_rows())
+        self._make_divider(lm)  # raises an error if the tokenizer cannot encode a marker
         backend.check_requests(
             self.name,
             needs_loglikelihoods=bool(prepared.loglikelihood_requests()),
@@ -225,7 +268,8 @@ class LmEvalTask:
         """
         answers = self.answer(lm, examples, sparsifier, progress)
         scores = self.judge(examples, answers.responses)
-        return replace(scores, details={**answers.details, **scores.details})
+        columns = average_documents(answers.texts, list(self._documents)) if answers.texts else {}
+        return replace(scores, details={**answers.details, **scores.details}, columns=columns)
 
     def answer(
         self,
@@ -253,9 +297,43 @@ class LmEvalTask:
             make_backend(lm, self.settings.diffusion),
             PreparedRequests.from_json(examples),
             self.name,
-            need_greedy="acc" in self.metric.name and self.lm_eval_task.OUTPUT_TYPE == "loglikelihood",
-            run=RunContext(sparsifier, progress, self._batch_tokens(lm), self.settings.seed),
+            need_greedy=self._need_greedy,
+            run=RunContext(
+                sparsifier,
+                progress,
+                self._batch_tokens(lm),
+                self.settings.seed,
+                report_speed=find_speed_callback(progress),
+                divider=self._make_divider(lm),
+            ),
         )
+
+    def workload(self, lm: LanguageModel) -> Workload:
+        """Return the work of one trial, estimated from the first `SAMPLED_DOCUMENTS` documents. See `EstimatedTask`.
+
+        Args:
+            lm: The model, whose weights may be on the device "meta", and its tokenizer.
+
+        Raises:
+            TaskError: The model has no tokenizer or chat template, or a request does not fit into it.
+        """
+        count = len(self._example_block)
+        first = self._example_block.first
+        sample = self.select_examples(ExampleBlock(first, first + min(count, SAMPLED_DOCUMENTS)))
+        encoder = make_weightless_hflm(lm)
+        instances = sample._build_instances(lm, encoder)
+        prepared = encode_requests(self.name, instances, encoder, needs_context=lm.kind != MASKED_DIFFUSION)
+        targets = {}
+        for index, document in sample._documents.items():
+            target = self.lm_eval_task.doc_to_target(document)
+            targets[index] = len(encoder.tok_encode(target)) if isinstance(target, str) else 1
+        work = count_work(prepared, lm.kind, self.settings.diffusion, targets, self._need_greedy)
+        return work.scaled(count)
+
+    @property
+    def _need_greedy(self) -> bool:
+        """True if a metric needs to know whether continuations are greedy, which costs diffusion models more."""
+        return "acc" in self.metric.name and self.lm_eval_task.OUTPUT_TYPE == "loglikelihood"
 
     def judge(self, examples: dict[str, Any], responses: Sequence[Sequence[Any]]) -> Scores:
         """Score answers with lm-eval's filters and metrics.
@@ -275,9 +353,10 @@ class LmEvalTask:
         results = apply_metrics(self.lm_eval_task, self._documents, requests, responses)
         judged = results[self.metric.filter]
         self._check_count(len(judged.metrics), "scored")
-        values = per_example_values(self.metric, judged.metrics, self.name)
         aggregates = aggregate_metrics(self.lm_eval_task, results)
-        check_mean(self.metric, float(values.mean()), aggregates, self.name)
+        metric = find_result_metric(self.metric, judged.metrics, self._metric_names)
+        values = per_example_values(metric, judged.metrics, self.name)
+        check_mean(metric, float(values.mean()), aggregates, self.name)
         return Scores(
             metric=self.metric.label,
             values=values,
@@ -288,22 +367,31 @@ class LmEvalTask:
             ids=tuple(document_id(index, document) for index, document in self._documents.items()),
         )
 
+    def _make_divider(self, lm: LanguageModel) -> SegmentDivider | None:
+        """Return the divider of generated texts, or None if the task generates none or the model has no markers."""
+        if self.lm_eval_task.OUTPUT_TYPE != GENERATION:
+            return None
+        markers = find_markers(lm.tokenizer, self.settings.thinking_markers)
+        return None if markers is None else SegmentDivider(lm.tokenizer, markers)
+
     def _build_instances(self, lm: LanguageModel, encoder: Any) -> list[Any]:
         """Return lm-eval's requests of the task."""
         arguments: dict[str, Any] = {}
-        if self.settings.apply_chat_template:
-            if not encoder.tokenizer.chat_template:
+        has_template = has_chat_template(encoder.tokenizer)
+        applies_template = self.with_chat_template(has_template).settings.apply_chat_template
+        if applies_template:
+            if not has_template:
                 raise TaskError(
-                    f"task {self.name!r}: the tokenizer of {lm.source.name!r} has no chat template: leave "
-                    "--apply-chat-template out, or use an instruction-tuned model"
+                    f"task {self.name!r}: the tokenizer of {lm.source.name!r} has no chat template, and "
+                    "--apply-chat-template is on. Set it to auto or off, or use an instruction-tuned model."
                 )
             arguments = {"chat_template": encoder.apply_chat_template, "tokenizer_name": encoder.tokenizer_name}
         block = self._example_block
         # Requests of earlier documents are built as well, because few-shot examples are drawn for one after the other.
         instances = self._build_requests(
             limit=block.end,
-            apply_chat_template=self.settings.apply_chat_template,
-            fewshot_as_multiturn=self.settings.apply_chat_template,  # as lm-eval's command line does
+            apply_chat_template=applies_template,
+            fewshot_as_multiturn=applies_template,  # as lm-eval's command line does
             **arguments,
         )
         return [instance for instance in instances if instance.doc_id >= block.first]
@@ -321,6 +409,14 @@ class LmEvalTask:
         expected = len(self._example_block)
         if count != expected:
             raise TaskError(f"task {self.name!r} {action} {count} examples, expected {expected}")
+
+    @property
+    def _metric_names(self) -> list[str]:
+        """Names of the metrics in the task's configuration."""
+        names = []
+        for entry in self.lm_eval_task.config.metric_list or ():
+            names.append(getattr(entry["metric"], "__name__", str(entry["metric"])))
+        return names
 
     @cached_property
     def _chance(self) -> float | None:

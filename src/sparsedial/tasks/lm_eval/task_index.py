@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedial.errors import TaskError
+from sparsedial.models import zoo_package
 from sparsedial.suggestions import suggest
 from sparsedial.tasks.lm_eval.encoder import seed_random_generators, silence_lm_eval
 
@@ -23,8 +24,8 @@ def find_task_manager(names: tuple[str, ...], include_path: str | Path | None) -
     """Return lm-eval's index of tasks.
 
     Args:
-        names: Names to look up. If the folder defines all of them, the 14 000 tasks of lm-eval itself, which take
-            ten seconds to index, are omitted from the index.
+        names: Names to look up. If the folder and the model zoo define all of them, the 14 000 tasks of lm-eval itself,
+            which take ten seconds to index, are omitted from the index.
         include_path: Folder with the YAML files of further tasks, or None.
 
     Returns:
@@ -33,22 +34,39 @@ def find_task_manager(names: tuple[str, ...], include_path: str | Path | None) -
     Raises:
         TaskError: lm-eval is not installed.
     """
+    folder = None if include_path is None else str(include_path)
     try:
-        return _cached_task_manager(names, None if include_path is None else str(include_path))
+        local = _local_task_manager(folder)
+        if local is not None and all(_is_known(name, local.task_index) for name in names):
+            return local
+        return _complete_task_manager(folder)
     except ImportError as error:
         raise TaskError(f"tasks {', '.join(names)} need lm-eval: pip install 'lm_eval[hf]' ({error})") from error
 
 
 @lru_cache(maxsize=MAX_CACHED_MANAGERS)
-def _cached_task_manager(names: tuple[str, ...], include_path: str | None) -> Any:
+def _local_task_manager(include_path: str | None) -> Any:
+    """Return an index of the tasks of the folder and of the model zoo, or None if there are none."""
+    folders = _list_folders(include_path)
+    if not folders:
+        return None
     with silence_lm_eval():
         from lm_eval.tasks import TaskManager
 
-        if include_path is not None:
-            local = TaskManager(include_path=include_path, include_defaults=False)
-            if all(_is_known(name, local.task_index) for name in names):
-                return local
-        return TaskManager(include_path=include_path)
+        return TaskManager(include_path=folders, include_defaults=False)
+
+
+@lru_cache(maxsize=MAX_CACHED_MANAGERS)
+def _complete_task_manager(include_path: str | None) -> Any:
+    """Return an index of the tasks of the folder, of the model zoo and of lm-eval itself."""
+    with silence_lm_eval():
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=_list_folders(include_path) or None)
+
+
+def _list_folders(include_path: str | None) -> list[str]:
+    return list(map(str, filter(None, (zoo_package.lm_eval_tasks_folder(), include_path))))
 
 
 def load_tasks_and_groups(name: str, manager: Any, other_names: Sequence[str] = ()) -> dict[str, Any]:

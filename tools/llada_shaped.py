@@ -45,6 +45,7 @@ class Block(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x):
+        """Return the output of the layer, shape [batch, tokens, hidden]."""
         normed = self.attn_norm(x)
         queries = self.split_heads(self.q_proj(normed))
         keys = self.split_heads(self.k_proj(normed))
@@ -77,6 +78,7 @@ class Shaped(nn.Module):
         )
 
     def forward(self, tokens):
+        """Return the logits, shape [batch, tokens, vocabulary]."""
         modules = self.transformer
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = modules["wte"](tokens) + modules["wpe"](positions)
@@ -98,10 +100,13 @@ class ShapedModelLM(PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self):
+        """Return the token embedding."""
         return self.model.transformer["wte"]
 
     def get_output_embeddings(self):
+        """Return the output layer."""
         return self.model.transformer["ff_out"]
 
     def forward(self, input_ids=None, inputs_embeds=None, return_dict=True, **kwargs):
+        """Return the logits of token IDs. Other arguments have no effect."""
         return CausalLMOutputWithPast(logits=self.model(input_ids))

@@ -2,8 +2,8 @@
 
 import pytest
 
+from sparsedial.cache_location import cache_folder
 from sparsedial.errors import StorageError
-from sparsedial.models.cache_location import cache_folder
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):

@@ -1,0 +1,411 @@
+"""The projections that read one vector of an FFN, as they run in an accelerated model.
+
+A call with few vectors is a decode step: the rule is applied, and a kernel skips the weights of the dropped entries.
+Any other call is prefill. The number of vectors decides and not the phase, because packed batches and chunks of a
+prompt exist.
+
+Two projections that read the same vector, up and gate, are computed together by the first of them that is called. The
+other one takes the result, if it is called by the same thread with the same tensor.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from threading import get_ident
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sparsedial.acceleration.backend import (
+    MAX_DECODE_VECTORS,
+    Backend,
+    KeptInputProduct,
+    ProductCounts,
+    ProductLimits,
+    Selector,
+)
+from sparsedial.acceleration.timing_table import LimitTable
+from sparsedial.acceleration.weight_layout import WeightLayout
+from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.projections import in_features, out_features
+from sparsedial.hooks.module_patch import ForwardPatch
+from sparsedial.kernels.dispatch import BoundRule
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.tracing_state import is_tracing
+
+Prefill = Literal["dense", "sparse"]
+Execution = Literal["dense", "sparse", "decode"]
+
+_library = torch.library.Library("sparsedial", "FRAGMENT")
+_library.define("accelerated_projection(Tensor x, int handle, int index) -> Tensor")
+_handles = count()
+_projections: WeakValueDictionary[int, Projections] = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class ProjectionSettings:
+    """Groups what the projections of all FFNs of a model have in common.
+
+    Attributes:
+        backend: The kernels.
+        prefill: "dense" to run prefill without the rule, "sparse" to apply the rule, or "decode" to compute each vector
+            as in a decode step.
+        limits: The measured limits of the products. None to use the kernel whatever its speed.
+    """
+
+    backend: Backend
+    prefill: Execution
+    limits: LimitTable | None
+
+
+class Projections(ABC):
+    """One or two projections that read the same vector.
+
+    Args:
+        modules: The projections.
+        rule: The rule for the vector, or None. It is applied to prefill only by subclasses.
+        settings: What all projections of the model have in common.
+
+    Attributes:
+        modules: The projections.
+        handle: Number by which compiled code finds this object.
+        prefill_calls: Number of calls with many vectors, outside of compiled code.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], rule: BoundRule | None, settings: ProjectionSettings) -> None:
+        self.modules = list(modules)
+        self.rule = rule
+        self.settings = settings
+        self.handle = next(_handles)
+        self.prefill_calls = 0
+        _projections[self.handle] = self
+        weight = modules[0].weight
+        assert isinstance(weight, Tensor)
+        self.dtype = weight.dtype
+        self.width = in_features(modules[0])
+        self._device_index = weight.get_device()  # an integer is faster to compare than a device
+        self._max_entries = MAX_DECODE_VECTORS * self.width
+        if settings.prefill == "decode":
+            self._max_entries = sys.maxsize
+        self._shares = len(modules) > 1
+        self._outputs: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}  # by thread: x, and the results
+
+    def __call__(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the result of one of the projections.
+
+        Args:
+            x: The vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+            inner: The forward of the module.
+        """
+        is_eager = not is_tracing() and dispatcher_is_unobserved()
+        can_accelerate = x.dtype is self.dtype and x.get_device() == self._device_index and not x.requires_grad
+        if is_eager and can_accelerate and type(x) is Tensor and x.numel() > 0:
+            if x.numel() > self._max_entries:
+                return self._run_shared(self._prefill, x, index)
+            return self._run_shared(self.decode, x, index)
+        if is_tracing():
+            return inner(x)
+        if x.numel() <= self._max_entries and can_accelerate and x.numel() > 0:
+            return torch.ops.sparsedial.accelerated_projection.default(x, self.handle, index)
+        if x.numel() <= self._max_entries or self.settings.prefill == "sparse":
+            return self.apply_densely(x, index, inner)
+        return inner(x)
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for a few vectors, which are contiguous.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+
+    def decode_one(self, x: Tensor, index: int) -> Tensor:
+        """Return the result of one projection for a few vectors. It equals that of `decode` bit for bit.
+
+        Args:
+            x: Vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+        """
+        return self.decode(x)[index].contiguous()
+
+    @abstractmethod
+    def multiply_dense(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for many vectors, without the rule.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+
+    @abstractmethod
+    def multiply_masked(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for many vectors, with the rule.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+
+    @abstractmethod
+    def apply_densely(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the result of one projection with the rule, by operations that compilers and autograd understand.
+
+        Args:
+            x: Vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+            inner: The forward of the module.
+        """
+
+    @abstractmethod
+    def counts(self) -> list[ProductCounts]:
+        """Return the counts of all products."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Set the counts to zero."""
+
+    def _prefill(self, x: Tensor) -> Sequence[Tensor]:
+        self.prefill_calls += 1
+        if self.settings.prefill == "sparse":
+            return self.multiply_masked(x)
+        return self.multiply_dense(x)
+
+    def _run_shared(self, compute: Callable[[Tensor], Sequence[Tensor]], x: Tensor, index: int) -> Tensor:
+        if not self._shares:
+            return compute(x.contiguous())[0]
+        thread = get_ident()
+        previous = self._outputs.pop(thread, None)
+        if previous is not None and previous[0] is x:
+            return previous[1][index]
+        results = compute(x.contiguous())
+        self._outputs[thread] = (x, results)
+        return results[index]
+
+
+class KeptInputProjections(Projections):
+    """Projections of a vector whose dropped entries are skipped.
+
+    Args:
+        modules: The projections.
+        rule: The rule for the vector. None to skip only entries that are zero already.
+        settings: What all projections of the model have in common.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], rule: BoundRule | None, settings: ProjectionSettings) -> None:
+        super().__init__(modules, rule, settings)
+        self.layout = WeightLayout(modules, "input-major")
+        self._widths = [out_features(module) for module in modules]
+        self._bias = _join_biases(modules, self._widths)
+        weight = self.layout.joined
+        assert weight is not None
+        self._limits = ProductLimits()
+        if settings.limits is not None:
+            self._limits = settings.limits.find_limits(weight)
+        self._product = settings.backend.make_kept_input_product(weight, self._bias, self._limits)
+        self._single_products: dict[int, KeptInputProduct] = {}
+        self._select: Selector = _identity
+        if rule is not None:
+            self._select = settings.backend.make_selector(rule, self.width, self.dtype)
+
+    def decode(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for a few vectors, which are contiguous.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        return self._split(self._multiply(self._product, x))
+
+    def decode_one(self, x: Tensor, index: int) -> Tensor:
+        """Return the result of one projection for a few vectors, without reading the weights of the other one.
+
+        Args:
+            x: Vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+        """
+        if not self._shares:
+            return self._multiply(self._product, x)
+        product = self._single_products.get(index)
+        if product is None:
+            start = sum(self._widths[:index])
+            bias = self._bias
+            if bias is not None:
+                bias = bias[start : start + self._widths[index]]
+            make_product = self.settings.backend.make_kept_input_product
+            product = self._single_products[index] = make_product(self.layout.matrices[index], bias, self._limits)
+        return self._multiply(product, x)
+
+    def multiply_dense(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for many vectors, without the rule.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        return self._split(self._product.multiply_dense(x))
+
+    def multiply_masked(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for many vectors, with the rule.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        if self.rule is not None:
+            x, _ = self.rule.call_backend(x)
+        return self.multiply_dense(x)
+
+    def apply_densely(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the result of one projection with the rule, by operations that compilers and autograd understand.
+
+        Args:
+            x: Vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+            inner: The forward of the module.
+        """
+        if self.rule is not None:
+            x, _ = self.rule(x)
+        return inner(x)
+
+    def counts(self) -> list[ProductCounts]:
+        """Return the counts of all products."""
+        return [self._product.counts(), *(product.counts() for product in self._single_products.values())]
+
+    def reset(self) -> None:
+        """Set the counts to zero."""
+        self.prefill_calls = 0
+        for product in (self._product, *self._single_products.values()):
+            product.reset()
+
+    def _multiply(self, product: KeptInputProduct, x: Tensor) -> Tensor:
+        if x.numel() <= MAX_DECODE_VECTORS * self.width:
+            return product(self._select(x))
+        vectors = x.reshape(-1, self.width)
+        parts = [product(self._select(part)) for part in vectors.split(MAX_DECODE_VECTORS)]
+        return torch.cat(parts).unflatten(0, x.shape[:-1])
+
+    def _split(self, joined: Tensor) -> Sequence[Tensor]:
+        if self._shares:
+            return joined.split(self._widths, dim=-1)
+        return (joined,)
+
+
+class FilteredOutputProjections(KeptInputProjections):
+    """The up projection of a plain FFN, where the rule is applied to its output u.
+
+    All of u is computed. The dropped entries become zeros of the intermediate vector, which down skips.
+
+    Args:
+        ffn: A plain FFN.
+        rule: The rule for u.
+        settings: What all projections of the model have in common.
+    """
+
+    def __init__(self, ffn: FFN, rule: BoundRule, settings: ProjectionSettings) -> None:
+        super().__init__(ffn.input_projections, None, settings)
+        self._ffn = ffn
+        self._output_rule = rule
+        self._select_output = settings.backend.make_selector(rule, ffn.width, self.dtype)
+
+    def decode(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the result of the projection for a few vectors, which are contiguous.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        return (self._filter(super().decode(x)[0], self._select_output),)
+
+    def decode_one(self, x: Tensor, index: int) -> Tensor:
+        """Return the result of the projection for a few vectors.
+
+        Args:
+            x: Vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+        """
+        return self.decode(x)[index]
+
+    def multiply_masked(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the result of the projection for many vectors, with the rule.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        return (self._filter(self.multiply_dense(x)[0], self._select_many),)
+
+    def apply_densely(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the result of the projection with the rule, by operations that compilers and autograd understand.
+
+        Args:
+            x: Vectors, shape [..., width].
+            index: Index of the projection in ``modules``.
+            inner: The forward of the module.
+        """
+        return self._filter(inner(x), self._select_many)
+
+    def _filter(self, output: Tensor, select: Selector) -> Tensor:
+        """Set the entries of the output to zero whose entry of u is dropped."""
+        u = self._ffn.compute_vector("up", output).contiguous()
+        sparse_u = select(u)
+        if self._ffn.up.whole and self._ffn.branch("up").is_identity:
+            return sparse_u
+        output = output.clone()
+        raw = self._ffn.up.select(output)
+        raw.copy_(torch.where((sparse_u != 0) | (u == 0), raw, 0))
+        return output
+
+    def _select_many(self, u: Tensor) -> Tensor:
+        return self._output_rule(u)[0]
+
+
+class ProjectionPatch(ForwardPatch):
+    """Patch that lets `Projections` compute the result of a module until `remove` is called.
+
+    Args:
+        module: One of the projections.
+        projections: The projections that it belongs to.
+    """
+
+    def __init__(self, module: nn.Module, projections: Projections) -> None:
+        self._index = projections.modules.index(module)
+        super().__init__(module, projections)  # type: ignore[arg-type]  # it is called with other arguments
+
+    def _select_forward(self) -> Callable[..., Any]:
+        return self._call
+
+    def _call(self, input: Tensor) -> Tensor:
+        if isinstance(self._apply, Projections):
+            return self._apply(input, self._index, self._inner)
+        return self._inner(input)  # the patch was removed while another one covered it
+
+
+def _join_biases(modules: Sequence[nn.Module], widths: Sequence[int]) -> Tensor | None:
+    """Return the biases of all projections side by side, with zeros for a projection without one."""
+    biases = [module._parameters.get("bias") for module in modules]
+    if all(bias is None for bias in biases):
+        return None
+    if len(biases) == 1:
+        return biases[0]
+    weight = modules[0].weight
+    assert isinstance(weight, Tensor)
+    parts = []
+    for bias, width in zip(biases, widths, strict=True):
+        parts.append(weight.new_zeros(width) if bias is None else bias.detach())
+    return torch.cat(parts)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _run_projection(x: Tensor, handle: int, index: int) -> Tensor:
+    return _projections[handle].decode_one(x.contiguous(), index)
+
+
+def _project_fake_tensors(x: Tensor, handle: int, index: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features(_projections[handle].modules[index])))
+
+
+_library.impl("accelerated_projection", _run_projection, "CompositeExplicitAutograd")
+torch.library.register_fake("sparsedial::accelerated_projection", _project_fake_tensors, lib=_library)

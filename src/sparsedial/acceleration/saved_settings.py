@@ -1,0 +1,107 @@
+"""The file ``sparsedial.json``, which is stored beside the weights of an accelerated model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsedial.errors import StorageError
+from sparsedial.files import write_atomically
+from sparsedial.rules import Calibration, Rule, rule_from_json
+
+FILE_NAME = "sparsedial.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedRule:
+    """The rule of one vector.
+
+    Attributes:
+        module: Path of the FFN.
+        vector: Name of the vector.
+        rule: What `Rule.to_json` returned.
+    """
+
+    module: str
+    vector: str
+    rule: Mapping[str, Any]
+
+    def make_rule(self) -> Rule:
+        """Return the rule."""
+        return rule_from_json(self.rule)
+
+
+@dataclass(frozen=True)
+class SavedSettings:
+    """Describes how a model is accelerated.
+
+    Attributes:
+        site: Name of the site.
+        prefill: "dense" or "sparse".
+        rules: The rule of each vector.
+        calibration: Values of the calibration of the rules, or None.
+        machine: The processor or GPU, and the number of threads, of the machine that saved the model.
+        evidence: Why the rules were chosen, as given by the user: the study, the task, the critical sparsity with its
+            interval. None if nothing was given.
+    """
+
+    site: str
+    prefill: str
+    rules: Sequence[SavedRule]
+    calibration: Mapping[str, Any] | None
+    machine: str
+    evidence: Mapping[str, Any] | None
+
+    def write(self, folder: Path) -> None:
+        """Write the file.
+
+        Args:
+            folder: Directory of the model.
+        """
+        data = {"format": "sparsedial accelerated model", "version": VERSION, **asdict(self)}
+        write_atomically(folder / FILE_NAME, (json.dumps(data, indent=1) + "\n").encode(), replace=True)
+
+    def make_calibration(self) -> Calibration | None:
+        """Return the calibration of the rules, or None if they need none."""
+        if self.calibration is None:
+            return None
+        return Calibration(self.calibration)
+
+
+def read_settings(folder: Path) -> SavedSettings | None:
+    """Read the file of a directory.
+
+    Args:
+        folder: Directory of a model.
+
+    Returns:
+        The settings. None if the directory has no such file.
+
+    Raises:
+        StorageError: The file is damaged, or was written by a later version of this package.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text())
+        version = data["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path}: it cannot be read ({error}). Save the model again.") from error
+    if version != VERSION:
+        raise StorageError(f"{path}: version {version!r}: expected {VERSION}. Update sparsedial, or save it again.")
+    try:
+        return SavedSettings(
+            site=data["site"],
+            prefill=data["prefill"],
+            rules=[SavedRule(**entry) for entry in data["rules"]],
+            calibration=data["calibration"],
+            machine=data["machine"],
+            evidence=data["evidence"],
+        )
+    except (KeyError, TypeError) as error:
+        raise StorageError(f"{path}: an entry is missing or unknown ({error}). Save the model again.") from error

@@ -1,0 +1,110 @@
+"""Layouts of the weights of projections, with the weights stored once.
+
+A kernel skips rows of a matrix, so a row has to hold what a dropped entry makes superfluous: the weights of one input,
+or those of one output. The parameters of the modules become views of this matrix. They keep their shapes and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+Layout = Literal["input-major", "output-major"]
+"""Whether a row of the matrix has the weights of one input or of one output."""
+
+
+class WeightLayout:
+    """The matrix of one or two projections that read the same vector, in the layout that a kernel needs.
+
+    Args:
+        modules: The projections: `nn.Linear` or the `Conv1D` of transformers.
+        layout: The layout. In "input-major", the outputs of the projections follow each other in a row.
+
+    Attributes:
+        matrices: One matrix per projection, whose rows are contiguous.
+        joined: The matrices side by side, if the layout is "input-major".
+
+    Example:
+        >>> linear = nn.Linear(3, 2)
+        >>> before = linear.weight.detach().clone()
+        >>> layout = WeightLayout([linear], "input-major")
+        >>> layout.joined.shape, layout.joined.is_contiguous(), torch.equal(linear.weight, before)
+        (torch.Size([3, 2]), True, True)
+        >>> linear.weight.data_ptr() == layout.joined.data_ptr()
+        True
+    """
+
+    @torch.inference_mode(False)  # so that the weights can be trained, also if the caller is in inference mode
+    def __init__(self, modules: Sequence[nn.Module], layout: Layout) -> None:
+        self._modules = list(modules)
+        self._was_contiguous = [get_weight(module).is_contiguous() for module in modules]
+        self.matrices: list[torch.Tensor] = []
+        self.joined: torch.Tensor | None = None
+        if layout == "input-major":
+            self._join()
+        else:
+            for module in modules:
+                matrix = _input_major(module).t().contiguous()
+                self.matrices.append(matrix)
+                _set_weight(module, matrix.t())
+
+    def _join(self) -> None:
+        parts = [_input_major(module) for module in self._modules]
+        self.joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        self.joined = self.joined.contiguous()
+        start = 0
+        for module, part in zip(self._modules, parts, strict=True):
+            matrix = self.joined[:, start : start + part.shape[1]]
+            start += part.shape[1]
+            self.matrices.append(matrix)
+            _set_weight(module, matrix)
+
+    @torch.inference_mode(False)
+    def restore(self) -> None:
+        """Give each parameter a memory of its own again, in its original layout, with its present values."""
+        for module, was_contiguous in zip(self._modules, self._was_contiguous, strict=True):
+            weight = get_weight(module)
+            if was_contiguous:
+                weight.data = weight.detach().clone(memory_format=torch.contiguous_format)
+            else:
+                weight.data = weight.detach().t().clone(memory_format=torch.contiguous_format).t()
+        self.matrices.clear()
+        self.joined = None
+
+
+def get_weight(module: nn.Module) -> nn.Parameter:
+    """Return the weight of a projection.
+
+    Args:
+        module: The projection.
+    """
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)  # `check_projection` has refused all others
+    return weight
+
+
+def stores_inputs_first(module: nn.Module) -> bool:
+    """Return True if the weight of a projection has the shape [inputs, outputs], as that of `Conv1D` has.
+
+    Args:
+        module: The projection.
+    """
+    return type(module).__name__ == "Conv1D"
+
+
+def _input_major(module: nn.Module) -> torch.Tensor:
+    """Return the weight as a view of shape [inputs, outputs]."""
+    weight = get_weight(module).detach()
+    if stores_inputs_first(module):
+        return weight
+    return weight.t()
+
+
+def _set_weight(module: nn.Module, matrix: torch.Tensor) -> None:
+    """Let the parameter of a projection be a view of a matrix of shape [inputs, outputs]."""
+    if not stores_inputs_first(module):
+        matrix = matrix.t()
+    get_weight(module).data = matrix

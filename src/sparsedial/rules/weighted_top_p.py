@@ -1,0 +1,49 @@
+"""The rule weighted top-p: the fewest entries that hold a share of the sum of magnitude times weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sparsedial.rules.base import Rule, VectorRule
+from sparsedial.rules.builtin import TopP
+from sparsedial.rules.calibration import Calibration
+from sparsedial.rules.weighted import NonZero, WeightedScores, column_norms, unreadable_reason
+
+
+@dataclass(frozen=True)
+class WeightedTopP(Rule):
+    """Keep the fewest entries, largest score first, whose scores ``|v_j| * ||W_:j||_2`` reach ``p`` times their sum.
+
+    W is the matrix that multiplies the vector. If several matrices do, such as those of up and gate, W consists of
+    their rows. Among equal scores, the lowest index is kept first. ``p = 1`` keeps every non-zero entry. Source: the
+    scores of WINA (arXiv 2505.19427, section 3) in the rule top-p (arXiv 2509.00454, section 3).
+
+    Args:
+        p: Share of the sum of the scores to keep, in [0, 1].
+    """
+
+    p: float
+    name: ClassVar[str] = "weighted_top_p"
+
+    def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
+        """Return why the rule is not defined for a vector: see `unreadable_reason`.
+
+        Args:
+            ffn: The FFN.
+            vector: Name of the vector.
+            width: Number of entries of the vector.
+        """
+        return unreadable_reason(ffn, vector)
+
+    def bind(self, ffn: Any, vector: str, calibration: Calibration | None) -> VectorRule:
+        """Return the rule for one vector of one FFN.
+
+        Args:
+            ffn: The FFN.
+            vector: "input" or "intermediate".
+            calibration: Not used.
+        """
+        if self.p == self.dense_value:
+            return NonZero()  # entries whose weights are all zero are kept as well
+        return WeightedScores(TopP(self.p), column_norms(ffn.reading_matrices(vector)))

@@ -1,0 +1,83 @@
+"""Accelerated models on disk."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import sparsedial as sd
+from sparsedial.acceleration.saved_settings import FILE_NAME
+from sparsedial.errors import ModelError, StorageError
+
+
+@pytest.fixture
+def saved(make_model, tmp_path):
+    """Return the directory of a saved model and its logits."""
+    model = make_model()
+    ids = torch.arange(1, 4)[None]
+    with sd.accelerate(model, "all_inputs", sd.TopP(0.6), layers=[1], prefill="sparse") as fast:
+        fast.save_pretrained(tmp_path, evidence={"study": "runs/demo", "critical_sparsity": [0.2, 0.3]})
+        return tmp_path, fast(ids).logits
+
+
+def test_a_fresh_process_loads_the_accelerated_model(saved, tmp_path):
+    folder, logits = saved
+    torch.save(logits, tmp_path / "logits.pt")
+    code = f"""
+        import torch, sparsedial as sd
+        fast, _ = sd.load_model({str(folder)!r}, device="cpu", dtype="float32")
+        logits = fast(torch.arange(1, 4)[None]).logits
+        assert torch.equal(logits, torch.load({str(tmp_path / "logits.pt")!r}))
+        report = fast.report()
+        assert set(report.table.layer) == {{1}} and report.prefill == "sparse" and report.calls == 2
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_from_pretrained_loads_the_dense_model(saved, make_model):
+    folder, _ = saved
+    dense = AutoModelForCausalLM.from_pretrained(folder)
+    expected = make_model().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in dense.state_dict().items())
+    loaded, _ = sd.load_model(str(folder), device="cpu", dtype="float32", accelerated=False)
+    assert type(loaded) is type(dense)
+
+
+def test_the_file_has_the_rules_the_machine_and_the_evidence(saved):
+    data = json.loads((saved[0] / FILE_NAME).read_text())
+    assert data["version"] == 1
+    assert data["evidence"]["study"] == "runs/demo"
+    assert data["machine"]
+    assert data["rules"][0] == {
+        "module": "model.layers.1.mlp",
+        "vector": "input",
+        "rule": {"rule": "top_p", "value": 0.6, "version": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(version=99), "version 99: expected 1"),
+        (lambda data: data.pop("site"), "missing"),
+        (lambda data: data.pop("version"), "cannot be read"),
+    ],
+)
+def test_a_damaged_file_raises_an_error(saved, change, message):
+    path = saved[0] / FILE_NAME
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(StorageError, match=message):
+        sd.load_model(str(saved[0]), device="cpu")
+
+
+def test_a_file_of_another_model_raises_an_error(saved):
+    path = saved[0] / FILE_NAME
+    path.write_text(path.read_text().replace("layers.1.", "layers.7."))
+    with pytest.raises(ModelError, match=r"layers\.7\.mlp"):
+        sd.load_model(str(saved[0]), device="cpu")
