@@ -183,7 +183,7 @@ def measure_prefill(model: Any, tokenizer: Any, settings: Settings) -> list[dict
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu"], help="Device. Default: cpu.")
     parser.add_argument("--models", default="smollm2-135m", help="Comma-separated names of models.")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="Comma-separated dtypes.")

@@ -346,7 +346,7 @@ def time_compiled(bench: Bench) -> dict[str, Any] | None:
         with settings(MIN_COLUMNS=1024, SLOT_FACTOR=bench.args.slots):
             return generate_with_ours(model, bench.workload, bench.args.slots)
 
-    SlotDecoder.decode = decode_compiled  # type: ignore[method-assign]
+    SlotDecoder.decode = decode_compiled
     try:
         start = time.perf_counter()
         variant = Variant("ours, compiled, one graph", ours, 2)
@@ -358,7 +358,7 @@ def time_compiled(bench: Bench) -> dict[str, Any] | None:
                 variant.seconds.append(seconds)
         return {"first_turn": round(compilation, 2), **summarize([variant], sum(bench.workload.lengths))}
     finally:
-        SlotDecoder.decode = decode  # type: ignore[method-assign]
+        SlotDecoder.decode = decode
 
 
 def measure_limits(model: Any, workload: Workload) -> dict[str, float]:

@@ -33,19 +33,6 @@ class WeightedScores:
         return self.rule.keep_mask(magnitudes * self.norms.to(magnitudes.device))
 
 
-@dataclass(frozen=True)
-class NonZero:
-    """The rule that keeps every non-zero entry."""
-
-    def keep_mask(self, magnitudes: torch.Tensor) -> torch.Tensor:
-        """Return which entries of each vector are kept.
-
-        Args:
-            magnitudes: Absolute values of the vectors, float64 of shape [N, D].
-        """
-        return magnitudes > 0
-
-
 def column_norms(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the L2 norm of each column of matrices that are stacked on top of each other.
 

@@ -41,7 +41,7 @@ class WeightedTopK(Rule):
 
         Args:
             ffn: The FFN.
-            vector: "input" or "intermediate".
+            vector: Name of a vector that projections read.
             calibration: Not used.
         """
         return WeightedScores(TopK(self.fraction), column_norms(ffn.reading_matrices(vector)))

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from sparsedial.rules.base import Rule, VectorRule
 from sparsedial.rules.builtin import TopP
 from sparsedial.rules.calibration import Calibration
-from sparsedial.rules.weighted import NonZero, WeightedScores, column_norms, unreadable_reason
+from sparsedial.rules.threshold import AboveThreshold
+from sparsedial.rules.weighted import WeightedScores, column_norms, unreadable_reason
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class WeightedTopP(Rule):
 
         Args:
             ffn: The FFN.
-            vector: "input" or "intermediate".
+            vector: Name of a vector that projections read.
             calibration: Not used.
         """
         if self.p == self.dense_value:
-            return NonZero()  # entries whose weights are all zero are kept as well
+            return AboveThreshold(0.0)  # entries whose weights are all zero are kept as well
         return WeightedScores(TopP(self.p), column_norms(ffn.reading_matrices(vector)))

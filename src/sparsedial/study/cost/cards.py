@@ -99,10 +99,8 @@ class Card:
             has_experts: True for a mixture of experts.
             site: Site that is sparsified, or None.
         """
-        sizes = {}
-        for shape in self._similar_shapes(has_experts):
-            sizes[shape.layer_parameters] = _find_speed(shape.prefill, site)
-        return _interpolate(sizes, layer_parameters)
+        speeds = {shape.layer_parameters: shape.prefill for shape in self._similar_shapes(has_experts)}
+        return _speed_at(speeds, layer_parameters, site)
 
     def decode_speed(self, layer_parameters: float, has_experts: bool, site: str | None) -> float:
         """Return the bytes of weights per second of a decode step. The arguments are those of `prefill_speed`.
@@ -112,14 +110,17 @@ class Card:
             has_experts: True for a mixture of experts.
             site: Site that is sparsified, or None.
         """
-        sizes = {}
-        for shape in self._similar_shapes(has_experts):
-            sizes[shape.layer_parameters] = _find_speed(shape.decode, site)
-        return _interpolate(sizes, layer_parameters)
+        speeds = {shape.layer_parameters: shape.decode for shape in self._similar_shapes(has_experts)}
+        return _speed_at(speeds, layer_parameters, site)
 
     def _similar_shapes(self, has_experts: bool) -> Sequence[MeasuredShape]:
         """Return the shapes of the same kind. All shapes if there is none of this kind."""
         return [shape for shape in self.shapes if shape.has_experts == has_experts] or self.shapes
+
+
+def _speed_at(speeds: Mapping[float, Mapping[str, float]], size: float, site: str | None) -> float:
+    """Return the speed of a site at a size, from the speeds of the sites at each measured size."""
+    return _interpolate({known_size: _find_speed(by_site, site) for known_size, by_site in speeds.items()}, size)
 
 
 def _interpolate(speeds: Mapping[float, float], size: float) -> float:
