@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sparsedial.acceleration.backend import ProductLimits
-from sparsedial.acceleration.cpu_products import KeptInputs, KeptOutputs, make_backend, make_selector
+from sparsedial.acceleration.cpu_backend import make_backend
+from sparsedial.acceleration.cpu_products import KeptInputs, KeptOutputs, make_selector
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import MaxP, TopK, TopP
 from sparsedial.testing import check_kernel
@@ -23,7 +24,9 @@ def relative_error(result, expected):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("vectors", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "vectors", [1, pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("columns", [1, 16, 53, 1000])
 def test_kept_inputs_equals_the_product_of_the_sparse_vectors(dtype, vectors, columns):
     torch.manual_seed(0)

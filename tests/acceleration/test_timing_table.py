@@ -7,9 +7,11 @@ import torch
 
 from sparsedial.acceleration import timing_table
 from sparsedial.acceleration.backend import ProductLimits, load_backend
-from sparsedial.acceleration.cpu_products import make_backend
-from sparsedial.acceleration.timing_table import LimitTable
+from sparsedial.acceleration.cpu_backend import make_backend
+from sparsedial.acceleration.timing_table import LimitTable, expect_kept_share
 from sparsedial.errors import ModelError
+from sparsedial.kernels.dispatch import BoundRule
+from sparsedial.rules import MaxP, TopK, TopP
 
 
 @pytest.fixture
@@ -28,15 +30,36 @@ def test_limits_are_measured_once_and_read_from_the_cache(small_measurement):
     assert len(limits.largest_share) == 8
     assert all(0 <= share <= 1 for share in limits.largest_share)
     assert limits.kernel_vectors in (8, 16, 32)
-    [entry] = json.loads(small_measurement.read_text()).values()
-    entry["kernel_vectors"] = 13
-    entry["largest_share"] = [0.25] * 8
-    key = next(iter(json.loads(small_measurement.read_text())))
+    [(key, entry)] = json.loads(small_measurement.read_text()).items()
     assert key.endswith("threads, float32, 24 x 40")
+    entry |= {"library": [3.0] * 4, "half": [2.0] * 4, "full": [6.0] * 4, "kernel_vectors": 13}
     small_measurement.write_text(json.dumps({key: entry}))
-    assert LimitTable(make_backend()).find_limits(weight) == ProductLimits((0.25,) * 8, 13)
+    expected = ProductLimits((0.625,) * 8, 13, kept_share=1.0)
+    assert LimitTable(make_backend()).find_limits(weight) == expected
     other = LimitTable(make_backend()).find_limits(weight.bfloat16())  # another dtype is measured
     assert other.kernel_vectors != 13
+
+
+def test_the_time_of_the_rule_is_part_of_the_limits(small_measurement):
+    weight = torch.randn(24, 40)
+    rule = BoundRule(TopK(0.4))
+    table = LimitTable(make_backend())
+    table.find_limits(weight, rule, times_rule=True)
+    product, rule_times = json.loads(small_measurement.read_text())
+    assert rule_times.endswith("threads, float32, TopK of 24")
+    entry = {"library": [3.0] * 4, "half": [2.5] * 4, "full": [4.5] * 4, "kernel_vectors": 8}
+    for seconds, expected in ((0.8, [False] + [True] * 7), (1.0, [True] * 8)):
+        small_measurement.write_text(json.dumps({product: entry, rule_times: [seconds] * 4}))
+        limits = table.find_limits(
+            weight, rule, times_rule=True
+        )  # the kernel takes 2.1 for 40% of the rows, and 3.06 for 64%
+        assert list(limits.rule_is_slower) == expected
+        assert limits.kept_share == 0.4
+
+
+@pytest.mark.parametrize(("rule", "share"), [(TopP(1.0), 1.0), (TopP(0.5), 0.5), (TopK(0.3), 0.3), (MaxP(0.0), 1.0)])
+def test_a_rule_is_expected_to_keep_half_unless_its_value_says_more(rule, share):
+    assert expect_kept_share(BoundRule(rule)) == share
 
 
 def test_a_damaged_table_is_measured_again(small_measurement):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import nn
@@ -20,18 +20,21 @@ from sparsedial.acceleration.projections import (
     ProjectionPatch,
     Projections,
     ProjectionSettings,
+    WhenSlower,
 )
 from sparsedial.acceleration.report import AccelerationReport, VectorCounts, make_report
 from sparsedial.acceleration.saved_settings import FILE_NAME, SavedRule, SavedSettings
 from sparsedial.acceleration.supported_models import check_dtype, check_ffns
-from sparsedial.acceleration.timing_table import LimitTable
+from sparsedial.acceleration.timing_table import EXPECTED_SHARE, LimitTable
 from sparsedial.acceleration.weight_layout import WeightLayout
+from sparsedial.acceleration.whole_ffns import FfnPatch, find_formula, make_decode_ffn
 from sparsedial.errors import AttachError, ModelError, SpecError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import FFN, SITES, FFNs
 from sparsedial.ffn.sites import check_site, find_site
 from sparsedial.hooks.dense_copies import DenseCopies
 from sparsedial.hooks.ffn_selection import check_model_contains, select_ffns
+from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.hooks.rule_applier import RuleTable
 from sparsedial.hooks.rule_assignment import RuleAssignment, RuleChoice, choose_vectors, describe_rules
 from sparsedial.hooks.rule_binding import bind_rules
@@ -48,6 +51,7 @@ def accelerate(  # noqa: PLR0913  # the options of one call
     *,
     layers: Iterable[int] | None = None,
     prefill: Prefill = "dense",
+    when_slower: WhenSlower = "mask",
     ffns: FFNs | None = None,
     calibration: Calibration | None = None,
 ) -> AcceleratedModel:
@@ -66,6 +70,9 @@ def accelerate(  # noqa: PLR0913  # the options of one call
         layers: Indices of the layers to accelerate. Defaults to None: all layers.
         prefill: "dense" to run prefill without the rule, "sparse" to apply the rule. Either way, prefill reads all
             weights. Defaults to "dense".
+        when_slower: What a decode step runs where the rule and a kernel are not faster than a dense product, as
+            measured on this machine. "mask" applies the rule nevertheless and reads all weights, so that the model is
+            the same function everywhere. "dense" leaves out the rule. Defaults to "mask".
         ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
         calibration: What `sparsedial.calibrate` returned for this model, rule and site. Defaults to None, for rules
             that need none.
@@ -76,7 +83,7 @@ def accelerate(  # noqa: PLR0913  # the options of one call
         device, or if its FFNs are experts of a mixture of experts.
 
     Raises:
-        SpecError: The site, the rule, a layer or ``prefill`` is unknown.
+        SpecError: The site, the rule, a layer, ``prefill`` or ``when_slower`` is unknown.
         AttachError: The model is accelerated already.
 
     Example:
@@ -85,15 +92,12 @@ def accelerate(  # noqa: PLR0913  # the options of one call
         >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         ...                                      num_attention_heads=2, vocab_size=64))
         >>> with sd.accelerate(model, site="all_inputs", rule=sd.TopK(0.5)) as fast:
-        ...     _ = fast.generate(torch.arange(12)[None], max_new_tokens=4, do_sample=False, pad_token_id=0)
+        ...     _ = fast.generate(torch.arange(12)[None], min_new_tokens=4, max_new_tokens=4, pad_token_id=0)
         ...     report = fast.report()
         >>> report.calls, report.dense_calls, round(report.read_share, 2)
         (12, 0, 0.5)
     """
-    if prefill not in get_args(Prefill):
-        raise SpecError(f"prefill {prefill!r}: expected one of {', '.join(get_args(Prefill))}")
-    if find_site(site).name not in SITES:
-        raise SpecError(f"accelerate: site {site!r}: expected one of {', '.join(SITES)}")
+    _check_choices(site, prefill, when_slower)
     if isinstance(model, AcceleratedModel):
         raise AttachError("accelerate: the model is accelerated already. Call restore() first.")
     if ffns is None:
@@ -101,7 +105,16 @@ def accelerate(  # noqa: PLR0913  # the options of one call
     selected = select_ffns(ffns, layers)
     check_model_contains(model, selected)
     vectors, rules = choose_vectors(selected, site, rule)
-    return _accelerate_vectors(model, AccelerationPlan(site, prefill, vectors, rules, calibration))
+    return _accelerate_vectors(model, AccelerationPlan(site, prefill, when_slower, vectors, rules, calibration))
+
+
+def _check_choices(site: str, prefill: str, when_slower: str) -> None:
+    if prefill not in get_args(Prefill):
+        raise SpecError(f"prefill {prefill!r}: expected one of {', '.join(get_args(Prefill))}")
+    if when_slower not in get_args(WhenSlower):
+        raise SpecError(f"when_slower {when_slower!r}: expected one of {', '.join(get_args(WhenSlower))}")
+    if find_site(site).name not in SITES:
+        raise SpecError(f"accelerate: site {site!r}: expected one of {', '.join(SITES)}")
 
 
 def accelerate_as_saved(model: nn.Module, settings: SavedSettings) -> AcceleratedModel:
@@ -131,8 +144,24 @@ def accelerate_as_saved(model: nn.Module, settings: SavedSettings) -> Accelerate
             "weights of one model. Save the model again."
         )
     prefill: Prefill = "sparse" if settings.prefill == "sparse" else "dense"
-    plan = AccelerationPlan(settings.site, prefill, vectors, tuple(rules), settings.make_calibration())
-    return _accelerate_vectors(model, plan)
+    when_slower: WhenSlower = "dense" if settings.when_slower == "dense" else "mask"
+    plan = AccelerationPlan(settings.site, prefill, when_slower, vectors, tuple(rules), settings.make_calibration())
+    fast = _accelerate_vectors(model, plan)
+    fast.evidence = settings.evidence
+    return fast
+
+
+class EvidenceSource(Protocol):
+    """Object that describes what was measured, such as the result of `sparsedial.measure`."""
+
+    def make_evidence(self, site: str, rule: Rule | None = None) -> dict[str, Any]:
+        """Return what was measured at a site, as plain JSON.
+
+        Args:
+            site: Name of the site.
+            rule: The rule of the model, or None for all rules.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +171,7 @@ class AccelerationPlan:
     Attributes:
         site: Name of the site.
         prefill: "dense" or "sparse".
+        when_slower: "mask" or "dense".
         vectors: The vectors that have a rule.
         rules: The rule of each vector.
         calibration: What the rules need to know about the model, or None.
@@ -149,6 +179,7 @@ class AccelerationPlan:
 
     site: str
     prefill: Prefill
+    when_slower: WhenSlower
     vectors: Sequence[SparsifiedVector]
     rules: RuleAssignment
     calibration: Calibration | None
@@ -193,6 +224,8 @@ class AcceleratedModel(nn.Module):
         dense_model: The model. It is accelerated, too, until `restore` is called.
         site: Name of the site.
         prefill: "dense" or "sparse".
+        when_slower: "mask" or "dense".
+        evidence: Why these rules were chosen, as plain JSON. None if nothing was saved with the model.
     """
 
     def __init__(self, model: nn.Module, plan: AccelerationPlan, backend: Backend) -> None:
@@ -200,12 +233,14 @@ class AcceleratedModel(nn.Module):
         self.dense_model = model
         self.site = plan.site
         self.prefill = plan.prefill
+        self.when_slower = plan.when_slower
+        self.evidence: Mapping[str, Any] | None = None
         self.training = model.training
         self._plan = plan
         self._backend = backend
         self._readers: list[tuple[FFN, str, Projections]] = []
         self._layouts: list[WeightLayout] = []
-        self._patches: list[ProjectionPatch] = []
+        self._patches: list[ForwardPatch] = []
         self._copies: DenseCopies | None = None
         self._is_attached = False
 
@@ -221,7 +256,8 @@ class AcceleratedModel(nn.Module):
             state = ", restored"
         name = type(self.dense_model).__name__
         rule = describe_rules(self._plan.rules)
-        return f"AcceleratedModel({name}, site={self.site!r}, rule={rule}, prefill={self.prefill!r}{state})"
+        options = f"prefill={self.prefill!r}, when_slower={self.when_slower!r}"
+        return f"AcceleratedModel({name}, site={self.site!r}, rule={rule}, {options}{state})"
 
     def __enter__(self) -> AcceleratedModel:
         return self
@@ -254,8 +290,10 @@ class AcceleratedModel(nn.Module):
         """
         counts = []
         for ffn, vector, projections in self._readers:
-            counts.append(VectorCounts(ffn.layer, ffn.name, vector, projections.counts(), projections.prefill_calls))
-        return make_report(counts, self.prefill)
+            products = projections.counts()
+            without_rule = projections.calls_without_rule()
+            counts.append(VectorCounts(ffn.layer, ffn.name, vector, products, projections.prefill_calls, without_rule))
+        return make_report(counts, self.prefill, self.when_slower)
 
     def reset(self) -> None:
         """Set the counts of the report to zero."""
@@ -284,7 +322,11 @@ class AcceleratedModel(nn.Module):
         return self.dense_model
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], *, evidence: Mapping[str, Any] | None = None, **options: Any
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        evidence: Mapping[str, Any] | EvidenceSource | None = None,
+        **options: Any,
     ) -> None:
         """Save the model and how it is accelerated.
 
@@ -294,10 +336,14 @@ class AcceleratedModel(nn.Module):
 
         Args:
             folder: Directory, which is created if necessary.
-            evidence: Why these rules were chosen, as plain JSON: for example the study, the task, and the critical
-                sparsity with its interval. Defaults to None.
+            evidence: Why these rules were chosen: the result of `measure` or of `make_evidence`, or any plain JSON.
+                Defaults to None: the attribute ``evidence``.
             **options: Further arguments of the model's ``save_pretrained``.
         """
+        if evidence is None:
+            evidence = self.evidence
+        elif not isinstance(evidence, Mapping):
+            evidence = evidence.make_evidence(self.site, self._find_common_rule())
         state = {name: tensor.contiguous() for name, tensor in self.dense_model.state_dict().items()}
         model: Any = self.dense_model
         model.save_pretrained(folder, state_dict=state, **options)
@@ -309,17 +355,25 @@ class AcceleratedModel(nn.Module):
         SavedSettings(
             site=self.site,
             prefill=self.prefill,
+            when_slower=self.when_slower,
             rules=rules,
             calibration=None if calibration is None else dict(calibration.values),
             machine=self._backend.describe_device(),
             evidence=evidence,
         ).write(Path(folder))
 
+    def _find_common_rule(self) -> Rule | None:
+        """Return the rule of all vectors, or None if they differ."""
+        first = self._plan.rules[0]
+        if all(rule == first for rule in self._plan.rules):
+            return first
+        return None
+
     def _attach(self, rules: Sequence[BoundRule | None]) -> None:
         """Rearrange the weights and patch the projections."""
         reserve_vectors(self._plan.vectors)
         self._is_attached = True
-        settings = ProjectionSettings(self._backend, self.prefill, LimitTable(self._backend))
+        settings = ProjectionSettings(self._backend, self.prefill, LimitTable(self._backend), self.when_slower)
         rules_by_ffn: dict[int, dict[str, BoundRule | None]] = {}
         for vector, rule in zip(self._plan.vectors, rules, strict=True):
             rules_by_ffn.setdefault(id(vector.ffn), {})[vector.name] = rule
@@ -333,8 +387,11 @@ class AcceleratedModel(nn.Module):
 
     def _attach_ffn(self, ffn: FFN, rules: dict[str, BoundRule | None], settings: ProjectionSettings) -> None:
         selecting = next((name for name in OTHER_VECTOR if name in rules), None)
+        formula = find_formula(self.dense_model, ffn, settings.backend)
+        first: KeptInputProjections | None = None
         if selecting is None:
-            self._add_reader(ffn, "input", KeptInputProjections(ffn.input_projections, rules.get("input"), settings))
+            first = KeptInputProjections(ffn.input_projections, rules.get("input"), settings)
+            self._add_reader(ffn, "input", first)
         else:
             rule = rules[selecting]
             assert rule is not None  # only vectors with a rule are chosen
@@ -342,8 +399,13 @@ class AcceleratedModel(nn.Module):
                 self._add_reader(ffn, "input", KeptOutputProjections(ffn, selecting, rule, settings))
             else:
                 self._add_reader(ffn, "input", FilteredOutputProjections(ffn, rule, settings))
-        intermediate_rule = rules.get("intermediate")
-        self._add_reader(ffn, "intermediate", KeptInputProjections([ffn.down], intermediate_rule, settings))
+        # Dropped entries of u or g are zeros of the intermediate vector.
+        kept_share = 1.0 if selecting is None else EXPECTED_SHARE
+        down = KeptInputProjections([ffn.down], rules.get("intermediate"), settings, kept_share)
+        self._add_reader(ffn, "intermediate", down)
+        if first is not None and formula is not None:
+            whole = make_decode_ffn(formula, ffn, (first, down))
+            self._patches.append(FfnPatch(self.dense_model.get_submodule(ffn.name), whole))
 
     def _add_reader(self, ffn: FFN, vector: str, reader: KeptInputProjections | KeptOutputProjections) -> None:
         self._layouts.append(reader.layout)

@@ -18,7 +18,10 @@ from sparsedial.kernels.dispatch import BoundRule
 MAX_DECODE_VECTORS = 8
 """A call with more vectors is prefill."""
 
-BACKEND_MODULES = {"cpu": "sparsedial.acceleration.cpu_products"}
+BACKEND_MODULES = {
+    "cpu": "sparsedial.acceleration.cpu_backend",
+    "cuda": "sparsedial.acceleration.cuda_products",
+}
 """Module of the backend of each type of device. The module has a function ``make_backend``."""
 
 
@@ -54,10 +57,40 @@ class ProductLimits:
             that keeps more rows reads the whole matrix with the library.
         kernel_vectors: Largest number of vectors for which the kernel multiplies the whole matrix faster than the
             library.
+        joins_vectors: True to read a row once for all vectors that need it. False to compute each vector as if it were
+            alone, if the bits of the result would otherwise depend on the other vectors.
+        kept_share: Share of the entries of a vector that is expected to be kept.
+        rule_is_slower: For 1, 2, ... vectors, True if the rule and the kernel take longer than a product without the
+            rule, for the expected share.
     """
 
     largest_share: tuple[float, ...] = (1.0,) * MAX_DECODE_VECTORS
     kernel_vectors: int = MAX_DECODE_VECTORS
+    joins_vectors: bool = True
+    kept_share: float = 0.5
+    rule_is_slower: tuple[bool, ...] = (False,) * MAX_DECODE_VECTORS
+
+    def expected_share(self, vectors: int) -> float:
+        """Return the share of the rows that independent vectors are expected to need.
+
+        Args:
+            vectors: Number of vectors.
+
+        Example:
+            >>> ProductLimits(kept_share=0.5).expected_share(2)
+            0.75
+        """
+        return float(1 - (1 - self.kept_share) ** vectors)
+
+    def library_is_faster(self, vectors: int) -> bool:
+        """Return True if the library multiplies vectors by the whole matrix faster than the kernel.
+
+        Args:
+            vectors: Number of vectors.
+        """
+        if vectors > MAX_DECODE_VECTORS:
+            return vectors > self.kernel_vectors
+        return self.kernel_vectors == 0 or self.largest_share[vectors - 1] < 1
 
 
 class KeptInputProduct(Protocol):
@@ -125,6 +158,65 @@ Selector = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
+class GatedFormula:
+    """Describes a gated FFN as operations on the outputs of the projections that read x, side by side.
+
+    Attributes:
+        activation: "silu", "gelu", "gelu_tanh" or "relu".
+        width: Number of entries of the intermediate vector.
+        up_start: First entry of u.
+        gate_start: First entry of the output of the gate.
+    """
+
+    activation: str
+    width: int
+    up_start: int
+    gate_start: int
+
+
+FfnStep = Callable[[torch.Tensor], torch.Tensor]
+"""Function that computes an FFN with its rules for at most `MAX_DECODE_VECTORS` vectors, and counts its products."""
+
+
+class FfnKernels(Protocol):
+    """The kernels of whole FFNs."""
+
+    def make_step(
+        self,
+        formula: GatedFormula,
+        products: tuple[KeptInputProduct, KeptInputProduct],
+        rules: tuple[BoundRule | None, BoundRule | None],
+        dense: tuple[bool, bool] = (False, False),
+    ) -> FfnStep | None:
+        """Return a function that computes a whole FFN. Its products have the bits of single calls.
+
+        Args:
+            formula: The FFN.
+            products: The products of x and of the intermediate vector.
+            rules: Their rules, or None.
+            dense: True for a product that runs without its rule, with the kernel, and is not counted. Defaults to
+                False for both.
+
+        Returns:
+            The function. None if a rule has no kernel that can be part of it.
+        """
+        ...
+
+    def activate(self, formula: GatedFormula, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Return the intermediate vector, with the bits that it has in a step.
+
+        Args:
+            formula: The FFN.
+            gate: Outputs of the gate, shape [..., width].
+            up: u, shape [..., width].
+
+        Returns:
+            u times the activation of the gate, shape [..., width].
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Backend:
     """The kernels of one type of device.
 
@@ -138,6 +230,7 @@ class Backend:
             shape [rows, columns]. The bias has shape [rows], or is None.
         describe_device: Function that returns a text that identifies what the speed depends on: the processor and the
             number of threads.
+        ffn_kernels: The kernels of whole FFNs. None if there are none.
     """
 
     dtypes: tuple[torch.dtype, ...]
@@ -145,6 +238,7 @@ class Backend:
     make_kept_input_product: Callable[[torch.Tensor, torch.Tensor | None, ProductLimits], KeptInputProduct]
     make_kept_output_product: Callable[[torch.Tensor, torch.Tensor | None, ProductLimits], KeptOutputProduct]
     describe_device: Callable[[], str]
+    ffn_kernels: FfnKernels | None = None
 
 
 def load_backend(device: torch.device) -> Backend:

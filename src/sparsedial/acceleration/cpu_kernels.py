@@ -537,10 +537,12 @@ class ProductKernel(NamedTuple):
             inputs) and the result. It returns False if the list of rows is longer than the limit of the record, in
             which case the result has not been written.
         worker: Address of the function that each thread runs.
+        run_address: Address of ``run`` as a C function, whose result is 1 or 0. 0 for kept outputs.
     """
 
     run: Callable[[int, int, int, int, int], bool]
     worker: int
+    run_address: int = 0
 
 
 _SIGNATURE = types.boolean(types.int64, types.int64, types.int64, types.int64, types.int64)
@@ -578,7 +580,11 @@ def compile_kept_inputs(dtype: torch.dtype, vector_count: int) -> ProductKernel:
             _multiply_kept_inputs(address, raw, size, vectors)
         return True
 
-    return _finish(run, work)
+    @cfunc(types.int64(*[types.int64] * 5), cache=True)
+    def run_in_c(address, worker, x_address, mask_address, out_address):
+        return np.int64(run(address, worker, x_address, mask_address, out_address))
+
+    return _finish(run, work)._replace(run_address=int(run_in_c.address or 0))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The backend of the CPU: products that call the kernels of `sparsedial.acceleration.cpu_kernels`.
+"""The products of the CPU, which call the kernels of `sparsedial.acceleration.cpu_kernels`.
 
 A decode step calls a product a hundred times, so a call writes no record: there is one record per product and number
 of vectors, and each keeps its own counts. The records share their scratch memory, because a kernel holds the global
@@ -20,23 +20,21 @@ from torch.nn.functional import linear
 
 from sparsedial.acceleration.backend import (
     MAX_DECODE_VECTORS,
-    Backend,
     ProductCounts,
     ProductLimits,
     Selector,
 )
 from sparsedial.acceleration.cpu_kernels import (
-    FORMATS,
     PRODUCT,
     ProductKernel,
     compile_kept_inputs,
     compile_kept_outputs,
-    converts_float16,
 )
 from sparsedial.kernels.cpu_backend import find_openmp_parallel
 from sparsedial.kernels.dispatch import BoundRule
 
-COLUMNS_PER_TILE = 768  # their sums fit into the first-level cache, and rows are read in long pieces
+SUMS_PER_TILE = 3072  # fit into the first-level cache, and rows are read in long pieces
+MIN_COLUMNS_PER_TILE = 768  # for many vectors: shorter pieces of rows are read at a lower rate
 ROWS_PER_TILE = 64  # rows whose dot products a thread computes at a time
 COLUMN_MULTIPLE = 16  # entries of a cache line, so that no two threads write to the same one
 MIN_PARALLEL_BYTES = 1 << 18  # below this size, waking the other threads costs more time than they save
@@ -45,18 +43,6 @@ CHUNK_ENTRIES = 1 << 20  # entries of a float16 matrix that are converted to flo
 
 KernelCall = Callable[[int, int, int], bool]
 """Function of the addresses of x, of the mask (or 0) and of the result. False if the result was not written."""
-
-
-def make_backend() -> Backend:
-    """Return the kernels of the CPU."""
-    dtypes = [dtype for dtype in FORMATS if dtype is not torch.float16 or converts_float16()]
-    return Backend(
-        dtypes=tuple(dtypes),
-        make_selector=make_selector,
-        make_kept_input_product=KeptInputs,
-        make_kept_output_product=KeptOutputs,
-        describe_device=describe_processor,
-    )
 
 
 def make_selector(rule: BoundRule, width: int, dtype: torch.dtype) -> Selector:
@@ -87,11 +73,12 @@ def make_selector(rule: BoundRule, width: int, dtype: torch.dtype) -> Selector:
     return select
 
 
-class _Call(NamedTuple):
+class ProductCall(NamedTuple):
     """A kernel that is bound to a record, and the record, which has to stay in memory."""
 
     run: KernelCall
     record: np.ndarray
+    kernel: ProductKernel
 
 
 class _Product:
@@ -105,8 +92,8 @@ class _Product:
         self._bias = bias
         if bias is not None:
             self._bias = bias.detach().to(torch.float32).contiguous()
-        self._counted: dict[tuple[int, int], _Call] = {}
-        self._uncounted: dict[tuple[int, int], _Call] = {}
+        self._counted: dict[tuple[int, int], ProductCall] = {}
+        self._uncounted: dict[tuple[int, int], ProductCall] = {}
 
     def call_for(self, vectors: int) -> KernelCall:
         """Return the kernel for a number of vectors, which counts its calls.
@@ -114,12 +101,20 @@ class _Product:
         Args:
             vectors: Number of vectors.
         """
+        return self.find_call(vectors).run
+
+    def find_call(self, vectors: int) -> ProductCall:
+        """Return the kernel for a number of vectors, which counts its calls, with its record.
+
+        Args:
+            vectors: Number of vectors.
+        """
         key = (vectors, torch.get_num_threads())
         if key not in self._counted:
             self._counted[key] = self._make_call(*key, int(self.limits.largest_share[vectors - 1] * self.rows))
-        return self._counted[key].run
+        return self._counted[key]
 
-    def uncounted_call_for(self, vectors: int) -> KernelCall:
+    def find_uncounted_call(self, vectors: int) -> ProductCall:
         """Return the kernel for a number of vectors, without a limit. Its calls are not among the counts.
 
         Args:
@@ -128,9 +123,9 @@ class _Product:
         key = (vectors, torch.get_num_threads())
         if key not in self._uncounted:
             self._uncounted[key] = self._make_call(*key, self.rows)
-        return self._uncounted[key].run
+        return self._uncounted[key]
 
-    def _make_call(self, vectors: int, threads: int, limit: int) -> _Call:
+    def _make_call(self, vectors: int, threads: int, limit: int) -> ProductCall:
         if self.weight.numel() * self.weight.element_size() < MIN_PARALLEL_BYTES or find_openmp_parallel() is None:
             threads = 1
         indices, values, sums = _scratch_memory(max(self.rows, self.columns))
@@ -146,11 +141,11 @@ class _Product:
         record["sums_address"] = sums.ctypes.data
         record["vectors"] = vectors
         record["limit"] = limit
-        record["tile"] = self.tile(threads)
+        record["tile"] = self.tile(threads, vectors)
         record["threads"] = threads
         record["parallel_address"] = _parallel_address()
         kernel = self.kernel(vectors)
-        return _Call(functools.partial(kernel.run, record.ctypes.data, kernel.worker), record)
+        return ProductCall(functools.partial(kernel.run, record.ctypes.data, kernel.worker), record, kernel)
 
     def kernel(self, vectors: int) -> ProductKernel:
         """Return the compiled kernel for a number of vectors.
@@ -160,11 +155,12 @@ class _Product:
         """
         raise NotImplementedError
 
-    def tile(self, threads: int) -> int:
+    def tile(self, threads: int, vectors: int) -> int:
         """Return what a thread claims at a time.
 
         Args:
             threads: Number of threads.
+            vectors: Number of vectors.
         """
         raise NotImplementedError
 
@@ -202,7 +198,7 @@ class KeptInputs(_Product):
         out = x.new_empty((*x.shape[:-1], self.columns))
         if self.call_for(x.numel() // self.rows)(x.data_ptr(), 0, out.data_ptr()):
             return out
-        return self._multiply_with_library(x)
+        return self.multiply_with_library(x)
 
     def multiply_dense(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply any number of vectors with the whole matrix.
@@ -214,20 +210,26 @@ class KeptInputs(_Product):
             The product, shape [..., columns].
         """
         vectors = x.numel() // self.rows
-        if vectors > self.limits.kernel_vectors or not x.is_contiguous():
-            return self._multiply_with_library(x)
+        if vectors == 0 or self.limits.library_is_faster(vectors) or not x.is_contiguous():
+            return self.multiply_with_library(x)
         out = x.new_empty((*x.shape[:-1], self.columns))
         size = x.element_size()
         for first in range(0, vectors, MAX_DECODE_VECTORS):
-            call = self.uncounted_call_for(min(MAX_DECODE_VECTORS, vectors - first))
+            call = self.find_uncounted_call(min(MAX_DECODE_VECTORS, vectors - first)).run
             call(x.data_ptr() + first * self.rows * size, 0, out.data_ptr() + first * self.columns * size)
         return out
 
-    def _multiply_with_library(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply with PyTorch.
+    def multiply_with_library(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply with PyTorch, without counting the call.
 
         PyTorch's product of float16 matrices takes ten times as long if the rows belong to inputs. So parts of the
         matrix are converted to float32, which is also faster than the product of float16 matrices in either layout.
+
+        Args:
+            x: Vectors, shape [..., rows].
+
+        Returns:
+            The product, shape [..., columns].
         """
         if self.weight.dtype is not torch.float16:
             return linear(x, self.weight.t(), self.bias)
@@ -250,13 +252,14 @@ class KeptInputs(_Product):
         """
         return compile_kept_inputs(self.weight.dtype, 1 << (vectors - 1).bit_length())
 
-    def tile(self, threads: int) -> int:
+    def tile(self, threads: int, vectors: int) -> int:
         """Return the number of columns that a thread claims: about as many for each thread.
 
         Args:
             threads: Number of threads.
+            vectors: Number of vectors.
         """
-        tiles = -(-self.columns // COLUMNS_PER_TILE)
+        tiles = -(-self.columns // max(SUMS_PER_TILE // vectors, MIN_COLUMNS_PER_TILE))
         tiles = -(-tiles // threads) * threads
         return -(-self.columns // (tiles * COLUMN_MULTIPLE)) * COLUMN_MULTIPLE
 
@@ -290,11 +293,12 @@ class KeptOutputs(_Product):
         """
         return compile_kept_outputs(self.weight.dtype)
 
-    def tile(self, threads: int) -> int:
+    def tile(self, threads: int, vectors: int) -> int:
         """Return the number of rows that a thread claims.
 
         Args:
             threads: Number of threads.
+            vectors: Number of vectors.
         """
         return ROWS_PER_TILE
 

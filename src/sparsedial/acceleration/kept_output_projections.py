@@ -39,7 +39,7 @@ class KeptOutputProjections(Projections):
         self.layout = WeightLayout(self.modules, "output-major")
         self._own = self._make_product(self._own_part, settings.backend)
         self._other = self._make_product(self._other_part, settings.backend)
-        self._select = settings.backend.make_selector(rule, ffn.width, self.dtype)
+        self._select = self._make_selector(rule, ffn.width)
 
     def decode(self, x: Tensor) -> Sequence[Tensor]:
         """Return the results of all projections for a few vectors, which are contiguous.

@@ -7,6 +7,7 @@ result has the same bits: the result of a product does not depend on the other v
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -15,6 +16,7 @@ from torch import nn
 from sparsedial.acceleration.backend import load_backend
 from sparsedial.acceleration.projections import KeptInputProjections, ProjectionPatch, ProjectionSettings
 from sparsedial.acceleration.supported_models import check_dtype, check_ffns
+from sparsedial.acceleration.whole_ffns import FfnPatch, WholeFfn, find_formula
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.hooks.dense_copies import DenseCopies
 
@@ -47,10 +49,14 @@ def run_on_kernels(model: nn.Module, ffns: Sequence[FFN]) -> Iterator[None]:
     settings = ProjectionSettings(backend, "decode", None)
     with ExitStack() as cleanup:
         for ffn in ffns:
+            formula = find_formula(model, ffn, backend)
             for modules in (ffn.input_projections, [ffn.down]):
                 projections = KeptInputProjections(modules, None, settings)
                 cleanup.callback(projections.layout.restore)
                 for module in modules:
                     cleanup.callback(ProjectionPatch(module, projections).remove)
+            if formula is not None and backend.ffn_kernels is not None:
+                whole = WholeFfn(formula, backend.ffn_kernels, ffn, sys.maxsize)
+                cleanup.callback(FfnPatch(model.get_submodule(ffn.name), whole).remove)
         cleanup.callback(DenseCopies(model).remove)
         yield

@@ -30,6 +30,7 @@ from sparsedial.acceleration.backend import (
     ProductLimits,
     Selector,
 )
+from sparsedial.acceleration.dense_calls import DenseCalls
 from sparsedial.acceleration.timing_table import LimitTable
 from sparsedial.acceleration.weight_layout import WeightLayout
 from sparsedial.ffn.feed_forward import FFN
@@ -41,6 +42,7 @@ from sparsedial.tracing_state import is_tracing
 
 Prefill = Literal["dense", "sparse"]
 Execution = Literal["dense", "sparse", "decode"]
+WhenSlower = Literal["mask", "dense"]
 
 _library = torch.library.Library("sparsedial", "FRAGMENT")
 _library.define("accelerated_projection(Tensor x, int handle, int index) -> Tensor")
@@ -57,11 +59,14 @@ class ProjectionSettings:
         prefill: "dense" to run prefill without the rule, "sparse" to apply the rule, or "decode" to compute each vector
             as in a decode step.
         limits: The measured limits of the products. None to use the kernel whatever its speed.
+        when_slower: What a decode step runs where the kernel is not faster: "mask" for the rule and a product with all
+            weights, "dense" for a product without the rule.
     """
 
     backend: Backend
     prefill: Execution
     limits: LimitTable | None
+    when_slower: WhenSlower = "mask"
 
 
 class Projections(ABC):
@@ -165,9 +170,26 @@ class Projections(ABC):
     def counts(self) -> list[ProductCounts]:
         """Return the counts of all products."""
 
+    def calls_without_rule(self) -> int:
+        """Return the number of calls in decode steps that ran without the rule."""
+        return 0
+
     @abstractmethod
     def reset(self) -> None:
         """Set the counts to zero."""
+
+    def _make_selector(self, rule: BoundRule, width: int) -> Selector:
+        """Return a function that applies a rule, after a first call.
+
+        On a GPU, the first call compiles, and allocates memory that the later ones use. It must not be part of a CUDA
+        graph.
+        """
+        select = self.settings.backend.make_selector(rule, width, self.dtype)
+        if self._device_index >= 0:
+            weight = self.modules[0].weight
+            assert isinstance(weight, Tensor)
+            select(weight.new_zeros((1, width)))
+        return select
 
     def _prefill(self, x: Tensor) -> Sequence[Tensor]:
         self.prefill_calls += 1
@@ -187,6 +209,25 @@ class Projections(ABC):
         return results[index]
 
 
+@dataclass(frozen=True)
+class DecodeDescription:
+    """Describes a decode step of projections.
+
+    Attributes:
+        product: The product of all projections.
+        rule: The rule, or None.
+        limits: The limits of the product.
+        dense_steps: Numbers of vectors for which the product runs without the rule.
+        dense_calls: Counts of such calls.
+    """
+
+    product: KeptInputProduct
+    rule: BoundRule | None
+    limits: ProductLimits
+    dense_steps: frozenset[int]
+    dense_calls: DenseCalls
+
+
 class KeptInputProjections(Projections):
     """Projections of a vector whose dropped entries are skipped.
 
@@ -194,23 +235,37 @@ class KeptInputProjections(Projections):
         modules: The projections.
         rule: The rule for the vector. None to skip only entries that are zero already.
         settings: What all projections of the model have in common.
+        kept_share: Share of the entries that are expected not to be zero if there is no rule. Defaults to 1.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], rule: BoundRule | None, settings: ProjectionSettings) -> None:
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        rule: BoundRule | None,
+        settings: ProjectionSettings,
+        kept_share: float = 1.0,
+    ) -> None:
         super().__init__(modules, rule, settings)
         self.layout = WeightLayout(modules, "input-major")
         self._widths = [out_features(module) for module in modules]
         self._bias = _join_biases(modules, self._widths)
         weight = self.layout.joined
         assert weight is not None
-        self._limits = ProductLimits()
+        self._limits = ProductLimits(joins_vectors=False)  # of a measurement
         if settings.limits is not None:
-            self._limits = settings.limits.find_limits(weight)
+            self._limits = settings.limits.find_limits(
+                weight, rule, kept_share, times_rule=settings.when_slower == "dense"
+            )
+        self._dense_steps: frozenset[int] = frozenset()  # numbers of vectors
+        if settings.when_slower == "dense":
+            is_slower = self._limits.rule_is_slower
+            self._dense_steps = frozenset(index + 1 for index, slower in enumerate(is_slower) if slower)
+        self._dense_calls = DenseCalls(weight)
         self._product = settings.backend.make_kept_input_product(weight, self._bias, self._limits)
-        self._single_products: dict[int, KeptInputProduct] = {}
+        self._single_products = self._make_single_products()
         self._select: Selector = _identity
         if rule is not None:
-            self._select = settings.backend.make_selector(rule, self.width, self.dtype)
+            self._select = self._make_selector(rule, self.width)
 
     def decode(self, x: Tensor) -> Sequence[Tensor]:
         """Return the results of all projections for a few vectors, which are contiguous.
@@ -218,6 +273,9 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
+        if self._is_dense_step(x):
+            self._dense_calls.add(x.numel() // self.width)
+            return self._split(self._product.multiply_dense(x))
         return self._split(self._multiply(self._product, x))
 
     def decode_one(self, x: Tensor, index: int) -> Tensor:
@@ -227,16 +285,13 @@ class KeptInputProjections(Projections):
             x: Vectors, shape [..., width].
             index: Index of the projection in ``modules``.
         """
-        if not self._shares:
-            return self._multiply(self._product, x)
-        product = self._single_products.get(index)
-        if product is None:
-            start = sum(self._widths[:index])
-            bias = self._bias
-            if bias is not None:
-                bias = bias[start : start + self._widths[index]]
-            make_product = self.settings.backend.make_kept_input_product
-            product = self._single_products[index] = make_product(self.layout.matrices[index], bias, self._limits)
+        product = self._product
+        if self._shares:
+            product = self._single_products[index]
+        if self._is_dense_step(x):
+            if index == 0:  # the weights of all projections are counted as one call
+                self._dense_calls.add(x.numel() // self.width)
+            return product.multiply_dense(x)
         return self._multiply(product, x)
 
     def multiply_dense(self, x: Tensor) -> Sequence[Tensor]:
@@ -245,6 +300,8 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
+        if self._device_index >= 0 and self._shares:  # PyTorch's activations take longer for parts of a joined result
+            return [product.multiply_dense(x) for product in self._single_products]
         return self._split(self._product.multiply_dense(x))
 
     def multiply_masked(self, x: Tensor) -> Sequence[Tensor]:
@@ -269,15 +326,44 @@ class KeptInputProjections(Projections):
             x, _ = self.rule(x)
         return inner(x)
 
+    def describe_decode(self) -> DecodeDescription:
+        """Return what a decode step computes."""
+        return DecodeDescription(self._product, self.rule, self._limits, self._dense_steps, self._dense_calls)
+
     def counts(self) -> list[ProductCounts]:
         """Return the counts of all products."""
-        return [self._product.counts(), *(product.counts() for product in self._single_products.values())]
+        products = (self._product, *self._single_products)
+        return [*(product.counts() for product in products), self._dense_calls.counts()]
+
+    def calls_without_rule(self) -> int:
+        """Return the number of calls in decode steps that ran without the rule."""
+        return self._dense_calls.counts().calls
 
     def reset(self) -> None:
         """Set the counts to zero."""
         self.prefill_calls = 0
-        for product in (self._product, *self._single_products.values()):
+        self._dense_calls.reset()
+        for product in (self._product, *self._single_products):
             product.reset()
+
+    def _make_single_products(self) -> list[KeptInputProduct]:
+        """Return a product for each projection, for compiled code. There is none if there is only one projection.
+
+        They are not made by the first call, because it may run while a CUDA graph is captured.
+        """
+        products = []
+        start = 0
+        for matrix, width in zip(self.layout.matrices, self._widths, strict=True):
+            bias = self._bias
+            if bias is not None:
+                bias = bias[start : start + width]
+            start += width
+            if self._shares:
+                products.append(self.settings.backend.make_kept_input_product(matrix, bias, self._limits))
+        return products
+
+    def _is_dense_step(self, x: Tensor) -> bool:
+        return x.numel() // self.width in self._dense_steps
 
     def _multiply(self, product: KeptInputProduct, x: Tensor) -> Tensor:
         if x.numel() <= MAX_DECODE_VECTORS * self.width:
@@ -307,7 +393,7 @@ class FilteredOutputProjections(KeptInputProjections):
         super().__init__(ffn.input_projections, None, settings)
         self._ffn = ffn
         self._output_rule = rule
-        self._select_output = settings.backend.make_selector(rule, ffn.width, self.dtype)
+        self._select_output = self._make_selector(rule, ffn.width)
 
     def decode(self, x: Tensor) -> Sequence[Tensor]:
         """Return the result of the projection for a few vectors, which are contiguous.

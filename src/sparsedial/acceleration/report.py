@@ -20,6 +20,7 @@ class VectorCounts:
         vector: "input" or "intermediate".
         products: Counts of the products.
         prefill_calls: Number of calls with many vectors.
+        calls_without_rule: Number of calls in decode steps that ran without the rule.
     """
 
     layer: int
@@ -27,6 +28,7 @@ class VectorCounts:
     vector: str
     products: Sequence[ProductCounts]
     prefill_calls: int
+    calls_without_rule: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class AccelerationReport:
         prefill_calls: Number of calls with more vectors, which read all weights. Calls in compiled code are not
             counted.
         prefill: "dense" if the rule is not applied in prefill, otherwise "sparse".
+        when_slower: What a decode step runs where the kernel is not faster: "mask" or "dense".
+        calls_without_rule: How many of the dense calls ran without the rule. 0 if ``when_slower`` is "mask".
         table: One row per FFN and vector that projections read, with the columns layer, module, vector, calls,
             dense_calls, sparsity (of the entries of the vector, with entries that are zero without the rule) and
             read_share (of the weights).
@@ -56,6 +60,8 @@ class AccelerationReport:
     dense_model_bytes: int
     prefill_calls: int
     prefill: str
+    when_slower: str
+    calls_without_rule: int
     table: pd.DataFrame
 
     @property
@@ -76,19 +82,23 @@ class AccelerationReport:
     def __str__(self) -> str:
         if self.calls == 0:
             return f"no decode step yet; prefill: {self.prefill}, {self.prefill_calls} calls"
+        without_rule = ""
+        if self.when_slower == "dense":
+            without_rule = f", {_divide(self.calls_without_rule, self.calls):.1%} without the rule"
         return (
             f"decode: read {self.read_share:.1%} of the FFN weights in {self.calls} calls, of which "
-            f"{self.dense_call_share:.1%} ran dense ({self.dense_byte_share:.1%} of the bytes); prefill: "
+            f"{self.dense_call_share:.1%} ran dense ({self.dense_byte_share:.1%} of the bytes{without_rule}); prefill: "
             f"{self.prefill}, {self.prefill_calls} calls"
         )
 
 
-def make_report(vectors: Sequence[VectorCounts], prefill: str) -> AccelerationReport:
+def make_report(vectors: Sequence[VectorCounts], prefill: str, when_slower: str) -> AccelerationReport:
     """Add up the counts of a model.
 
     Args:
         vectors: Counts of all vectors.
         prefill: "dense" or "sparse".
+        when_slower: "mask" or "dense".
 
     Returns:
         The report.
@@ -111,6 +121,8 @@ def make_report(vectors: Sequence[VectorCounts], prefill: str) -> AccelerationRe
         dense_model_bytes=dense_model_bytes,
         prefill_calls=sum(counts.prefill_calls for counts in vectors),
         prefill=prefill,
+        when_slower=when_slower,
+        calls_without_rule=sum(counts.calls_without_rule for counts in vectors),
         table=table,
     )
 

@@ -42,6 +42,7 @@ class SavedSettings:
     Attributes:
         site: Name of the site.
         prefill: "dense" or "sparse".
+        when_slower: "mask" or "dense".
         rules: The rule of each vector.
         calibration: Values of the calibration of the rules, or None.
         machine: The processor or GPU, and the number of threads, of the machine that saved the model.
@@ -51,6 +52,7 @@ class SavedSettings:
 
     site: str
     prefill: str
+    when_slower: str
     rules: Sequence[SavedRule]
     calibration: Mapping[str, Any] | None
     machine: str
@@ -98,6 +100,7 @@ def read_settings(folder: Path) -> SavedSettings | None:
         return SavedSettings(
             site=data["site"],
             prefill=data["prefill"],
+            when_slower=data.get("when_slower", "mask"),  # earlier files do not have it
             rules=[SavedRule(**entry) for entry in data["rules"]],
             calibration=data["calibration"],
             machine=data["machine"],

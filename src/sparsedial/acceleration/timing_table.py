@@ -1,14 +1,15 @@
 """Measured limits of the products: from where on the whole matrix is read by the library of the device.
 
-The limits depend on the shape, the dtype and the device. They are measured once and kept in the cache of the user, in
-``acceleration/limits.json``. To measure again, delete this file.
+The limits depend on the shape, the dtype, the device, and the class of the rule. They are measured once and kept in
+the cache of the user, in ``acceleration/limits.json``. To measure again, delete this file.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, KeptInp
 from sparsedial.cache_location import cache_folder
 from sparsedial.errors import StorageError
 from sparsedial.files import write_atomically
+from sparsedial.kernels.dispatch import BoundRule
+from sparsedial.rules import Rule, TopK
 
-VERSION = 1
+VERSION = 2
 """Version of the kernels. Limits of other versions are measured again."""
 
 MIN_BYTES = 1 << 18  # smaller matrices stay in the caches, and the default limits are used
@@ -28,6 +31,60 @@ VECTOR_COUNTS = (1, 2, 4, 8)
 PREFILL_COUNTS = (16, 32)
 SHARES = (0.5, 1.0)
 REPEATS = 5
+RULE_CALLS = 16
+EXPECTED_SHARE = 0.5  # of the entries of a vector that a rule keeps, if nothing is known about them
+
+
+@dataclass(frozen=True)
+class ProductTimes:
+    """The measured times of one product. Each tuple has one entry per number of vectors in `VECTOR_COUNTS`.
+
+    Attributes:
+        library: Seconds of the library, which reads the whole matrix.
+        half: Seconds of the kernel if it reads half of the rows.
+        full: Seconds of the kernel if it reads all rows.
+        kernel_vectors: Largest number of vectors for which the kernel multiplies the whole matrix faster.
+    """
+
+    library: tuple[float, ...]
+    half: tuple[float, ...]
+    full: tuple[float, ...]
+    kernel_vectors: int
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ProductTimes:
+        """Return the times that an entry of the table describes.
+
+        Args:
+            data: The entry.
+        """
+        return cls(tuple(data["library"]), tuple(data["half"]), tuple(data["full"]), data["kernel_vectors"])
+
+    def largest_share(self, vectors: int) -> float:
+        """Return the largest share of the rows for which the kernel is not slower than the library.
+
+        Args:
+            vectors: Number of vectors.
+        """
+        index = _column(vectors)
+        share = 1 + (self.library[index] - self.full[index]) / self._slope(index)
+        return round(min(max(share, 0.0), 1.0), 3)
+
+    def is_slower(self, vectors: int, share: float, rule_seconds: float) -> bool:
+        """Return True if a rule and the kernel take longer than a dense product.
+
+        Args:
+            vectors: Number of vectors.
+            share: Share of the rows that the kernel reads.
+            rule_seconds: Seconds of the rule.
+        """
+        index = _column(vectors)
+        kernel = self.full[index] - (1 - share) * self._slope(index)
+        return rule_seconds + kernel >= min(self.library[index], self.full[index])
+
+    def _slope(self, index: int) -> float:
+        """Return the additional seconds if the kernel reads all rows instead of none. They grow linearly."""
+        return max((self.full[index] - self.half[index]) / (SHARES[1] - SHARES[0]), 1e-12)
 
 
 class LimitTable:
@@ -41,60 +98,128 @@ class LimitTable:
         self._backend = backend
         self._device = backend.describe_device()
 
-    def find_limits(self, weight: torch.Tensor) -> ProductLimits:
+    def find_limits(
+        self,
+        weight: torch.Tensor,
+        rule: BoundRule | None = None,
+        kept_share: float = 1.0,
+        times_rule: bool = False,
+    ) -> ProductLimits:
         """Return the limits of a product, which are measured if they are not known yet.
 
         Args:
             weight: The matrix, one row per input, shape [rows, columns].
+            rule: The rule for the vectors. Defaults to None: there is none.
+            kept_share: Share of the entries that are not zero in vectors without a rule. Defaults to 1.
+            times_rule: True to find out when the rule and the kernel are slower than a dense product. Defaults to
+                False.
         """
         if weight.numel() * weight.element_size() < MIN_BYTES:
             return ProductLimits()
         dtype = str(weight.dtype).removeprefix("torch.")
-        key = f"{VERSION}, {self._device}, {dtype}, {weight.shape[0]} x {weight.shape[1]}"
+        rows, columns = weight.shape
+        entry = self._find(f"{dtype}, {rows} x {columns}", lambda: asdict(measure_product(weight, self._backend)))
+        times = ProductTimes.from_json(entry)
+        counts = range(1, MAX_DECODE_VECTORS + 1)
+        largest_share = tuple(map(times.largest_share, counts))
+        limits = ProductLimits(largest_share, times.kernel_vectors, kept_share=kept_share)
+        if rule is None:
+            return limits
+        limits = replace(limits, kept_share=expect_kept_share(rule))
+        if not times_rule:
+            return limits
+        name = f"{dtype}, {type(rule.rule).__name__} of {rows}"
+        rule_seconds = self._find(name, lambda: measure_rule(weight, rule, self._backend))
+        is_slower = []
+        for vectors in counts:
+            share = limits.expected_share(vectors)
+            is_slower.append(times.is_slower(vectors, share, rule_seconds[_column(vectors)]))
+        return replace(limits, rule_is_slower=tuple(is_slower))
+
+    def _find(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return an entry of the table, which is measured if it is missing."""
+        key = f"{VERSION}, {self._device}, {name}"
         path = _table_path()
         table = _read_table(path)
         if key not in table:
-            limits = measure_limits(weight, self._backend)
+            entry = measure()
             table = _read_table(path)  # another process may have added entries
-            table[key] = {"largest_share": limits.largest_share, "kernel_vectors": limits.kernel_vectors}
+            table[key] = entry
             if path is not None:
                 write_atomically(path, json.dumps(table, indent=1).encode(), replace=True)
-        entry = table[key]
-        return ProductLimits(tuple(entry["largest_share"]), entry["kernel_vectors"])
+        return table[key]
 
 
-def measure_limits(weight: torch.Tensor, backend: Backend) -> ProductLimits:
-    """Measure from where on the library is faster than the kernel.
+def expect_kept_share(rule: BoundRule) -> float:
+    """Return the share of the entries that a rule is expected to keep. Only top-k determines it.
 
-    The time of the kernel grows linearly with the share of the rows that it reads, so two shares are timed.
+    Args:
+        rule: The rule.
+    """
+    if isinstance(rule.rule, TopK):
+        return rule.rule.value
+    if isinstance(rule.rule, Rule) and rule.rule.value == rule.rule.dense_value:
+        return 1.0
+    return EXPECTED_SHARE
+
+
+def measure_product(weight: torch.Tensor, backend: Backend) -> ProductTimes:
+    """Time a product with the kernel and with the library.
 
     Args:
         weight: The matrix, one row per input, shape [rows, columns].
         backend: The kernels.
 
     Returns:
-        The limits.
+        The times.
     """
-    copies = max(2, COLD_BYTES // (weight.numel() * weight.element_size()))
+    size = weight.numel() * weight.element_size()
+    copies = max(2, COLD_BYTES // size)
     products = []
     libraries = []
     for _ in range(min(copies, 64)):
-        copied = weight.clone()
+        copied = weight
+        if weight.is_cpu or size < COLD_BYTES:  # the caches of a GPU are smaller than this, and its memory may be full
+            copied = weight.clone()
         products.append(backend.make_kept_input_product(copied, None, ProductLimits()))
         libraries.append(backend.make_kept_input_product(copied, None, ProductLimits(kernel_vectors=0)))
-    measured = {}
+    measured = []
     for vectors in VECTOR_COUNTS:
         calls: list[Callable[[], None]] = [_repeat(libraries, _make_vectors(weight, vectors, 1.0), dense=True)]
         calls += [_repeat(products, _make_vectors(weight, vectors, share), dense=False) for share in SHARES]
-        library, *kernel = _time_in_turns(calls, weight.device)
-        slope = max((kernel[1] - kernel[0]) / (SHARES[1] - SHARES[0]), 1e-12)
-        share = SHARES[1] + (library - kernel[1]) / slope
-        measured[vectors] = min(max(share, 0.0), 1.0)
-    largest_share = []
-    for vectors in range(1, MAX_DECODE_VECTORS + 1):
-        padded = 1 << (vectors - 1).bit_length()
-        largest_share.append(round(measured[padded], 3))
-    return ProductLimits(tuple(largest_share), _measure_kernel_vectors(weight, backend, products, libraries))
+        measured.append([seconds / len(products) for seconds in _time_in_turns(calls, weight.device)])
+    library, half, full = (tuple(column) for column in zip(*measured, strict=True))
+    return ProductTimes(library, half, full, _measure_kernel_vectors(weight, backend, products, libraries))
+
+
+def measure_rule(weight: torch.Tensor, rule: BoundRule, backend: Backend) -> list[float]:
+    """Time a rule.
+
+    Args:
+        weight: The matrix that the vectors are multiplied by, one row per input.
+        rule: The rule.
+        backend: The kernels.
+
+    Returns:
+        Seconds, one entry per number of vectors in `VECTOR_COUNTS`.
+    """
+    select = backend.make_selector(rule, weight.shape[0], weight.dtype)
+    generator = torch.Generator().manual_seed(0)
+    seconds = []
+    for vectors in VECTOR_COUNTS:
+        xs = torch.randn(RULE_CALLS, vectors, weight.shape[0], generator=generator).to(weight.dtype).to(weight.device)
+
+        def call(xs: Sequence[torch.Tensor] = xs.unbind(0)) -> None:
+            for x in xs:
+                select(x)
+
+        seconds.append(_time_in_turns([call], weight.device)[0] / RULE_CALLS)
+    return seconds
+
+
+def _column(vectors: int) -> int:
+    """Return the index in `VECTOR_COUNTS` of a number of vectors, rounded up to a power of two."""
+    return VECTOR_COUNTS.index(1 << (vectors - 1).bit_length())
 
 
 def _measure_kernel_vectors(
@@ -141,20 +266,58 @@ def _repeat(products: Sequence[Any], x: torch.Tensor, *, dense: bool) -> Callabl
 
 def _time_in_turns(calls: Sequence[Callable[[], None]], device: torch.device) -> list[float]:
     """Return the shortest time of each call. Other work on the machine makes all other times longer."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return _repeat_in_turns([_capture_if_possible(call) for call in calls], _time_on_gpu)
+    return _repeat_in_turns(calls, _time_on_host)
+
+
+def _repeat_in_turns(
+    calls: Sequence[Callable[[], None]], time_call: Callable[[Callable[[], None]], float]
+) -> list[float]:
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(REPEATS):
         for index, call in enumerate(calls):
-            _synchronize(device)
-            start = time.perf_counter()
-            call()
-            _synchronize(device)
-            times[index].append(time.perf_counter() - start)
+            times[index].append(time_call(call))
     return [min(values) for values in times]
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _time_on_host(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _time_on_gpu(call: Callable[[], None]) -> float:
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _capture(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a CUDA graph of a call, so that the time of the host does not count."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        call()
+    return graph.replay
+
+
+def _capture_if_possible(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a CUDA graph of a call, or the call if it waits for the device, as a rule of the user may do."""
+    try:
+        return _capture(call)
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return call
 
 
 def _table_path() -> Path | None:

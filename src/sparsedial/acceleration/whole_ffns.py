@@ -1,0 +1,283 @@
+"""Gated FFNs whose module computes nothing else, which a decode step computes in one call.
+
+Each return to Python costs time in a decode step, because the weights have evicted the interpreter's data from the
+caches. The projections stay patched: their patches run whenever the FFN is not computed as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import count
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, FfnKernels, FfnStep, GatedFormula
+from sparsedial.acceleration.dense_calls import DenseCalls
+from sparsedial.acceleration.projections import KeptInputProjections
+from sparsedial.ffn.expression import Expression
+from sparsedial.ffn.feed_forward import FFN
+from sparsedial.ffn.projections import out_features
+from sparsedial.hooks.module_patch import ForwardPatch
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.tracing_state import is_tracing, tracing
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_ACTIVATIONS = {
+    ("aten.silu.default", None): "silu",
+    ("aten.gelu.default", None): "gelu",
+    ("aten.gelu.default", "none"): "gelu",
+    ("aten.gelu.default", "tanh"): "gelu_tanh",
+    ("aten.relu.default", None): "relu",
+}
+"""Names of the activations, by the operator and its argument ``approximate``."""
+
+_library = torch.library.Library("sparsedial", "FRAGMENT")
+_library.define("accelerated_ffn(Tensor x, int handle) -> Tensor")
+_handles = count()
+_ffns: WeakValueDictionary[int, WholeFfn] = WeakValueDictionary()
+
+
+def find_formula(model: nn.Module, ffn: FFN, backend: Backend) -> GatedFormula | None:
+    """Return the formula of an FFN if its module computes it and nothing else.
+
+    The module is called once with one vector.
+
+    Args:
+        model: The model.
+        ffn: One of its FFNs, which has no patches yet.
+        backend: The kernels of the device.
+
+    Returns:
+        The formula. None if the module may compute something else, if the activation is unknown, or if the backend has
+        no kernels of whole FFNs.
+    """
+    activation = _find_activation(ffn)
+    if activation is None or backend.ffn_kernels is None:
+        return None
+    module = model.get_submodule(ffn.name)
+    if module.training or _has_changes(module) or not _returns_ffn(module, ffn):
+        return None
+    starts = []
+    assert ffn.gate is not None
+    for part in (ffn.up, ffn.gate):
+        start = part.start
+        for projection in ffn.input_projections[: ffn.input_projections.index(part.module)]:
+            start += out_features(projection)
+        starts.append(start)
+    return GatedFormula(activation, ffn.width, starts[0], starts[1])
+
+
+def _find_activation(ffn: FFN) -> str | None:
+    """Return the name of the activation of a gated FFN, if its intermediate vector is u times the activation."""
+    value = ffn.gate_value
+    if not ffn.gated or not ffn.intermediate_is_product or value is None or not ffn.branch("up").is_identity:
+        return None
+    if len(value.args) != 1 or value.is_mutating or ffn.gate is None:
+        return None
+    operand = value.args[0]
+    if not isinstance(operand, Expression) or operand.part != ffn.gate:
+        return None
+    if ffn.up.step != 1 or ffn.gate.step != 1 or set(value.kwargs) > {"approximate"}:
+        return None
+    return _ACTIVATIONS.get((str(value.func), value.kwargs.get("approximate")))
+
+
+@torch.no_grad()
+def _returns_ffn(module: nn.Module, ffn: FFN) -> bool:
+    """Return True if a module passes its argument to the projections and returns the output of the last one."""
+    weight = ffn.down.weight
+    assert isinstance(weight, Tensor)
+    x = torch.zeros((1, 1, ffn.hidden), dtype=weight.dtype, device=weight.device)
+    read: list[Any] = []
+    returned: list[Any] = []
+    handles = [ffn.down.register_forward_hook(lambda _module, _args, output: returned.append(output))]
+    for projection in ffn.input_projections:
+        handles.append(projection.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
+    try:
+        with tracing():
+            result = module(x)
+    except Exception:  # the module takes other arguments
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    reads_x = len(read) == len(ffn.input_projections) and all(vector is x for vector in read)
+    return reads_x and len(returned) == 1 and returned[0] is result
+
+
+def _has_changes(module: nn.Module) -> bool:
+    """Return True if a module, or one inside it, has a hook or a forward of its own."""
+    for child in module.modules():
+        state = vars(child)
+        if "forward" in state or any(state.get(name) for name in _HOOKS):
+            return True
+    return False
+
+
+class FfnDecode(NamedTuple):
+    """The kernel of a decode step, and the counts of its products that run without their rules."""
+
+    compute: FfnStep
+    dense_calls: tuple[DenseCalls, ...]
+
+
+class WholeFfn:
+    """A gated FFN, computed in one call or by calls of its projections, always with the same activation.
+
+    Args:
+        formula: What the FFN computes.
+        kernels: The kernels of the device.
+        ffn: The FFN.
+        max_entries: Number of entries of the longest argument that is computed here and not by the module.
+        steps: The kernels of decode steps, by the number of vectors. The projections are called for other numbers.
+
+    Attributes:
+        handle: Number by which compiled code finds this object.
+        outputs: Number of entries of the result of one vector.
+    """
+
+    def __init__(
+        self,
+        formula: GatedFormula,
+        kernels: FfnKernels,
+        ffn: FFN,
+        max_entries: int,
+        steps: Mapping[int, FfnDecode] = MappingProxyType({}),
+    ) -> None:
+        self._formula = formula
+        self._kernels = kernels
+        self._ffn = ffn
+        self._steps = steps
+        self._max_entries = max_entries
+        weight = ffn.down.weight
+        assert isinstance(weight, Tensor)
+        self._dtype = weight.dtype
+        self._projections: list[tuple[dict[str, Any], Any]] = []
+        self._others: list[tuple[dict[str, Any], Any]] = []
+        self.outputs = out_features(ffn.down)
+        self.handle = next(_handles)
+        _ffns[self.handle] = self
+
+    def watch(self, module: nn.Module) -> None:
+        """Remember the hooks and forwards of the modules in a module, to notice when they change.
+
+        Args:
+            module: The module that computes the FFN. The projections in it have their patches.
+        """
+        projections = [*self._ffn.input_projections, self._ffn.down]
+        for child in module.modules():
+            entry = (vars(child), vars(child).get("forward"))
+            if child in projections:
+                self._projections.append(entry)
+            elif child is not module:
+                self._others.append(entry)
+
+    def __call__(self, x: Any, inner: Callable[[Any], Any]) -> Any:
+        """Return the result of the FFN.
+
+        Args:
+            x: The vectors, shape [..., hidden].
+            inner: The forward of the module.
+        """
+        if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
+            return inner(x)
+        if not 0 < x.numel() <= self._max_entries or is_tracing():
+            return inner(x)
+        if not _are_unchanged(self._others):
+            return inner(x)
+        if not dispatcher_is_unobserved():
+            return torch.ops.sparsedial.accelerated_ffn.default(x, self.handle)
+        return self.compute(x.contiguous())
+
+    def compute(self, x: Tensor) -> Tensor:
+        """Return the result of the FFN.
+
+        Args:
+            x: Vectors, shape [..., hidden], contiguous.
+        """
+        vectors = x.numel() // self._ffn.hidden
+        step = self._steps.get(vectors)
+        if step is not None and _are_unchanged(self._projections):
+            for dense_calls in step.dense_calls:
+                dense_calls.add(vectors)
+            return step.compute(x)
+        ffn = self._ffn
+        assert ffn.gate is not None
+        outputs = {module: module(x) for module in ffn.input_projections}
+        gate = ffn.gate.select(outputs[ffn.gate.module])
+        up = ffn.up.select(outputs[ffn.up.module])
+        result: Tensor = ffn.down(self._kernels.activate(self._formula, gate, up))
+        return result
+
+
+def make_decode_ffn(
+    formula: GatedFormula, ffn: FFN, projections: tuple[KeptInputProjections, KeptInputProjections]
+) -> WholeFfn:
+    """Return an FFN whose decode steps are one call, if the kernels have its rules.
+
+    Args:
+        formula: What the FFN computes.
+        ffn: The FFN.
+        projections: The projections of x and of the intermediate vector.
+    """
+    kernels = projections[0].settings.backend.ffn_kernels
+    assert kernels is not None  # there is a formula
+    first, second = (reader.describe_decode() for reader in projections)
+    steps_by_choice: dict[tuple[bool, bool], FfnStep | None] = {}
+    steps = {}
+    for vectors in range(1, MAX_DECODE_VECTORS + 1):
+        dense = (vectors in first.dense_steps, vectors in second.dense_steps)
+        if dense not in steps_by_choice:
+            steps_by_choice[dense] = kernels.make_step(
+                formula, (first.product, second.product), (first.rule, second.rule), dense
+            )
+        step = steps_by_choice[dense]
+        dense_parts = [part for part, is_dense in zip((first, second), dense, strict=True) if is_dense]
+        if step is not None and not any(part.limits.library_is_faster(vectors) for part in dense_parts):
+            steps[vectors] = FfnDecode(step, tuple(part.dense_calls for part in dense_parts))
+    return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps)
+
+
+class FfnPatch(ForwardPatch):
+    """Patch that lets `WholeFfn` compute the result of a module until `remove` is called.
+
+    Args:
+        module: The module that computes the FFN.
+        whole: The FFN.
+    """
+
+    def __init__(self, module: nn.Module, whole: WholeFfn) -> None:
+        super().__init__(module, whole)  # type: ignore[arg-type]  # it is called with other arguments
+        whole.watch(module)
+
+    def _select_forward(self) -> Callable[..., Any]:
+        return self._call
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and isinstance(self._apply, WholeFfn):
+            return self._apply(args[0], self._inner)
+        return self._inner(*args, **kwargs)
+
+
+def _are_unchanged(modules: list[tuple[dict[str, Any], Any]]) -> bool:
+    """Return True if no module has a hook, or another forward than before."""
+    for state, forward in modules:
+        if state["_forward_hooks"] or state["_forward_pre_hooks"] or state.get("forward") is not forward:
+            return False
+    return True
+
+
+def _run_ffn(x: Tensor, handle: int) -> Tensor:
+    return _ffns[handle].compute(x.contiguous())
+
+
+def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], _ffns[handle].outputs))
+
+
+_library.impl("accelerated_ffn", _run_ffn, "CompositeExplicitAutograd")
+torch.library.register_fake("sparsedial::accelerated_ffn", _compute_fake_tensors, lib=_library)
