@@ -14,7 +14,7 @@ def make_table(results):
 def test_conditions_that_all_rows_share_are_named_once(results):
     table = make_table(results)
     assert table.common["Task"] == "self_prediction"
-    assert table.common["Model"] == "SmolLM2-135M-Instruct (134.5 M)"
+    assert table.common["Model"] == "SmolLM2-135M-Instruct (135 M)"
     assert [group.conditions for group in table.groups] == [{}]
     assert list(table.rows[0].cells) == [
         "Site",
@@ -28,7 +28,7 @@ def test_conditions_that_all_rows_share_are_named_once(results):
 def test_conditions_that_differ_are_named_above_their_rows():
     table = make_table(sample(models=("a", "b")))
     assert "Model" not in table.common
-    assert [group.conditions for group in table.groups] == [{"Model": "a (134.5 M)"}, {"Model": "b (269.0 M)"}]
+    assert [group.conditions for group in table.groups] == [{"Model": "a (135 M)"}, {"Model": "b (269 M)"}]
     assert [len(group.rows) for group in table.groups] == [5, 5]
 
 

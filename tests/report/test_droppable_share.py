@@ -18,7 +18,7 @@ def describe(**changes):
     """Describe the row of the sample, with some columns changed."""
     critical = sample(sites=("input",), points=1, layers=0).critical.assign(**changes)
     (finding,) = read_critical_findings(critical).headline
-    return describe_droppable_share(finding, CONDITION, ", the most of the 5 sites")
+    return " ".join(describe_droppable_share(finding, CONDITION, ", the most of the 5 sites"))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def describe(**changes):
             {"sparsity": 0.3, "low": 0.0, "high": 0.78, "first_crossing": 0.1, "is_wide": True}
             | {"examples_needed": 1384, "needs_points": True, "precision": 0.015},
             "the data do not decide how many of the input activations can be dropped while 99% of the score is kept: "
-            "it is between 0 and 78.0%, with 384 examples. At least 1,000 more examples and measurements at more "
+            "it is between 0 and 78.0%, with 384 examples; at least 1,000 more examples and measurements at more "
             "values of p are needed to narrow the interval to ±1.5 percentage points. The estimate is 30.0%, the most "
             "of the 5 sites; retention first falls below the threshold at 10.0%.",
         ),
@@ -58,20 +58,20 @@ def describe(**changes):
             {"sparsity": None, "low": 0.0, "high": 0.78, "first_crossing": None, "examples_needed": 0}
             | {"is_wide": True, "needs_points": True},
             "the data do not decide how many of the input activations can be dropped while 99% of the score is kept: "
-            "it is between 0 and 78.0%, with 384 examples. Measurements at more values of p are needed to narrow the "
+            "it is between 0 and 78.0%, with 384 examples; measurements at more values of p are needed to narrow the "
             "interval to ±2 percentage points.",
         ),
         (
             {"sparsity": 0.6, "low": 0.0, "high": 0.6, "first_crossing": 0.6, "status": "right-censored"}
             | {"is_wide": True, "high_censored": True},
             "the data do not decide how many of the input activations can be dropped while 99% of the score is kept: "
-            "it is between 0 and 100%, with 384 examples. Measurements at higher sparsity are needed to narrow the "
+            "it is between 0 and 100%, with 384 examples; measurements at higher sparsity are needed to narrow the "
             "interval to ±2 percentage points. The estimate is at least 60.0%, the most of the 5 sites.",
         ),
         (  # a narrow interval from 0 does not decide whether any activation can be dropped
             {"sparsity": 0.01, "low": 0.0, "high": 0.03, "first_crossing": 0.01},
             "the data do not decide how many of the input activations can be dropped while 99% of the score is kept: "
-            "it is between 0 and 3.0%, with 384 examples. More examples or measurements at lower sparsity are needed "
+            "it is between 0 and 3.0%, with 384 examples; more examples or measurements at lower sparsity are needed "
             "to show that any of them can be dropped. The estimate is 1.0%, the most of the 5 sites.",
         ),
     ],
@@ -88,11 +88,19 @@ def test_without_an_interval_there_is_the_estimate():
 def test_several_undecided_sites_are_described_together():
     critical = sample(sites=("input",)).critical.assign(sparsity=None, low=0.0, high=0.78, is_wide=True)
     (finding,) = read_critical_findings(critical).headline
-    text = describe_droppable_share(finding, CONDITION, site_count=5)
-    assert text.startswith(
+    (answer,) = describe_droppable_share(finding, CONDITION, site_count=5)
+    assert answer.startswith(
         "the data do not decide how many of the activations at any of the 5 sites can be dropped while 99% of the "
-        "score is kept: it is between 0 and 78.0% at input, with 384 examples."
+        "score is kept: it is between 0 and 78.0% at input, with 384 examples; "
     )
+
+
+def test_the_first_sentence_says_what_would_decide():
+    critical = sample(sites=("input",)).critical.assign(low=0.0, high=0.78, is_wide=True, examples_needed=1384)
+    (finding,) = read_critical_findings(critical).headline
+    answer, *others = describe_droppable_share(finding, CONDITION)
+    assert "do not decide" in answer and "1,000 more examples" in answer
+    assert "needed" not in " ".join(others)
 
 
 @pytest.mark.parametrize(

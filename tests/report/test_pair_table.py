@@ -50,5 +50,5 @@ def test_one_model_has_no_such_table(tmp_path):
 
 def test_the_page_shows_them_and_the_file_holds_all(several, tmp_path):
     text = write_report(several, tmp_path).read_text()
-    assert text.count("fam-100m − fam-1b") == 2
+    assert text.count("<td>fam-100m − fam-1b</td>") == 2
     assert len((tmp_path / "differences.csv").read_text().splitlines()) == 1 + 3 * 3 * 4

@@ -157,7 +157,7 @@ def test_the_range_over_models_leads_with_lower_ends_where_intervals_are_wide(ch
 def test_size_trends_are_described_as_computed(changes, text):
     results = replace(sample(models=MODELS), trends=size_trends(**changes))
     sentence = find_text(results, "Family fam")
-    assert sentence.startswith("Family fam (100.0 M to 2.00 B parameters) on average over the tasks: ")
+    assert sentence.startswith("Family fam (100 M to 2 B parameters) on average over the tasks: ")
     assert text in sentence
 
 

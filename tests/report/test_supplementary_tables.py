@@ -50,7 +50,7 @@ def test_size_trends_are_listed_by_family(tmp_path):
     results = compute_results(study(tmp_path, models, ("piqa",), ("input",)))
     table = find_table(results, "Model size")
     (row,) = table.rows
-    assert row[:2] == ["input", "2 (100.0 M to 1.00 B)"]
+    assert row[:2] == ["input", "2 (100 M to 1 B)"]
     assert row[3:] == ["1 of 1", "no clear trend; lower bounds: 1"]
     assert table.groups == ["fam · piqa"]
     trends = results.trends.assign(slope=0.08, low=0.05, high=0.11, censored=0, verdict="more")

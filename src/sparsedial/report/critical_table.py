@@ -11,12 +11,14 @@ from sparsedial.report.droppable_share import (
     format_droppable_p,
     format_droppable_share,
     format_droppable_weights,
+    format_perplexity_share,
 )
 from sparsedial.report.formatting import format_number, format_parameters, sanitize_text
 from sparsedial.report.row_interpretation import interpret_row
 
 SITE = "Site"
 SPARSITY = "Critical sparsity (95% CI)"
+PERPLEXITY_SPARSITY = "By perplexity"
 RULE_PARAMETER = "p"
 SKIPPABLE_MACS = "Skippable MACs"
 SKIPPABLE_WEIGHTS = "Of all weights"
@@ -73,7 +75,8 @@ class CriticalTable:
     def columns(self) -> list[str]:
         """The names of the columns, which are the same in all rows. The table must have a row.
 
-        `SKIPPABLE_WEIGHTS` is a column if the number of weights is known for any of the rows.
+        `SKIPPABLE_WEIGHTS` is a column if the number of weights is known for any of the rows, and
+        `PERPLEXITY_SPARSITY` if the results have both criteria.
         """
         return list(self.rows[0].cells)
 
@@ -128,9 +131,13 @@ def _conditions(finding: SiteFinding) -> dict[str, str]:
 
 
 def _cells(finding: SiteFinding, retain: float, has_weights: bool) -> dict[str, str]:
+    perplexity = {}
+    if finding.perplexity_sparsity is not None:
+        perplexity[PERPLEXITY_SPARSITY] = format_perplexity_share(finding.perplexity_sparsity)
     cells = {
         SITE: sanitize_text(finding.site),
         SPARSITY: format_droppable_share(finding),
+        **perplexity,
         RULE_PARAMETER: format_droppable_p(finding),
         SKIPPABLE_MACS: format_droppable_macs(finding),
     }

@@ -26,7 +26,9 @@ NOTHING_TO_RETAIN = "nothing to retain"
 """Text in place of the critical sparsity if the dense score is at chance."""
 
 
-def describe_droppable_share(finding: SiteFinding, condition: str, comparison: str = "", site_count: int = 1) -> str:
+def describe_droppable_share(
+    finding: SiteFinding, condition: str, comparison: str = "", site_count: int = 1
+) -> list[str]:
     """Describe the share of the activations that can be dropped.
 
     Args:
@@ -36,7 +38,7 @@ def describe_droppable_share(finding: SiteFinding, condition: str, comparison: s
         site_count: Number of sites for which an answer of ``undecided`` holds. Defaults to 1.
 
     Returns:
-        One to four sentences. The first one starts in lower case.
+        One to four sentences. The first one starts in lower case and holds the answer.
     """
     activations = f"of the {sanitize_text(finding.site)} activations"
     if finding.answer == UNDECIDED:
@@ -44,24 +46,26 @@ def describe_droppable_share(finding: SiteFinding, condition: str, comparison: s
         if site_count > 1:
             activations = f"of the activations at any of the {site_count} sites"
             where = f" at {sanitize_text(finding.site)}"
-        return _join(
+        text = (
             f"the data do not decide how many {activations} can be dropped{condition}: it is {_describe_range(finding)}"
-            f"{where}, with {format_number(finding.examples)} examples.",
-            describe_remedies([finding]),
-            _describe_estimate(finding, comparison),
+            f"{where}, with {format_number(finding.examples)} examples"
         )
+        remedy = describe_remedies([finding])
+        if remedy:
+            text += f"; {remedy[0].lower()}{remedy[1:].removesuffix('.')}"
+        return _drop_empty(f"{text}.", _describe_estimate(finding, comparison))
     if finding.answer == AT_LEAST:
         setting = ""
         if finding.p_low is not None:
             setting = f" at p = {format_number(finding.p_low)}"
-        return _join(
+        return _drop_empty(
             f"at least {format_percent(finding.sparsity.low)} {activations} can be dropped{setting}{condition} "
             f"({CONFIDENCE} confidence), {_describe_upper_end(finding)}.",
             _describe_estimate(finding, comparison),
             describe_remedies([finding]),
         )
     share = format_estimate(finding.sparsity).replace("≥ ", "at least ")
-    return f"{share} {activations} can be dropped{condition}{comparison}{_describe_first_crossing(finding)}."
+    return [f"{share} {activations} can be dropped{condition}{comparison}{_describe_first_crossing(finding)}."]
 
 
 def format_droppable_share(finding: SiteFinding) -> str:
@@ -124,6 +128,20 @@ def format_droppable_weights(finding: SiteFinding) -> str:
     return _format_skippable(finding, finding.skippable_weights)
 
 
+def format_perplexity_share(sparsity: Estimate) -> str:
+    """Return the critical sparsity by the perplexity criterion as a cell of a table.
+
+    Args:
+        sparsity: The critical sparsity.
+
+    Returns:
+        The estimate with its interval, the interval alone, or a dash if no perplexity is known.
+    """
+    if sparsity.value is None and sparsity.high is not None:
+        return format_interval(sparsity.low, sparsity.high, sparsity.is_high_censored)
+    return format_estimate(sparsity)
+
+
 def _format_skippable(finding: SiteFinding, share: Estimate) -> str:
     if finding.answer == UNDECIDED:
         return format_interval(share.low, share.high, share.is_high_censored)
@@ -160,5 +178,5 @@ def _describe_first_crossing(finding: SiteFinding) -> str:
     return f"; retention first falls below the threshold at {format_percent(finding.first_crossing)}"
 
 
-def _join(*sentences: str) -> str:
-    return " ".join(filter(None, sentences))
+def _drop_empty(*sentences: str) -> list[str]:
+    return list(filter(None, sentences))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import unicodedata
 
 from sparsedial.analysis.estimates import Estimate, finite_number
-from sparsedial.models.parameter_count import format_parameter_count
 
 MISSING = "–"
 """Text for a number that is not known."""
+
+PARAMETER_UNITS = {"B": 1e9, "M": 1e6, "K": 1e3}
+
+ROUNDS_UP = 0.9995
+"""Share of a unit from which on a number is rounded to one unit if it has three digits."""
 
 WHITE_SPACE = "\t\n\r\x0b\x0c\x85\u2028\u2029"
 
@@ -29,7 +33,10 @@ def sanitize_text(value: object) -> str:
         >>> sanitize_text("a\x1b[31mb\nc")
         'a\\x1b[31mb c'
     """
-    return "".join(map(_sanitize_character, str(value)))
+    text = str(value)
+    if text.isprintable():  # neither a control character nor a line break
+        return text
+    return "".join(map(_sanitize_character, text))
 
 
 def format_percent(value: object) -> str:
@@ -151,7 +158,7 @@ def format_retain(retain: float) -> str:
 
 
 def format_parameters(parameters: object) -> str:
-    """Return a number of parameters with its unit.
+    """Return a number of parameters with its unit, and with three digits.
 
     Args:
         parameters: The number, or a missing value.
@@ -161,12 +168,15 @@ def format_parameters(parameters: object) -> str:
 
     Example:
         >>> format_parameters(134_515_008), format_parameters(7_240_000_000), format_parameters(None)
-        ('134.5 M', '7.24 B', '')
+        ('135 M', '7.24 B', '')
     """
     number = finite_number(parameters)
     if not number:
         return ""
-    return format_parameter_count(number)
+    for unit, size in PARAMETER_UNITS.items():
+        if number >= ROUNDS_UP * size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
 
 
 def format_signed(value: float) -> str:

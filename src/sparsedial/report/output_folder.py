@@ -10,6 +10,7 @@ from sparsedial.errors import StorageError
 from sparsedial.report.formatting import sanitize_text
 from sparsedial.study.folder_layout import holds_study
 
+PAGE_NAME = "report.html"
 RESULTS_NAME = "results.json"
 
 

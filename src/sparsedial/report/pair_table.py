@@ -88,11 +88,16 @@ def _make_row(pair: PairComparison, sites: Sequence[str], shows_examples: bool) 
         is_paired = all(map(attrgetter("is_paired"), differences.values()))
         row.append({True: "the same", False: "independent"}[is_paired])
     for site in sites:
-        row.append(_format_difference(differences.get(site)))
+        row.append(format_difference(differences.get(site)))
     return row
 
 
-def _format_difference(difference: CurveDifference | None) -> str:
+def format_difference(difference: CurveDifference | None) -> str:
+    """Return a difference in percentage points with its interval, and a mark if the interval excludes 0.
+
+    Args:
+        difference: The difference. None gives a dash.
+    """
     if difference is None:
         return MISSING
     text = format_point_interval(difference.low, difference.high)

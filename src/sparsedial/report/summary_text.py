@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from sparsedial.analysis.critical_findings import SiteFinding
@@ -45,6 +46,52 @@ VERDICTS = {
 }
 
 
+@dataclass(frozen=True)
+class ModelSummary:
+    """The answer for one model, rule and task, in sentences.
+
+    Attributes:
+        answer: One sentence: how many activations can be dropped, or that the data do not decide and what would.
+        details: Further sentences, about the estimate and the other sites. May be empty.
+    """
+
+    answer: str
+    details: str
+
+
+def summarize_models(results: Results) -> list[ModelSummary]:
+    """Summarize the results of each model, rule and task.
+
+    Args:
+        results: The results of one or several studies.
+
+    Returns:
+        One entry per model, rule and task. Task averages replace the tasks. Empty if no curve has valid trials.
+    """
+    findings = compute_findings(results)
+    condition = _describe_condition(findings)
+    summaries = []
+    for finding in findings.models:
+        answer, *details = _describe_answer(finding, condition)
+        summaries.append(ModelSummary(answer, " ".join([*details, *_describe_sites(finding)])))
+    return summaries
+
+
+def summarize_comparisons(results: Results) -> list[str]:
+    """Summarize the comparison of models, rules and tasks.
+
+    Args:
+        results: The results of one or several studies.
+
+    Returns:
+        The range of the answers first. Empty for a single model, rule and task.
+    """
+    findings = compute_findings(results)
+    if len(findings.models) < 2:
+        return []
+    return _describe_comparisons(findings, _describe_condition(findings))
+
+
 def summarize(results: Results) -> list[str]:
     """Summarize the results in sentences.
 
@@ -61,13 +108,7 @@ def summarize(results: Results) -> list[str]:
     condition = _describe_condition(findings)
     if len(findings.models) == 1:
         return [_describe_model(findings.models[0], condition)]
-    return [
-        _describe_range(findings, condition),
-        *map(_describe_best_sites, findings.best_sites),
-        *map(_describe_size_trend, findings.size_trends),
-        *map(describe_pairs, findings.pairs),
-        *map(_describe_model, findings.models),
-    ]
+    return [*_describe_comparisons(findings, condition), *map(_describe_model, findings.models)]
 
 
 def summarize_in_one_line(results: Results) -> str:
@@ -84,7 +125,7 @@ def summarize_in_one_line(results: Results) -> str:
         return describe_missing(results)
     condition = _describe_condition(findings)
     if len(findings.models) == 1:
-        return _describe_answer(findings.models[0], condition)
+        return " ".join(_describe_answer(findings.models[0], condition))
     return _describe_range(findings, condition)
 
 
@@ -100,6 +141,15 @@ def describe_missing(results: Results) -> str:
     if not results.critical.empty and (results.critical["status"] == AT_CHANCE).all():
         return "There is no critical sparsity, because no dense score can be told from chance: nothing can be retained."
     return "No critical sparsity could be computed, because no curve has valid trials."
+
+
+def _describe_comparisons(findings: Findings, condition: str) -> list[str]:
+    return [
+        _describe_range(findings, condition),
+        *map(_describe_best_sites, findings.best_sites),
+        *map(_describe_size_trend, findings.size_trends),
+        *map(describe_pairs, findings.pairs),
+    ]
 
 
 def _describe_condition(findings: Findings) -> str:
@@ -165,15 +215,16 @@ def _name_findings(findings: Sequence[SiteComparison]) -> str:
 
 
 def _describe_model(finding: SiteComparison, condition: str = "") -> str:
-    return " ".join([_describe_answer(finding, condition), *_describe_sites(finding)])
+    return " ".join([*_describe_answer(finding, condition), *_describe_sites(finding)])
 
 
-def _describe_answer(finding: SiteComparison, condition: str = "") -> str:
+def _describe_answer(finding: SiteComparison, condition: str = "") -> list[str]:
+    """Return the answer, and sentences about its estimate."""
     comparison = ""
     if finding.site_count > 1 and finding.headline is finding.best:
         comparison = f", the most of the {finding.site_count} sites"
-    share = describe_droppable_share(finding.headline, condition, comparison, finding.site_count)
-    return f"{_name_finding(finding)}: {share}"
+    answer, *details = describe_droppable_share(finding.headline, condition, comparison, finding.site_count)
+    return [f"{_name_finding(finding)}: {answer}", *details]
 
 
 def _describe_sites(finding: SiteComparison) -> list[str]:

@@ -14,6 +14,7 @@ from sparsedial.analysis.results import Results
 from sparsedial.report.critical_table import (
     INTERPRETATION,
     MODEL,
+    PERPLEXITY_SPARSITY,
     SITE,
     SKIPPABLE_MACS,
     SKIPPABLE_WEIGHTS,
@@ -27,7 +28,7 @@ from sparsedial.report.formatting import format_retain
 from sparsedial.report.row_interpretation import WARNING, describe_wide_rows
 from sparsedial.report.summary_text import summarize_in_one_line
 
-BREAKABLE_COLUMNS = (SPARSITY, SKIPPABLE_MACS, SKIPPABLE_WEIGHTS)
+BREAKABLE_COLUMNS = (SPARSITY, PERPLEXITY_SPARSITY, SKIPPABLE_MACS, SKIPPABLE_WEIGHTS)
 """Columns whose text is wrapped in a narrow terminal. The others keep their width."""
 PADDING = 2
 """Spaces between two columns."""

@@ -17,8 +17,9 @@ from sparsedial.analysis.row_selection import (
     rows_with_estimate_or_interval,
     rows_with_numbers,
 )
-from sparsedial.report.charts.catalog import Figure, name_with_number
 from sparsedial.report.charts.common import Row, distinct_values
+from sparsedial.report.charts.drawn_figure import Figure
+from sparsedial.report.charts.file_names import name_with_number
 from sparsedial.report.formatting import format_retain, sanitize_text
 from sparsedial.report.publication.denoising import draw_step_overlap, draw_step_sparsity
 from sparsedial.report.publication.experts import draw_experts

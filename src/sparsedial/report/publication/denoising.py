@@ -19,7 +19,7 @@ from sparsedial.report.charts.common import (
     name_panels,
     ordered_sites,
 )
-from sparsedial.report.charts.denoising_steps import OVERLAP_SERIES
+from sparsedial.report.charts.overlap_series import OVERLAP_SERIES
 from sparsedial.report.publication.panels import arrange_panels, percent_axis, upper_end
 from sparsedial.report.publication.retention import SPARSITY_TITLE
 from sparsedial.report.publication.series import (

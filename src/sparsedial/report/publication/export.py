@@ -13,7 +13,7 @@ import pandas as pd
 import vl_convert
 
 from sparsedial.errors import SpecError
-from sparsedial.report.charts.catalog import Figure
+from sparsedial.report.charts.drawn_figure import Figure
 from sparsedial.report.charts.rendering import to_svg
 from sparsedial.report.csv_and_json import to_csv, to_json, write_file
 from sparsedial.report.output_folder import check_no_foreign_files

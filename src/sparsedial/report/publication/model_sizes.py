@@ -17,7 +17,7 @@ from sparsedial.report.charts.common import (
     drop_missing,
     name_panels,
 )
-from sparsedial.report.charts.model_size import parameter_axis
+from sparsedial.report.charts.parameter_axis import parameter_axis
 from sparsedial.report.charts.theme import TEXT_COLOUR
 from sparsedial.report.publication.panels import arrange_panels, percent_axis, upper_end
 from sparsedial.report.publication.series import (

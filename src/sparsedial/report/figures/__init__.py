@@ -1,0 +1,1 @@
+"""The figures of the page: which results are drawn, and how."""
