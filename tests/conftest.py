@@ -13,6 +13,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
 hypothesis.settings.load_profile("untimed")
 
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave the tests of the documentation to `make docs`, which has what they need and names their folder."""
+    is_documentation = collection_path == Path(__file__).parent / "docs"
+    if is_documentation and not any("tests/docs" in argument for argument in config.args):
+        return True
+    return None
+
+
 SIZES = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 MASK = 95
 MASKED_SIZES = {**SIZES, "mask_token_id": MASK, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2,

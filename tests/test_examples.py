@@ -17,6 +17,8 @@ from sparsedial.tasks.lm_eval.loader import TaskSelection
 from sparsedial.tasks.lm_eval.task_index import find_task_manager
 from sparsedial.tasks.registry import task_registry
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(__file__).parents[1]
 PAPER_EXAMPLES = sorted((ROOT / "examples" / "paper").glob("*.yaml"))
 EXAMPLES = [*sorted((ROOT / "examples").glob("*.yaml")), *PAPER_EXAMPLES]

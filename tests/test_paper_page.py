@@ -13,6 +13,8 @@ from sparsedial.analysis.references.records import OVERLAP_PREVIOUS, ReferenceMo
 from sparsedial.analysis.references.reference_file import ReferenceFile, parse_reference_file
 from sparsedial.report.publication.catalog import KINDS
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper.md").read_text()
 WORDS = set(re.findall(r"`([\w-]+)`", PAGE))

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from sparsedial.cli.main import app
 from tests.support.plugins import EXAMPLES, install_example, write_metadata
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(__file__).parents[1]
 NAMES = ("rule", "site", "task")
 

@@ -4,7 +4,11 @@ import re
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 import sparsedial as sd
+
+pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[1]
 

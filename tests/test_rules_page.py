@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from sparsedial.rules import RULES
+
+pytestmark = pytest.mark.docs
 
 PAGE = Path(__file__).parents[1] / "docs" / "rules.md"
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparsedial.ffn import FFN, SITES, FFNs, ModuleVector, Site, find_ffns, register_site
     from sparsedial.hooks import Sparsifier, sparsify
     from sparsedial.kernels import apply_rule, register_kernel
+    from sparsedial.measurement.evidence import make_evidence
     from sparsedial.measurement.measure import measure
     from sparsedial.measurement.result import Measurement
     from sparsedial.models.loading import load_model
@@ -63,6 +64,7 @@ __all__ = [
     "curve",
     "find_ffns",
     "load_model",
+    "make_evidence",
     "measure",
     "register_kernel",
     "register_rule",
@@ -103,6 +105,7 @@ _ORIGINS = {
     "curve": "curves.curve.make_curve",
     "find_ffns": "ffn.find_ffns",
     "load_model": "models.loading.load_model",
+    "make_evidence": "measurement.evidence.make_evidence",
     "measure": "measurement.measure.measure",
     "register_kernel": "kernels.register_kernel",
     "register_rule": "rules.register_rule",

@@ -25,6 +25,10 @@ class TaskError(SparsedialError):
     """Error for a task that is not available or returned an invalid result."""
 
 
+class TaskDataError(TaskError):
+    """Error for tasks whose data cannot be loaded on this machine. Nothing else is wrong with them."""
+
+
 class NonFiniteOutputError(NonFiniteError, TaskError):
     """Error for a model whose logits contain NaN or Inf. The message names the module in which they first appear."""
 

@@ -1,11 +1,14 @@
 """docs/output-tables.md describes every column that is written."""
 
+import inspect
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sparsedial.analysis.changed_answers import ChangedAnswers
+from sparsedial.analysis.perplexity_columns import CRITICAL_PERPLEXITY_COLUMNS, POINT_PERPLEXITY_COLUMNS
 from sparsedial.analysis.references.comparison import COLUMNS
 from sparsedial.analysis.results import compute_results
 from sparsedial.study.records import StepOverlapCount
@@ -25,7 +28,10 @@ TABLES = (
     "differences",
     "segments",
     "cost",
+    "changes",
+    "changed_examples",
 )
+LISTS = ("layers_by_p", "experts_by_p")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,25 @@ def test_every_column_is_described(results, table):
     frame = getattr(results, table)
     assert not frame.empty
     assert set(frame.columns) <= described_columns(table)
+
+
+def test_the_columns_of_the_perplexity_criterion_are_described():
+    assert set(CRITICAL_PERPLEXITY_COLUMNS) <= described_columns("critical")
+    assert set(POINT_PERPLEXITY_COLUMNS) <= described_columns("points")
+
+
+@pytest.mark.parametrize("table", LISTS)
+def test_every_column_with_lists_is_described(results, table):
+    section = re.search(r"## `layers_by_p` and `experts_by_p`.*?(?=\n## )", PAGE, re.DOTALL)
+    frame = getattr(results, table)
+    assert not frame.empty
+    assert set(frame.columns) <= set(re.findall(r"`(\w+)`", section[0]))
+
+
+def test_every_column_of_changed_tokens_is_described():
+    fields = re.findall(r'^ {20}"(\w+)":', inspect.getsource(ChangedAnswers._add_tokens), re.MULTILINE)
+    assert "replacement_id" in fields
+    assert set(fields) <= described_columns("changed_tokens")
 
 
 def test_every_column_of_the_comparison_with_references_is_described():

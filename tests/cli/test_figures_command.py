@@ -1,29 +1,15 @@
-"""The command ``sparsedial figures``, and references in ``sparsedial report``, in a subprocess."""
+"""The command ``sparsedial figures``, and references in ``sparsedial report``."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from sparsedial.cli.main import app
 from sparsedial.errors import SpecError
+from tests.support.command_line import run_sparsedial
 from tests.support.made_up_studies import Model, study
 from tests.support.references import write_reference
-
-
-def sparsedial(*args, cwd):
-    """Run a command in a terminal of 300 columns."""
-    return subprocess.run(
-        [sys.executable, "-m", "sparsedial", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "300"},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +22,7 @@ def folder(tmp_path_factory):
 
 
 def test_one_command_writes_all_figures_and_says_which_are_missing(folder):
-    process = sparsedial("figures", "a", "--out", "out", "--reference", "theirs.json", cwd=folder)
+    process = run_sparsedial("figures", "a", "--out", "out", "--reference", "theirs.json", columns=300, cwd=folder)
     assert process.returncode == 0, process.stderr
     names = {path.name for path in (folder / "out").iterdir()}
     assert names == {

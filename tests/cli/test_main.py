@@ -1,4 +1,4 @@
-"""The command line in a child process: exit codes, streams and signals."""
+"""The command line: exit codes, streams and signals. Signals and full disks need a child process."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 from transformers import RwkvConfig, RwkvForCausalLM
 
 from sparsedial.ffn import OUTER_SITES, SITES
+from tests.support.command_line import run_sparsedial
 
 
 @pytest.fixture(scope="session")
@@ -22,19 +23,12 @@ def tiny(tmp_path_factory, llama):
     return folder
 
 
-def sparsedial(*args, **kwargs):
-    command = [sys.executable, "-m", "sparsedial", *map(str, args)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "200"}, **kwargs
-    )
-
-
 SMALL = ("--sequences", 40, "--length", 10, "--dtype", "float32")
 
 
 def test_run_then_report(tiny, tmp_path):
     out = tmp_path / "out"
-    process = sparsedial("run", tiny, "--site", "input", "--p", "0.9,0.5", "--out", out, *SMALL)
+    process = run_sparsedial("run", tiny, "--site", "input", "--p", "0.9,0.5", "--out", out, *SMALL)
     assert process.returncode == 0, process.stderr
     assert "input" in process.stdout
     assert "report.html" in process.stdout
@@ -42,15 +36,15 @@ def test_run_then_report(tiny, tmp_path):
         assert (out / name).stat().st_size > 0
     assert json.loads((out / "results.json").read_text())["critical"]
     before = {p: p.read_bytes() for p in out.glob("trials/*/*.json")}
-    assert sparsedial("run", tiny, "--site", "input", "--p", "0.9,0.5", "--out", out, *SMALL).returncode == 0
+    assert run_sparsedial("run", tiny, "--site", "input", "--p", "0.9,0.5", "--out", out, *SMALL).returncode == 0
     assert {p: p.read_bytes() for p in out.glob("trials/*/*.json")} == before
-    assert sparsedial("report", out).returncode == 0
+    assert run_sparsedial("report", out).returncode == 0
 
 
 def test_inspect(tiny):
-    process = sparsedial("inspect", tiny)
+    process = run_sparsedial("inspect", tiny)
     assert process.returncode == 0, process.stderr
-    for word in ("model.layers.2.mlp", "gated", "gate_proj", "32", "80"):
+    for word in ("layers 0–2: model.layers.*.mlp", "gated", "gate_proj", "D 32, F 80"):
         assert word in process.stdout, word
 
 
@@ -73,7 +67,7 @@ def test_inspect(tiny):
     ],
 )  # fmt: skip
 def test_bad_input_exits_with_2_and_without_a_traceback(args, words):
-    process = sparsedial(*args)
+    process = run_sparsedial(*args)
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr
     for word in words:
@@ -82,7 +76,9 @@ def test_bad_input_exits_with_2_and_without_a_traceback(args, words):
 
 def test_a_site_the_model_does_not_have(tmp_path, gpt2):
     gpt2.save_pretrained(tmp_path / "gpt2")
-    process = sparsedial("run", tmp_path / "gpt2", "--site", "gate", "--p", "0.9", "--out", tmp_path / "out", *SMALL)
+    process = run_sparsedial(
+        "run", tmp_path / "gpt2", "--site", "gate", "--p", "0.9", "--out", tmp_path / "out", *SMALL
+    )
     assert process.returncode == 2
     assert "no gate" in process.stderr
     assert "input, up, intermediate" in process.stderr
@@ -118,7 +114,7 @@ def test_finished_trials_stay_after_an_interruption(tiny, tmp_path):
 
 
 def test_terminal_control_codes_in_names_are_inert():
-    process = sparsedial("run", "evil\x1b[31m\x07name")
+    process = run_sparsedial("run", "evil\x1b[31m\x07name")
     assert process.returncode == 2
     assert "\x1b[31m" not in process.stderr
     assert "\x07" not in process.stderr
@@ -134,25 +130,25 @@ def spec_file(tmp_path, models, **more):
 
 def test_a_study_is_previewed_run_checked_and_extended(tiny, tmp_path):
     path, out = spec_file(tmp_path, [tiny]), tmp_path / "out"
-    ahead = sparsedial("study", path, "--out", out, "--dry-run")
+    ahead = run_sparsedial("study", path, "--out", out, "--dry-run")
     assert ahead.returncode == 0, ahead.stderr
     assert "0 trials finished, 3 to run" in ahead.stdout
     assert "disk: " in ahead.stdout
     assert "as fast as in the finished trials" not in ahead.stdout  # there are none yet
     assert not out.exists()
-    process = sparsedial("study", path, "--out", out)
+    process = run_sparsedial("study", path, "--out", out)
     assert process.returncode == 0, process.stderr
     assert "report.html" in process.stdout
-    assert sparsedial("fsck", out).stdout.strip() == "no problems"
+    assert run_sparsedial("fsck", out).stdout.strip() == "no problems"
     before = {p: p.read_bytes() for p in out.glob("trials/*/*.json")}
     spec_file(tmp_path, [tiny], values=[0.9, 0.5, 0.7])
-    ahead = sparsedial("study", path, "--out", out, "--dry-run")
+    ahead = run_sparsedial("study", path, "--out", out, "--dry-run")
     assert "3 trials finished, 1 to run" in ahead.stdout
     assert "top_p 0.7" in ahead.stdout
     assert "as fast as in the finished trials" in ahead.stdout
     missing = next(iter(before))
     missing.unlink()
-    checked = sparsedial("fsck", out)
+    checked = run_sparsedial("fsck", out)
     assert checked.returncode == 1
     assert "missing (1): run the study again" in checked.stdout
 
@@ -169,13 +165,14 @@ def test_a_study_is_previewed_run_checked_and_extended(tiny, tmp_path):
 )  # fmt: skip
 def test_a_study_that_cannot_be_run_exits_with_2(tmp_path, text, args, words):
     (tmp_path / "study.yaml").write_text(text)
-    process = sparsedial("study", tmp_path / "study.yaml", "--out", tmp_path / "out", *args)
+    process = run_sparsedial("study", tmp_path / "study.yaml", "--out", tmp_path / "out", *args)
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr
     for word in words:
         assert word in process.stderr, process.stderr
 
 
+@pytest.mark.slow
 def test_sigterm(tiny, tmp_path):
     out = tmp_path / "out"
     grid = [i / 1000 for i in range(1, 400)]
@@ -183,7 +180,7 @@ def test_sigterm(tiny, tmp_path):
     returncode, stderr = run_and_signal(command, out, signal.SIGTERM)
     assert returncode == 143, stderr
     assert "run the same command again" in stderr
-    assert sparsedial("fsck", out).returncode == 1
+    assert run_sparsedial("fsck", out).returncode == 1
 
 
 FULL = """
@@ -201,6 +198,7 @@ echo "read-only: $?"
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_read_only_one(tiny, tmp_path):
     """The disk has 56 KiB in a namespace of its own. It is then enlarged, and then made read-only."""
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
@@ -227,7 +225,7 @@ def test_hostile_names_stay_names(tiny, tmp_path):
     hostile = tmp_path / "<script>alert(1)</script>\x1b[31m..%2f"
     shutil.copytree(tiny, hostile)
     out = tmp_path / "out"
-    process = sparsedial("study", spec_file(tmp_path, [hostile]), "--out", out)
+    process = run_sparsedial("study", spec_file(tmp_path, [hostile]), "--out", out)
     assert process.returncode == 0, process.stderr
     assert "\x1b" not in process.stdout + process.stderr
     assert all(re.fullmatch(r"[\w.-]+", path.name) for path in out.rglob("*"))
@@ -235,7 +233,7 @@ def test_hostile_names_stay_names(tiny, tmp_path):
 
 
 def test_inspect_states_the_share_of_all_weights_of_each_site(tiny):
-    lines = sparsedial("inspect", tiny).stdout.splitlines()
+    lines = run_sparsedial("inspect", tiny).stdout.splitlines()
     shares = {}
     for line in lines:
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
@@ -256,7 +254,7 @@ def test_a_site_that_the_model_lacks_is_an_error_without_a_traceback(tmp_path):
     )  # fmt: skip
     RwkvForCausalLM(config).save_pretrained(tmp_path / "rwkv")
     out = tmp_path / "out"
-    process = sparsedial("run", tmp_path / "rwkv", "--site", "attention_output", "--p", "0.5", "--out", out)
+    process = run_sparsedial("run", tmp_path / "rwkv", "--site", "attention_output", "--p", "0.5", "--out", out)
     assert process.returncode == 2
     assert "no site 'attention_output': no product of softmax-normalised scores" in process.stdout + process.stderr
     assert "Traceback" not in process.stderr

@@ -9,7 +9,7 @@ def test_values_without_problems():
     problems = []
     assert split_names("piqa, arc_easy,") == ("piqa", "arc_easy")
     assert parse_numbers(["0.5, 0.6", "1"], "--p", problems) == (0.5, 0.6, 1.0)
-    assert parse_layers("0,3,5-7", "--layers", problems) == (0, 3, 5, 6, 7)
+    assert parse_layers(["0,3", "5-7"], "--layers", problems) == (0, 3, 5, 6, 7)
     assert parse_pairs(["piqa=acc", "arc=f1=macro"], "--metric", problems) == {"piqa": "acc", "arc": "f1=macro"}
     assert problems == []
 
@@ -23,8 +23,8 @@ def test_options_that_were_not_given():
     ("parse", "value", "words"),
     [
         (parse_numbers, ["0.9,x"], ["--option 'x'", "not a number"]),
-        (parse_layers, "a-b", ["--option 'a-b'", "such as 0,3,5-9"]),
-        (parse_layers, "0,7-3", ["'7-3' ends before it starts, expected 3-7"]),
+        (parse_layers, ["a-b"], ["--option 'a-b'", "such as 0,3,5-9"]),
+        (parse_layers, ["0,7-3"], ["'7-3' ends before it starts, expected 3-7"]),
         (parse_pairs, ["up"], ["--option 'up'", "NAME=VALUE"]),
         (parse_pairs, ["up=w1", "up=w2"], ["--option 'up=w2'", "up is 'w1' already"]),
     ],

@@ -40,7 +40,7 @@ EVERYTHING = StudySpec(
 def test_the_command_of_a_study_reproduces_it(monkeypatch, spec):
     specs = []
     monkeypatch.setattr(measure, "measure_study", lambda spec, *_args, **_options: specs.append(spec))
-    monkeypatch.setattr(run_command, "print_measurement", lambda _measurement: None)
+    monkeypatch.setattr(run_command, "print_measurement", lambda *_: None)
     result = CliRunner().invoke(app, spec.command()[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert specs == [spec]
@@ -60,7 +60,7 @@ def test_the_command_of_a_study_reproduces_it(monkeypatch, spec):
 def test_the_chat_template_is_on_off_or_automatic(monkeypatch, words, choice):
     specs = []
     monkeypatch.setattr(measure, "measure_study", lambda spec, *_args, **_options: specs.append(spec))
-    monkeypatch.setattr(run_command, "print_measurement", lambda _measurement: None)
+    monkeypatch.setattr(run_command, "print_measurement", lambda *_: None)
     for command in (["run", "m", "--tasks", "piqa", *words], ["run", "--tasks", "piqa", *words, "m"]):
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output

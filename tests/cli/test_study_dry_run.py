@@ -1,20 +1,15 @@
 """The dry run of a study on the command line: what it lists, and its exit code."""
 
-import os
-import subprocess
-import sys
-
 import yaml
 
+from tests.support.command_line import run_sparsedial
 from tests.support.lm_eval_tasks import write_tasks
 
 
 def dry_run(folder, *arguments, **entries):
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump({"models": ["zoo:dense-0.4m"], "sites": ["input"], "values": [0.9], **entries}))
-    command = [sys.executable, "-m", "sparsedial", "study", str(file), "--dry-run", "--out", str(folder / "out")]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    return run_sparsedial("study", file, "--dry-run", "--out", folder / "out", *arguments)
 
 
 def test_everything_that_cannot_be_run_is_listed_before_the_exit_code_2(tmp_path):

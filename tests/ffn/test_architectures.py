@@ -69,6 +69,9 @@ WIDELY_USED = """
     starcoder2
 """.split()
 
+# The other architectures are built from the same parts. `make test-long` tests all of them.
+REPRESENTATIVE = {*WIDELY_USED, *PARTLY, *COUNTS, *NOTHING_FOUND, *STACKED_EXPERTS[::5]}
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
@@ -79,7 +82,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=() if name in REPRESENTATIVE else pytest.mark.slow) for name in MODEL_TYPES],
+)
 def test_architecture(model_type):
     if model_type in NOT_BUILT:
         pytest.skip(NOT_BUILT[model_type])

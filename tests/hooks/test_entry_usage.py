@@ -92,6 +92,7 @@ def test_a_failed_forward_is_not_counted(own_llama, tokens):
     assert {usage.tokens for usage in sparsifier.usage()} == {48}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_compiled_model_is_counted(own_llama, tokens):
     torch._dynamo.reset()

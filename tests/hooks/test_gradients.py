@@ -151,6 +151,7 @@ def test_a_single_token_with_gradients_does_not_take_the_fast_path(own_llama, to
     assert_equal_gradients(sparse, parameter_gradients(own_llama, token))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["input", "gate", "intermediate"])
 def test_a_compiled_model_can_be_trained(own_llama, tokens, site):
     torch._dynamo.reset()

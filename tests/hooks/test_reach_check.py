@@ -21,9 +21,9 @@ COMPILE = {
 @pytest.mark.parametrize(
     ("how", "site"),
     [
-        ("in place", "gate"),
+        pytest.param("in place", "gate", marks=pytest.mark.slow),
         ("the layers", "all_inputs"),
-        ("the FFNs", "up"),
+        pytest.param("the FFNs", "up", marks=pytest.mark.slow),
     ],
 )
 def test_a_model_that_was_compiled_and_run_before_is_sparsified(own_llama, tokens, how, site):
@@ -42,7 +42,7 @@ def test_a_model_that_was_compiled_and_run_before_is_sparsified(own_llama, token
             assert sparsifier.stats().equals(stats)
 
 
-@pytest.mark.parametrize("order", ["wrapper", "forward"])
+@pytest.mark.parametrize("order", [pytest.param("wrapper", marks=pytest.mark.slow), "forward"])
 def test_a_compiled_wrapper_or_forward_is_sparsified(own_llama, tokens, order):
     torch._dynamo.reset()
     run = own_llama

@@ -98,7 +98,9 @@ def test_nan_is_reported_with_its_layer(llama, tokens):
         sparsifier.stats()
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    "site", [pytest.param(site, marks=() if site == "all_inputs" else pytest.mark.slow) for site in SITES]
+)
 def test_compiles_as_one_graph(llama, tokens, site):
     torch._dynamo.reset()
     with torch.no_grad(), sd.sparsify(llama, site, sd.TopP(0.8)) as sparsifier:

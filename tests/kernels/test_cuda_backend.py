@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # Triton's interpreter takes a minute
 def test_triton_interpreted() -> None:
     """The interpreter is chosen when Triton is imported, so the suite runs in a process of its own."""
     process = subprocess.run(

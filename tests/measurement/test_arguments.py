@@ -1,5 +1,8 @@
 """Arguments that cannot be used: one clear error before any work starts."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,31 @@ from sparsedial.tasks.spec import TaskSpec
 from tests.measurement.conftest import Confidence
 
 FIXED = Confidence()
+
+
+@dataclass(frozen=True)
+class Nameless(sd.Rule):
+    share: float
+
+    def keep_mask(self, magnitudes):
+        return magnitudes >= self.share
+
+
+@dataclass(frozen=True)
+class Unregistered(Nameless):
+    name: ClassVar[str] = "unregistered"
+
+
+@dataclass(frozen=True)
+class Impostor(Nameless):
+    name: ClassVar[str] = "top_p"
+
+
+class LastLayer(sd.Site):
+    name = "last_layer"
+    vectors = ("input",)
+
+
 CASES = {
     "an object that is no model": (lambda model: ({},), {}, "got an object of type dict: expected the name of a model"),
     "nothing": (lambda model: (None,), {}, "got an object of type NoneType"),
@@ -29,6 +57,13 @@ CASES = {
     "unknown option": (lambda model: (model,), {"sequnces": 4}, "'sequnces': did you mean 'sequences'"),
     "an option of another task": (lambda model: (model,), {"num_fewshot": 4}, "unknown task option 'num_fewshot'"),
     "wrong types": (lambda model: (model,), {"retain": "much", "layers": 1.5}, "layers.0.: expected a whole number"),
+    "a rule that is not registered": (lambda model: (model,), {"rule": Unregistered}, "Unregistered: the class is not"),
+    "a value of it": (lambda model: (model,), {"rule": [Unregistered(0.5)]}, "Unregistered: the class is not"),
+    "a rule without a name": (lambda model: (model,), {"rule": Nameless}, "a name of its own, such as name: ClassVar"),
+    "a rule with the name of another": (lambda model: (model,), {"rule": Impostor}, "Impostor: the class is not"),
+    "a site class": (lambda model: (model,), {"sites": [LastLayer]}, "expected its name, 'last_layer', and @"),
+    "a site object": (lambda model: (model,), {"sites": LastLayer()}, "expected its name, 'last_layer'"),
+    "no site": (lambda model: (model,), {"sites": [3]}, "site 3: expected the name of a site"),
     "several problems": (lambda model: (model,), {"sites": "inptu", "retain": 2.0, "sequences": 0}, "3 problems"),
     "options of objects": (lambda model: (model,), {"tasks": FIXED, "limit": 3}, "limit: options of tasks, but every"),
     "values out of range": (lambda model: (model,), {"p": [0.5, 2]}, "p=2.0"),
@@ -116,3 +151,9 @@ def test_one_entry_or_several_and_numbers_of_any_library(tmp_path):
     assert describe(tasks="piqa", task_options={"include_path": tmp_path}).task_options == {
         "include_path": str(tmp_path)
     }
+
+
+def test_a_site_that_is_no_name_cannot_be_sparsified(llama):
+    for site in (LastLayer, LastLayer(), 3):
+        with pytest.raises(SpecError, match="expected"):
+            sd.sparsify(llama, site, sd.TopP(0.5)).__enter__()

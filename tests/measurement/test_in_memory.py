@@ -55,7 +55,14 @@ def compile_layers(model):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_layers])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(compile_whole, marks=pytest.mark.slow),
+        pytest.param(compile_in_place, marks=pytest.mark.slow),
+        compile_layers,
+    ],
+)
 def test_compiled_models_have_the_trials_of_the_model_itself(own_llama, small, expected, compiled, tmp_path):
     torch.compiler.reset()
     plain = copy.deepcopy(own_llama)
@@ -97,7 +104,7 @@ def test_unmerged_adapters_are_measured_and_part_of_the_key(own_llama, small, tm
     assert count_trials(tmp_path) == 6
 
 
-@pytest.mark.parametrize("pack", [PackedLinear, BufferLinear, subclass_linear])
+@pytest.mark.parametrize("pack", [PackedLinear, pytest.param(BufferLinear, marks=pytest.mark.slow), subclass_linear])
 def test_packed_weights(own_llama, small, pack, tmp_path):
     size = sum(parameter.numel() for parameter in own_llama.parameters())
     for layer in own_llama.model.layers:

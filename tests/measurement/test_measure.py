@@ -137,6 +137,7 @@ class Listener(NullListener):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)  # is interrupted: the signal arrives here and not in a finalizer, which would ignore it
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background may inherit that it is ignored
 torch.manual_seed(0)
 model = LlamaForCausalLM(LlamaConfig(**DECODER)).train()
 forwards = {name: module.forward for name, module in model.named_modules()}
@@ -151,6 +152,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_restores_the_model_and_the_same_call_resumes(tmp_path):
     def run(*arguments):
         root = str(Path(__file__).parents[2])

@@ -13,7 +13,7 @@ from sparsedial.models.hub import download_config, download_model
 def downloaded_patterns(monkeypatch):
     calls = []
 
-    def download(hub_id, allow_patterns):
+    def download(hub_id, allow_patterns, local_files_only):
         calls.append(allow_patterns)
         return f"/cache/{hub_id}"
 
@@ -31,7 +31,7 @@ def test_code_is_downloaded_only_on_request_and_pickled_weights_never(downloaded
 
 
 def test_a_failure_names_the_model_and_the_reason(monkeypatch):
-    def fail(hub_id, file):
+    def fail(hub_id, file, local_files_only):
         raise OSError("no route to host\nmore details")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
@@ -42,7 +42,7 @@ def test_a_failure_names_the_model_and_the_reason(monkeypatch):
 def test_a_gated_model_says_how_to_get_access(monkeypatch):
     from huggingface_hub.errors import GatedRepoError
 
-    def refuse(hub_id, file):
+    def refuse(hub_id, file, local_files_only):
         raise GatedRepoError("403 Client Error.", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)

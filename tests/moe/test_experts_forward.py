@@ -122,7 +122,15 @@ def test_counts_do_not_depend_on_the_order_of_pairs(qwen, dtype):
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss", "nemotron_h", "gemma4_text"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        pytest.param(torch.float32, marks=pytest.mark.slow),
+        torch.bfloat16,
+        pytest.param(torch.float16, marks=pytest.mark.slow),
+    ],
+)
 @torch.no_grad()
 def test_eager_experts_work_in_every_dtype(model_type, dtype):
     model = build_model(model_type).to(dtype)
@@ -150,7 +158,9 @@ def test_eager_experts_work_in_every_dtype(model_type, dtype):
             assert sparsifier.stats().equals(table), site
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    "site", [pytest.param(site, marks=() if site == "all_inputs" else pytest.mark.slow) for site in SITES]
+)
 def test_compiles_as_one_graph(qwen, site):
     torch._dynamo.reset()
     inputs = padded_inputs()

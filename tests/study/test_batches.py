@@ -121,7 +121,7 @@ def test_prepared_examples_do_not_depend_on_the_batch(name):
     assert make_task(name, batch=1, **options).prepare(lm) == make_task(name, batch=8, **options).prepare(lm)
 
 
-@pytest.mark.parametrize("room", [1, 3])
+@pytest.mark.parametrize("room", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sampling_that_runs_out_of_memory_is_repeated_with_fewer_rows(spec, tmp_path, monkeypatch, room):
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 

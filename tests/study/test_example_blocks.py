@@ -73,7 +73,7 @@ def test_samples_say_what_happened_to_each_example(small_blocks, spec, tmp_path)
     examples = []
     for record in store.trials():
         table = store.find_sample_table(record)
-        assert list(table.columns) == ["example", "prediction", "score"]
+        assert list(table.columns) == ["example", "prediction", "score", "nll", "nll_tokens"]
         assert table["score"].tolist() == store.samples(record).tolist()
         if record.identity.is_dense:
             examples += table["example"].tolist()

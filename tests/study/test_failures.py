@@ -29,6 +29,7 @@ def kinds(store):
     return [problem.kind for problem in find_problems(store)]
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_tried_three_times(spec, tmp_path, orders, numbers):
     orders("oom", times=2)
     store = run_study(spec, tmp_path / "a")
@@ -185,7 +186,13 @@ def test_a_worker_whose_driver_is_dead_stores_its_trial_and_ends(spec, tmp_path,
     assert "input" in {r.identity.site for r in store.trials()}
 
 
-@pytest.mark.parametrize("timeout", [(), ("--timeout", "300")], ids=["in this process", "in a child process"])
+@pytest.mark.parametrize(
+    "timeout",
+    [
+        pytest.param((), id="in this process"),
+        pytest.param(("--timeout", "300"), id="in a child process", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_a_run_although_a_task_waits_for_a_helper(spec, tmp_path, orders, timeout):
     """Only the driver gets the signal, as from a batch system."""
     orders("help", "self_prediction None")
@@ -268,6 +275,7 @@ def test_a_damaged_or_newer_study_is_refused_and_not_changed(spec, tmp_path, tex
     assert "unusable" in kinds(Store(tmp_path))
 
 
+@pytest.mark.slow
 def test_two_drivers_on_one_study(spec, tmp_path, numbers):
     script = DRIVER.replace("ExecutorConfig(timeout=60)", "ExecutorConfig()")
     command = [sys.executable, "-c", textwrap.dedent(script), json.dumps(spec.to_json()), str(tmp_path / "out")]

@@ -84,6 +84,7 @@ def test_the_report_of_auto_has_the_trials_of_models_with_and_without_a_template
     assert len(results.points) == 1 and results.provenance["trials of other settings, not shown"] == 4
 
 
+@pytest.mark.slow
 def test_a_generation_trial_that_is_killed_is_run_again_with_the_same_numbers(folder, tmp_path, numbers):
     """A child process is killed in the middle of the sparse generation, then the same study is run again."""
     spec = make_spec(folder, ["zoo:dense-0.4m"], "tiny_solvable")

@@ -26,7 +26,13 @@ class Log(NullListener):
         self.lines.append(message)
 
 
-@pytest.mark.parametrize("executor", [ExecutorConfig(), ExecutorConfig(timeout=60.0)], ids=["here", "in a child"])
+@pytest.mark.parametrize(
+    "executor",
+    [
+        pytest.param(ExecutorConfig(), id="here"),
+        pytest.param(ExecutorConfig(timeout=60.0), id="in a child", marks=pytest.mark.slow),
+    ],
+)
 def test_the_other_models_are_run_and_the_missing_one_is_named(spec, tmp_path, numbers, executor):
     alone = run_study(spec, tmp_path / "alone")
     log = Log()

@@ -68,14 +68,14 @@ def test_missing_examples_are_counted():
     for sparsity, lost in ((0.1, 0.0), (0.3, 0.02), (0.5, 0.05), (0.7, 0.6)):
         points.append((sparsity, np.where(generator.random(200) < lost, 0.0, dense), 1 - sparsity))
     end = SearchEnd(MORE_EXAMPLES_NEEDED, make_curve(points, dense))
-    line = _describe_curve(CurveKey("m", "input", "top_p"), end, 0.99, 1.5)
+    line = _describe_curve(CurveKey("m", "input", "top_p"), end, 1.5)
     assert line.startswith("m, input top_p: 95% interval 0.0% to ")
     assert MORE_EXAMPLES_NEEDED in line
     assert "up to 200 examples" in line and "examples would be needed" in line
 
 
 def test_a_site_without_a_curve_is_named():
-    line = _describe_curve(CurveKey("m", "input", "top_p"), SearchEnd(NO_CURVE), 0.99, 1.5)
+    line = _describe_curve(CurveKey("m", "input", "top_p"), SearchEnd(NO_CURVE), 1.5)
     assert line == f"m, input top_p: no critical sparsity: {NO_CURVE}"
 
 

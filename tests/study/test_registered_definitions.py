@@ -166,6 +166,7 @@ def test_studies_that_do_not_name_their_sites_measure_the_builtin_ones(definitio
     assert {record.identity.site for record in sparse_trials(store)} == set(sd.SITES)
 
 
+@pytest.mark.slow
 def test_a_child_process_imports_the_module_that_registers(definitions, own_spec, tmp_path):
     store = run_study(own_spec, tmp_path, device="cpu", executor=ExecutorConfig(timeout=100.0))
     assert find_problems(store) == []

@@ -8,12 +8,14 @@ import pytest
 
 import sparsedial as sd
 from sparsedial.analysis.results import compute_results
+from sparsedial.calibration.calibrate import SAMPLE_SEED
 from sparsedial.errors import SpecError
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.integrity import find_problems
 from sparsedial.study.runner import run_study
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
+from sparsedial.tasks.self_prediction import CausalSelfPrediction
 
 FAMILIES = ("top_p", "top_p(q=2)", "n_of_m(m=16)", "weighted_top_k", "threshold(tokens=64)", "cett(tokens=64)")
 
@@ -115,3 +117,18 @@ def test_rules_as_objects_keep_their_options(llama, tmp_path):
     rules = [sd.TopP(0.5), sd.TopP(0.5, q=2)]
     result = sd.measure(llama, sites="input", rule=rules, sequences=4, length=6, progress=False, out=tmp_path)
     assert set(result.points["rule"]) == {"top_p", "top_p(q=2)"}
+
+
+def test_calibrations_of_several_rules_and_sites_sample_their_texts_once(rules_spec, tmp_path, monkeypatch):
+    sampled = []
+    original = CausalSelfPrediction.prepare
+
+    def prepare(self, lm, progress):
+        sampled.append(self.options.seed)
+        return original(self, lm, progress)
+
+    monkeypatch.setattr(CausalSelfPrediction, "prepare", prepare)
+    run_study(
+        dataclasses.replace(rules_spec, rules=("threshold(tokens=64)", "cett(tokens=64)")), tmp_path, device="cpu"
+    )
+    assert sampled.count(SAMPLE_SEED) == 1

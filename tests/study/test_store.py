@@ -22,8 +22,10 @@ from tests.support.trial_records import make_record
 
 KEY = "ab" * 32
 MOVES = [
-    ExclusiveMove.HARD_LINK, ExclusiveMove.LOCK, pytest.param(ExclusiveMove.EXCLUSIVE_RENAME, marks=pytest.mark.slow)
-]  # fmt: skip
+    ExclusiveMove.HARD_LINK,
+    pytest.param(ExclusiveMove.LOCK, marks=pytest.mark.slow),
+    pytest.param(ExclusiveMove.EXCLUSIVE_RENAME, marks=pytest.mark.slow),
+]
 SCORES = np.array([0.5, 0.25, 1.0])
 
 

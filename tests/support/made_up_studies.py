@@ -11,6 +11,7 @@ from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.job import ResolvedModel
 from sparsedial.study.provenance import Provenance
 from sparsedial.study.records import ModelLabel, SparsityCount, TaskLabel, TrialIdentity, TrialRecord, TrialResult
+from sparsedial.study.sample_table import NO_LABELS, SampleLabels
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.tasks.base import TaskGroup
@@ -38,11 +39,12 @@ class Model:
 
 def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermediate"), values=(0.98, 0.95, 0.9, 0.8),
           examples=200, limit=None, generates=(), search=False, retain=0.99, groups=None,
-          rules=("top_p",), precision=None):  # fmt: skip
+          rules=("top_p",), precision=None, labelled=False):  # fmt: skip
     """Write a whole study; ``search``: its spec asks for a search, and ``values`` are what it chose.
 
     ``examples``: of every task, or by task. ``groups``: by task, the group's name and whether it is weighted by size;
-    a third entry says that the task was not asked for by the group's name.
+    a third entry says that the task was not asked for by the group's name. ``labelled``: every example has an ID and
+    an answer, "right" or "wrong".
     """
     store = Store.create(folder)
     spec = StudySpec(
@@ -79,13 +81,19 @@ def study(folder, models, tasks=("arc_easy", "piqa"), sites=("input", "intermedi
                 if (of := (groups or {}).get(task)) and len(of) == 2:
                     members = tuple(name for name, its in groups.items() if its[0] == of[0])
                     record = replace(record, task=TaskLabel(task, TaskGroup(of[0], of[1], members)))
-                store.write_trial(record, scores)
+                store.write_trial(record, scores, answer_labels(scores) if labelled else NO_LABELS)
     store.write_resolved({
         "tasks": list(configs.values()),
         "models": [f.identity.to_json() for f in found],
         "resolved_models": [f.to_json() for f in found],
     })  # fmt: skip
     return store
+
+
+def answer_labels(scores):
+    """Return IDs and answers that agree with scores of 0 and 1."""
+    ids = tuple(f"question-{index}" for index in range(len(scores)))
+    return SampleLabels(ids, tuple("right" if score else "wrong" for score in scores))
 
 
 def _record(model, own, task, site, rule, generates):

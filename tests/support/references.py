@@ -4,7 +4,7 @@ import json
 
 from sparsedial.analysis.references.records import Reference, ReferenceModel, ReferencePoint, ReferenceValue
 from sparsedial.report.csv_and_json import to_csv, to_json
-from sparsedial.report.html_page import SCHEMA
+from sparsedial.report.table_files import SCHEMA
 
 FILE = {
     "format": "sparsedial-reference",

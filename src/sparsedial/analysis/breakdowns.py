@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -25,13 +25,14 @@ from sparsedial.analysis.retention_curves import CurveLabel
 from sparsedial.study.records import SparsityCount, TrialRecord
 
 Row = dict[str, Any]
+Trial = TypeVar("Trial", bound=TrialRecord)
 
 _LABEL_COLUMNS = ("model", "rule", "layers", "task", "site")
 ANY_STATE = "all"
 """Value of the column ``state`` in rows that cover masked and revealed tokens together."""
 
 
-def nearest_trials(trials: Sequence[TrialRecord], sparsity: float) -> list[TrialRecord]:
+def nearest_trials(trials: Sequence[Trial], sparsity: float) -> list[Trial]:
     """Return the trials of all tasks at the value of p whose sparsity is nearest to a given one.
 
     Args:
@@ -53,13 +54,13 @@ def layer_rows(label: CurveLabel, trials: Sequence[TrialRecord]) -> list[Row]:
         trials: Trials at one value of p.
 
     Returns:
-        One row per phase, vector and layer: the columns of `_curve_columns`, and vector, phase, layer, sparsity.
+        One row per phase, vector and layer: the columns of `curve_columns`, and vector, phase, layer, sparsity.
     """
     rows = []
     for (phase, vector, layer), count in sum_counts(sparsity_counts(trials), ("phase", "vector", "layer")).items():
         if count.total:
             columns = {"vector": vector, "phase": phase, "layer": layer, "sparsity": count.sparsity}
-            rows.append({**_curve_columns(label, trials), **columns})
+            rows.append({**curve_columns(label, trials), **columns})
     return rows
 
 
@@ -74,7 +75,7 @@ def expert_rows(label: CurveLabel, trials: Sequence[TrialRecord], experts: int) 
         experts: Number of experts of a layer.
 
     Returns:
-        One row per phase, vector, layer and expert: the columns of `_curve_columns`, and vector, phase, layer, expert,
+        One row per phase, vector, layer and expert: the columns of `curve_columns`, and vector, phase, layer, expert,
         sparsity, tokens (routed to the expert), share (of the layer's routed tokens), weight (share of the layer's
         routing weight), robust_z (see `robust_z`) and outlier.
     """
@@ -91,7 +92,7 @@ def expert_rows(label: CurveLabel, trials: Sequence[TrialRecord], experts: int) 
         for expert, count in enumerate(layer_sums):
             rows.append(
                 {
-                    **_curve_columns(label, trials),
+                    **curve_columns(label, trials),
                     "vector": vector,
                     "phase": phase,
                     "layer": layer,
@@ -115,14 +116,14 @@ def step_rows(label: CurveLabel, trials: Sequence[TrialRecord]) -> list[Row]:
         trials: Trials at one value of p.
 
     Returns:
-        One row per vector, step and layer: the columns of `_curve_columns`, and vector, step, layer, sparsity.
+        One row per vector, step and layer: the columns of `curve_columns`, and vector, step, layer, sparsity.
     """
     stepped = filter(_has_step, sparsity_counts(trials))
     rows = []
     for (vector, step, layer), count in sum_counts(stepped, ("vector", "step", "layer")).items():
         if count.total:
             columns = {"vector": vector, "step": step, "layer": layer, "sparsity": count.sparsity}
-            rows.append({**_curve_columns(label, trials), **columns})
+            rows.append({**curve_columns(label, trials), **columns})
     return rows
 
 
@@ -134,7 +135,7 @@ def step_overlap_rows(label: CurveLabel, trials: Sequence[TrialRecord]) -> list[
         trials: Trials at one value of p.
 
     Returns:
-        One row per vector, step and state ("masked", "revealed" or "all"): the columns of `_curve_columns`, and vector,
+        One row per vector, step and state ("masked", "revealed" or "all"): the columns of `curve_columns`, and vector,
         step, state, sparsity, overlap_previous and overlap_first (mean Jaccard index over tokens and layers; NaN in the
         first step).
     """
@@ -146,7 +147,7 @@ def step_overlap_rows(label: CurveLabel, trials: Sequence[TrialRecord]) -> list[
     for (vector, step, state), total in sorted(sums.items(), key=lambda item: item[0]):
         rows.append(
             {
-                **_curve_columns(label, trials),
+                **curve_columns(label, trials),
                 "vector": vector,
                 "step": step,
                 "state": state,
@@ -219,6 +220,11 @@ def label_columns(label: CurveLabel) -> Row:
     return {name: row[name] for name in _LABEL_COLUMNS}
 
 
-def _curve_columns(label: CurveLabel, trials: Sequence[TrialRecord]) -> Row:
-    """Return the columns that all breakdowns share: model, rule, layers, task, site and p."""
+def curve_columns(label: CurveLabel, trials: Sequence[TrialRecord]) -> Row:
+    """Return the columns that all breakdowns share: model, rule, layers, task, site and p.
+
+    Args:
+        label: Label of the curve.
+        trials: Trials at one value of p.
+    """
     return {**label_columns(label), "p": trials[0].p}

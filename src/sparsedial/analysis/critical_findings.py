@@ -56,6 +56,7 @@ class SiteFinding:
             known.
         needs_points: True if points at further values of p would narrow the interval.
         is_last_sparsest: True if the rule has no value that is sparser than the last measured point.
+        perplexity_sparsity: The critical sparsity by the perplexity criterion. None unless the table has both criteria.
     """
 
     model: str
@@ -81,6 +82,7 @@ class SiteFinding:
     additional_examples: int | None
     needs_points: bool
     is_last_sparsest: bool
+    perplexity_sparsity: Estimate | None = None
 
     @property
     def answer(self) -> str:
@@ -146,6 +148,13 @@ def _read_weights(row: Mapping[Any, Any]) -> Estimate:
     return read_estimate({**dict.fromkeys(names), **row}, *names)
 
 
+def _read_perplexity(row: Mapping[Any, Any]) -> Estimate | None:
+    if "perplexity_sparsity" not in row:
+        return None
+    columns = {**row, "status": row["perplexity_status"], "high_censored": row["perplexity_high_censored"]}
+    return read_estimate(columns, "perplexity_sparsity", "perplexity_low", "perplexity_high")
+
+
 def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
     metric = str(row["metric"])
     examples = finite_number(row["examples"])
@@ -174,6 +183,7 @@ def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
         additional_examples=_additional_examples(finite_number(row["examples_needed"]), examples),
         needs_points=is_true(row.get("needs_points")),
         is_last_sparsest=is_true(row.get("is_last_sparsest")),
+        perplexity_sparsity=_read_perplexity(row),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparsedial.analysis.perplexity_columns import choose_criterion
 from sparsedial.analysis.retention_curves import DisplayNames, read_curves
 from sparsedial.analysis.task_averages import average_curves
 from sparsedial.analysis.trial_set import read_studies
@@ -42,7 +43,8 @@ def read_displayed_curves(store: Store) -> tuple[DisplayedCurve, ...]:
         The curves of single tasks and their averages.
     """
     trial_set = read_studies([store])
-    curves, _ = read_curves(trial_set, DisplayNames.from_trials(trial_set.trials))
+    names = DisplayNames.from_trials(trial_set.trials)
+    curves, _ = read_curves(trial_set, names, choose_criterion(trial_set.specs))
     averages = average_curves(curves)
     displayed = []
     for curve in sorted([*curves, *averages.task_groups, *averages.all_tasks], key=lambda curve: curve.sort_key):

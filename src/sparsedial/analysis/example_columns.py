@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ import pandas as pd
 from sparsedial.analysis.trial_set import TrialSet
 from sparsedial.study.pooled_trials import PooledTrial
 from sparsedial.study.records import TrialRecord
-from sparsedial.tasks.example_blocks import ExampleBlock, find_block
 
 SCORE = "score"
 
@@ -32,8 +31,8 @@ def read_common_examples(
         The columns of the dense and of the sparse trial, float64 of shape [examples] each, in the same order. None if
         a column is missing, as in trials of earlier versions.
     """
-    dense_blocks = _by_block(dense.blocks)
-    sparse_blocks = _by_block(sparse.blocks)
+    dense_blocks = dense.records_by_block()
+    sparse_blocks = sparse.records_by_block()
     common = [block for block in dense_blocks if block in sparse_blocks]
     tables = []
     for blocks in (dense_blocks, sparse_blocks):
@@ -44,17 +43,10 @@ def read_common_examples(
     return tables[0], tables[1]
 
 
-def _by_block(records: Iterable[TrialRecord]) -> dict[ExampleBlock, TrialRecord]:
-    blocks = {}
-    for record in records:
-        blocks[find_block(record.identity.task) or ExampleBlock(0, record.result.examples)] = record
-    return blocks
-
-
 def _read_columns(trial_set: TrialSet, records: Sequence[TrialRecord], names: Sequence[str]) -> Columns | None:
     parts = []
     for record in records:
-        table = trial_set.sample_table(record)
+        table = trial_set.find_sample_table(record)
         if table is None or not set(names) <= set(table.columns):
             return None
         parts.append(table)

@@ -25,7 +25,7 @@ _LOCAL_ORIGINS = ("directory", "gguf")  # origins of models whose name is a path
 _SHORTEST_HASH = 32  # a shorter text, in characters, is not treated as a hash
 
 # Matches the parts of a name that state a size: 135M, 0.5B, A3B (active), 8x7B, or a word such as small.
-_SIZE = re.compile(r"(?:\d+x|[ae])?\d+(?:[.p]\d+)?[kmbt]|nano|mini|tiny|small|medium|large|xl", re.IGNORECASE)
+_SIZE = re.compile(r"(?:\d+x|[ae])?\d+(?:[.p]\d+)?[kmbt](?:\.\d+)?|nano|mini|tiny|small|medium|large|xl", re.IGNORECASE)
 
 
 def name_models(records: Iterable[TrialRecord]) -> dict[ModelIdentity, str]:
@@ -86,6 +86,7 @@ def task_digest(record: TrialRecord) -> str:
 def model_family(model: ModelLabel) -> str:
     """Return the family of a model: the one in its record or, if there is none, its name without its size.
 
+    A number behind the size, as in ``dense-16m.1``, is the number of a training and does not make another family.
     Mixtures of experts form a separate family, because only a part of their parameters is active for a token.
 
     Args:
@@ -95,9 +96,9 @@ def model_family(model: ModelLabel) -> str:
         The name of the family.
 
     Example:
-        >>> names = ("Qwen/Qwen2.5-0.5B-Instruct", "smollm2-135m", "gpt2-xl", "small-1b")
+        >>> names = ("Qwen/Qwen2.5-0.5B-Instruct", "smollm2-135m", "gpt2-xl", "zoo:dense-5m", "out/dense-16m.1")
         >>> [model_family(ModelLabel(name, "hub", 1, 1, "cpu")) for name in names]
-        ['Qwen2.5-Instruct', 'smollm2', 'gpt2', 'small']
+        ['Qwen2.5-Instruct', 'smollm2', 'gpt2', 'dense', 'dense']
     """
     family = model.family or _name_without_size(model.name)
     active = model.active_parameters
@@ -153,7 +154,7 @@ def _short_name(model: ModelLabel) -> str:
 
 
 def _name_without_size(name: str) -> str:
-    base = PurePath(name.replace("\\", "/")).name
+    base = PurePath(name.replace("\\", "/")).name.removeprefix("zoo:")
     parts = re.split(r"([-_ ]+)", base)
     family = parts[0]
     for separator, word in zip(parts[1::2], parts[2::2], strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -11,18 +11,28 @@ from typing import Any
 import pandas as pd
 
 from sparsedial.analysis import breakdowns
+from sparsedial.analysis.changed_answers import ChangedAnswers
 from sparsedial.analysis.comparison_notes import make_notes
 from sparsedial.analysis.cost_notes import note_costs
 from sparsedial.analysis.curve_rows import critical_row, point_rows, trend_rows
 from sparsedial.analysis.differences import difference_rows
 from sparsedial.analysis.estimates import DEFAULT_PRECISION
+from sparsedial.analysis.example_texts import ExampleTexts
 from sparsedial.analysis.generation_cost import generation_cost_rows
 from sparsedial.analysis.generation_segments import segment_rows
+from sparsedial.analysis.perplexity_columns import (
+    choose_criterion,
+    critical_perplexity_columns,
+    describe_criterion,
+    point_perplexity_columns,
+)
+from sparsedial.analysis.profiles import expert_profile_rows, layer_profile_rows
 from sparsedial.analysis.retention_curves import DisplayNames, LabelledCurve, read_curves
 from sparsedial.analysis.study_provenance import summarize_provenance
 from sparsedial.analysis.task_averages import Averages, average_curves
 from sparsedial.analysis.trial_set import TrialSet, read_studies, required_retention
 from sparsedial.curves.critical import RETAIN, critical_sparsity
+from sparsedial.study.criterion import BOTH, PERPLEXITY, RETAIN_BY_PERPLEXITY
 from sparsedial.study.store import Store
 from sparsedial.tasks.registry import is_data_free
 
@@ -50,6 +60,11 @@ class Results:
         segments: Tokens and sparsity of prompt, thinking and answer at each point, for generation tasks.
         cost: Generated tokens and net work at each point, for generation tasks.
         differences: One row per pair of sites, rules or models on a task: the difference of their critical sparsities.
+        layers_by_p: Sparsity of all layers at each measured p, one row per curve, p, phase and vector.
+        experts_by_p: Spread of sparsity over the experts of each layer, at each measured p.
+        changes: Number of answers that differ from those of the dense model, near the critical sparsity.
+        changed_examples: Examples whose answer changed near the critical sparsity.
+        changed_tokens: Predicted tokens that changed most often near the critical sparsity.
         reference: Values of references beside those measured here (`compare_with_references`). Empty unless a reference
             is given.
     """
@@ -70,10 +85,24 @@ class Results:
     segments: pd.DataFrame = field(default_factory=pd.DataFrame)
     cost: pd.DataFrame = field(default_factory=pd.DataFrame)
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layers_by_p: pd.DataFrame = field(default_factory=pd.DataFrame)
+    experts_by_p: pd.DataFrame = field(default_factory=pd.DataFrame)
+    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    changed_examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    changed_tokens: pd.DataFrame = field(default_factory=pd.DataFrame)
     reference: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def compute_results(stores: Store | Sequence[Store], retain: float | None = None) -> Results:
+ROW_TABLES = (
+    "critical", "points", "layers", "experts", "steps", "step_overlap", "generated", "segments", "layers_by_p",
+    "experts_by_p", "changes", "changed_examples", "changed_tokens",
+)  # fmt: skip
+"""Tables whose rows belong to single curves."""
+
+
+def compute_results(
+    stores: Store | Sequence[Store], retain: float | None = None, criterion: str | None = None
+) -> Results:
     """Read the trials of studies and compute the tables of their report.
 
     A trial that is part of several studies is used once. Finished trials that do not match the current specification of
@@ -82,6 +111,8 @@ def compute_results(stores: Store | Sequence[Store], retain: float | None = None
     Args:
         stores: The directory of a study, or several.
         retain: Share of the dense score to keep, in (0, 1]. Defaults to the share that the studies require.
+        criterion: "score", "perplexity" or "both". Defaults to the criterion of the studies. By "perplexity", all
+            tables are those of the perplexity criterion, and ``retain`` is not used.
 
     Returns:
         The tables, with problems and notes.
@@ -92,23 +123,22 @@ def compute_results(stores: Store | Sequence[Store], retain: float | None = None
             written with another schema.
     """
     trial_set = read_studies([stores] if isinstance(stores, Store) else stores)
-    if retain is None:
+    criterion = choose_criterion(trial_set.specs, criterion)
+    if criterion == PERPLEXITY:
+        retain = RETAIN_BY_PERPLEXITY
+    elif retain is None:
         retain = required_retention(trial_set.specs)
     names = DisplayNames.from_trials(trial_set.trials)
-    curves, curve_problems = read_curves(trial_set, names)
+    curves, curve_problems = read_curves(trial_set, names, criterion)
     averages = average_curves(curves)
     displayed = sorted([*curves, *averages.task_groups, *averages.all_tasks], key=lambda curve: curve.sort_key)
     rows = _table_rows(displayed, averages, trial_set, retain)
+    if criterion == BOTH:
+        _add_perplexities(rows, displayed)
     costs = [generation_cost_rows(curve, trial_set) for curve in displayed if not curve.averaged_tasks]
+    tables = {name: pd.DataFrame(rows[name]) for name in ROW_TABLES}
     return Results(
-        critical=pd.DataFrame(rows["critical"]),
-        points=pd.DataFrame(rows["points"]),
-        layers=pd.DataFrame(rows["layers"]),
-        experts=pd.DataFrame(rows["experts"]),
-        steps=pd.DataFrame(rows["steps"]),
-        step_overlap=pd.DataFrame(rows["step_overlap"]),
-        generated=pd.DataFrame(rows["generated"]),
-        segments=pd.DataFrame(rows["segments"]),
+        **tables,
         cost=pd.DataFrame(list(chain.from_iterable(costs))),
         trends=pd.DataFrame(trend_rows(displayed, retain)),
         differences=pd.DataFrame(difference_rows(displayed, retain)),
@@ -116,7 +146,11 @@ def compute_results(stores: Store | Sequence[Store], retain: float | None = None
         provenance=summarize_provenance(trial_set, names),
         title=_title(curves, names),
         retain=retain,
-        notes=[*make_notes(trial_set, curves, averages), *note_costs(costs)],
+        notes=[
+            *make_notes(trial_set, curves, averages),
+            *note_costs(costs),
+            *describe_criterion(criterion, curves),
+        ],
     )
 
 
@@ -128,6 +162,8 @@ def _table_rows(
     The tables of experts and steps contain only headline curves, those of steps also tasks without data.
     """
     experts = _experts_by_model(curves)
+    texts = ExampleTexts()
+    changed = ChangedAnswers()
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for curve in curves:
         label = curve.label
@@ -144,12 +180,28 @@ def _table_rows(
             rows["layers"] += breakdowns.layer_rows(label, nearest)
             rows["generated"] += breakdowns.generation_length_rows(label, curve.dense, curve.trials)
             rows["segments"] += segment_rows(curve)
+            rows["layers_by_p"] += layer_profile_rows(curve)
+            if not curve.is_at_chance:
+                changed.add_curve(curve, nearest, trial_set, texts)
         if averages.is_headline(curve):
             rows["experts"] += breakdowns.expert_rows(label, nearest, experts[curve.group.model])
+            rows["experts_by_p"] += expert_profile_rows(curve, experts[curve.group.model])
         if averages.is_headline(curve) or is_data_free(curve.dense.task.name):  # denoising is not part of an average
             rows["steps"] += breakdowns.step_rows(label, nearest)
             rows["step_overlap"] += breakdowns.step_overlap_rows(label, nearest)
+    rows["changes"] = changed.changes
+    rows["changed_examples"] = changed.examples
+    rows["changed_tokens"] = changed.tokens
     return rows
+
+
+def _add_perplexities(rows: Mapping[str, list[dict[str, Any]]], curves: Sequence[LabelledCurve]) -> None:
+    """Add the columns of the perplexity criterion to the rows of critical sparsities and points."""
+    points = iter(rows["points"])
+    for row, curve in zip(rows["critical"], curves, strict=True):
+        row.update(critical_perplexity_columns(curve))
+        for columns in point_perplexity_columns(curve):
+            next(points).update(columns)
 
 
 def _experts_by_model(curves: Sequence[LabelledCurve]) -> dict[str, int]:

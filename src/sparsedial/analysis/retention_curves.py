@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from sparsedial.analysis.labels import is_average, model_family, name_models, name_rule, name_tasks, task_digest
 from sparsedial.analysis.trial_set import TrialSet
 from sparsedial.curves.curve import Curve
+from sparsedial.curves.perplexity import compare_likelihoods
 from sparsedial.errors import SparsedialError
 from sparsedial.ffn.feed_forward import BUILTIN_SITES
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.study.canonical_json import json_digest
+from sparsedial.study.criterion import PERPLEXITY, SCORE
 from sparsedial.study.curve_from_trials import measured_curve
+from sparsedial.study.likelihood_curve import likelihood_curve
 from sparsedial.study.pooled_trials import PooledTrial
 from sparsedial.study.records import TrialRecord
 from sparsedial.study.score_scale import has_score_at_chance
@@ -76,6 +81,8 @@ class LabelledCurve:
         averaged_tasks: Display names of the tasks that the curve is averaged over. Empty for the curve of one task.
         chance: Expected score of random choices. 0 if it is not known.
         is_at_chance: True if the dense score cannot be told from chance, so that there is nothing to retain.
+        likelihoods: The negative log-likelihoods per token at the same points. None if they were not asked for, or are
+            not known, and for an average.
     """
 
     label: CurveLabel
@@ -85,6 +92,7 @@ class LabelledCurve:
     averaged_tasks: tuple[str, ...] = ()
     chance: float = 0.0
     is_at_chance: bool = False
+    likelihoods: Curve | None = None
 
     @property
     def group(self) -> CurveSetting:
@@ -95,6 +103,20 @@ class LabelledCurve:
     def name(self) -> str:
         """Model, site and task as text, for messages and notes."""
         return f"{self.group.model}, {self.group.site}, {self.label.task}"
+
+    @property
+    def dense_score(self) -> float:
+        """The dense score in the unit of the metric. A curve of the perplexity criterion has the dense perplexity."""
+        if self.label.metric == PERPLEXITY and self.likelihoods is not None:
+            return float(np.exp(self.likelihoods.dense))
+        return self.curve.dense
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The score of each point in the unit of the metric, shape [K]. See `dense_score`."""
+        if self.label.metric == PERPLEXITY and self.likelihoods is not None:
+            return np.exp(self.likelihoods.score)
+        return self.curve.score
 
     @property
     def examples(self) -> int:
@@ -170,12 +192,16 @@ class _CurveKey:
     variant: str  # digest of the rule, the layers, the FFNs, the phases and the kernels
 
 
-def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[LabelledCurve], list[str]]:
+def read_curves(
+    trial_set: TrialSet, names: DisplayNames, criterion: str = SCORE
+) -> tuple[list[LabelledCurve], list[str]]:
     """Read the curve of every model, site, rule, choice of layers and task.
 
     Args:
         trial_set: The trials.
         names: Display names of their models and tasks.
+        criterion: "score". "both" reads the likelihoods as well. By "perplexity", they take the place of the scores,
+            and tasks without them are left out.
 
     Returns:
         The curves in display order, and one sentence for each curve that could not be read.
@@ -195,6 +221,15 @@ def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[Labelled
         except SparsedialError as error:
             problems.append(f"{name}: the curve is left out: {error}")
             continue
+        likelihoods = None if criterion == SCORE else likelihood_curve(trial_set, dense, trials)
+        if criterion == PERPLEXITY:
+            if likelihoods is None:
+                problems.append(f"{name}: the curve is left out: its trials have no perplexity")
+            else:
+                shown = replace(label, metric=PERPLEXITY)
+                points = compare_likelihoods(likelihoods)
+                curves.append(LabelledCurve(shown, points, dense, tuple(trials), likelihoods=likelihoods))
+            continue
         if key.setting not in at_chance:
             at_chance[key.setting] = has_score_at_chance(dense, dense.samples(trial_set))
         curves.append(
@@ -205,6 +240,7 @@ def read_curves(trial_set: TrialSet, names: DisplayNames) -> tuple[list[Labelled
                 trials=tuple(trials),
                 chance=dense.result.chance or 0.0,
                 is_at_chance=at_chance[key.setting],
+                likelihoods=likelihoods,
             )
         )
     return sorted(curves, key=lambda curve: curve.sort_key), problems

@@ -24,6 +24,13 @@ class ModelOrigin:
     name: str
     origin: str
 
+    @property
+    def description(self) -> str:
+        """The name, followed by the origin if it is known."""
+        if not self.origin:
+            return self.name
+        return f"{self.name} ({self.origin})"
+
 
 def summarize_provenance(trial_set: TrialSet, names: DisplayNames) -> dict[str, Any]:
     """Return the versions, machine, models, tasks, studies and commands that produced the numbers.

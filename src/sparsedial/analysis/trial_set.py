@@ -93,7 +93,7 @@ class TrialSet:
         """
         return self._source_by_key[record.key].store.samples(record)
 
-    def sample_table(self, record: TrialRecord) -> pd.DataFrame | None:
+    def find_sample_table(self, record: TrialRecord) -> pd.DataFrame | None:
         """Return what happened to each example of a trial, or None if the file is missing or damaged.
 
         Args:
@@ -103,6 +103,14 @@ class TrialSet:
             One row per example, with the columns of `sparsedial.study.sample_table.make_sample_table`.
         """
         return self._source_by_key[record.key].store.find_sample_table(record)
+
+    def find_store(self, record: TrialRecord) -> Store:
+        """Return the directory of the study that a trial was read from.
+
+        Args:
+            record: One of `block_trials`.
+        """
+        return self._source_by_key[record.key].store
 
     def explain_choice(self, record: PooledTrial) -> str:
         """Return why a value of p was measured.

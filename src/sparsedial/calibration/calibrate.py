@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -35,6 +36,9 @@ SAMPLE_LENGTH = 96
 
 SAMPLE_SEED = 1
 """Random seed of the sampled texts. It is not the default seed of self-prediction, which scores other texts."""
+
+PreparedTexts = dict[str, dict[str, Any]]
+"""Examples that tasks have prepared for one model, by the identity of the task as text."""
 
 EXAMPLES_AT_ONCE = 16
 """Number of examples of a task that are prepared and scored before the tokens are counted."""
@@ -161,6 +165,7 @@ def calibrate_site(
     selection: SiteSelection,
     task_options: Mapping[str, Any] = NO_OPTIONS,
     progress: Progress = ignore_progress,
+    prepared: PreparedTexts | None = None,
 ) -> dict[str, Any]:
     """Return the values of the calibration of a rule for a site of a model.
 
@@ -170,6 +175,8 @@ def calibrate_site(
         selection: The site.
         task_options: Options of the task whose examples are the calibration data. Defaults to none.
         progress: Called while texts are sampled.
+        prepared: Texts of earlier calibrations of this model, which are used again. New ones are added. Defaults to
+            None.
 
     Returns:
         Plain JSON: the rule, the site, the data, and for each FFN its fingerprint and the result for each vector.
@@ -183,7 +190,8 @@ def calibrate_site(
         if reason is not None:
             raise SpecError(f"{reason}.")
     task = make_data_task(rule, lm, task_options)
-    collector = _collect(lm, selection, task, _count_tokens(rule), progress)
+    source = _TextSource(lm, {} if prepared is None else prepared, progress)
+    collector = _collect(source, selection, task, _count_tokens(rule))
     by_name = {ffn.name: ffn for ffn in selected}
     entries: dict[str, dict[str, Any]] = {}
     for counter, key in enumerate(collector.keys):
@@ -217,18 +225,38 @@ def _make_rule(rule: str | type[Rule] | Rule) -> Rule:
     return rule
 
 
-def _collect(
-    lm: LanguageModel, selection: SiteSelection, task: Task, tokens: int, progress: Progress
-) -> VectorCollector:
+@dataclass(frozen=True)
+class _TextSource:
+    """The texts of calibrations of one model, each of which is prepared once.
+
+    Attributes:
+        lm: The model.
+        prepared: The texts so far.
+        progress: Called while texts are sampled.
+    """
+
+    lm: LanguageModel
+    prepared: PreparedTexts
+    progress: Progress
+
+    def find_texts(self, task: Task) -> dict[str, Any]:
+        """Return the examples of a task. The model has to be dense while they are prepared."""
+        key = json.dumps(task.identity(), sort_keys=True)
+        if key not in self.prepared:
+            self.prepared[key] = task.prepare(self.lm, self.progress)
+        return self.prepared[key]
+
+
+def _collect(source: _TextSource, selection: SiteSelection, task: Task, tokens: int) -> VectorCollector:
     """Return the vectors of a site. The model computes the examples of a task until there are enough tokens."""
-    attached = sparsify(lm.model, selection.site, TopP(1.0), layers=selection.layers, ffns=selection.ffns)
+    attached = sparsify(source.lm.model, selection.site, TopP(1.0), layers=selection.layers, ffns=selection.ffns)
     with attached as sparsifier:
         collector = VectorCollector(sparsifier, tokens)
         for part in _divide(task):
             sparsifier.enabled = False  # sampled texts are not observed while they are sampled
-            examples = part.prepare(lm, progress)
+            examples = source.find_texts(part)
             sparsifier.enabled = True
-            part.score(lm, examples, sparsifier)
+            part.score(source.lm, examples, sparsifier)
             if collector.most_tokens >= tokens:
                 break
     return collector

@@ -1,13 +1,56 @@
-"""The output streams of the command line."""
+"""The output streams of the command line.
+
+Results are printed to stdout, messages and progress to stderr. With ``--json``, stdout gets one JSON document and
+nothing else.
+"""
 
 from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, redirect_stdout
 
 from rich.console import Console
 
 from sparsedial.measurement.progress_display import escape_markup
 
 out = Console()
+"""Results: tables, their notes, and the paths of files."""
 err = Console(stderr=True)
+"""Messages and progress."""
+errors = Console(stderr=True)
+"""Errors, which are printed with ``--quiet``, too."""
+_redirection = ExitStack()
+"""Sends to stderr what libraries and tasks print while a command with ``--json`` runs."""
+
+
+def set_output(json: bool, quiet: bool) -> None:
+    """Choose what is printed where. Every command calls this function first.
+
+    Args:
+        json: Print the results as JSON, and the tables to stderr.
+        quiet: Print no messages and no progress, and no tables if the results are printed as JSON.
+    """
+    err.quiet = quiet
+    out.stderr = json
+    out.quiet = json and quiet
+    if json:
+        _redirection.enter_context(redirect_stdout(sys.stderr))
+
+
+def restore_output() -> None:
+    """Undo `set_output`."""
+    _redirection.close()
+    set_output(json=False, quiet=False)
+
+
+def print_json(document: bytes) -> None:
+    """Print a JSON document to stdout.
+
+    Args:
+        document: ASCII text.
+    """
+    _redirection.close()
+    print(document.decode(), end="")
 
 
 def log(message: str) -> None:

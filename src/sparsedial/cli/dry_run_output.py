@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -19,6 +20,40 @@ if TYPE_CHECKING:
     from sparsedial.study.spec import StudySpec
 
 UNKNOWN = "–"
+SCHEMA = 1
+"""Version of the JSON document."""
+
+
+def describe_needs(needs: StudyNeeds, problems: Sequence[str]) -> dict[str, Any]:
+    """Return what a study takes as plain data.
+
+    Args:
+        needs: What the study takes.
+        problems: Problems of the other settings of the study.
+
+    Returns:
+        The content of the JSON document. Sizes are in bytes, times in seconds of one worker.
+    """
+    finished = 0
+    jobs: list[str] = []
+    further = 0
+    if needs.preview is not None:
+        finished = needs.preview.finished_trials
+        jobs = [str(job) for job in needs.preview.jobs]
+        further = needs.preview.max_further_trials
+    return {
+        "schema": SCHEMA,
+        "can_run": needs.can_run and not problems,
+        "problems": list(dict.fromkeys([*problems, *needs.problems])),
+        "finished_trials": finished,
+        "trials": jobs,
+        "max_further_trials": further,
+        "models": [asdict(model) for model in needs.models],
+        "tasks": [{"task": entry.spec.name, "problem": entry.problem} for entry in needs.tasks],
+        "seconds": None if needs.time is None else asdict(needs.time),
+        "download": needs.download,
+        "disk": needs.disk,
+    }
 
 
 def print_needs(needs: StudyNeeds, spec: StudySpec, problems: Sequence[str]) -> None:

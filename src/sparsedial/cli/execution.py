@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from sparsedial.cli.console import err, log
+from sparsedial.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_TERMINATED
 from sparsedial.cli.report_command import print_results
 from sparsedial.measurement.progress_display import ProgressDisplay
 
 if TYPE_CHECKING:
     from sparsedial.measurement.result import Measurement
-
-EXIT_INCOMPLETE = 1
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 class _Terminated(KeyboardInterrupt):
@@ -43,7 +40,7 @@ def run_until_interrupted() -> Iterator[ProgressDisplay]:
     """
     from sparsedial.study.executors.process_tree import kill_descendants
 
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    earlier_handler = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         with ProgressDisplay(err) as display:
             yield display
@@ -52,20 +49,28 @@ def run_until_interrupted() -> Iterator[ProgressDisplay]:
         log("interrupted: finished trials are kept; run the same command again to resume")
         code = EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
         raise typer.Exit(code) from None
+    finally:
+        signal.signal(signal.SIGTERM, earlier_handler)
 
 
-def print_measurement(measurement: Measurement) -> None:
+def print_measurement(measurement: Measurement, json: bool) -> None:
     """Print the main table of a finished study, its notes and problems.
 
     Args:
         measurement: The study, which has a directory.
+        json: True to print the content of ``results.json`` as well.
 
     Raises:
         typer.Exit: The study is incomplete.
     """
-    from sparsedial.report.html_page import PAGE_NAME
+    from sparsedial.optional_packages import find_missing_modules
+    from sparsedial.report.output_folder import PAGE_NAME
 
-    print_results(measurement.results, (measurement.folder or Path()) / PAGE_NAME)
+    folder = measurement.folder or Path()
+    if find_missing_modules("report"):
+        print_results(measurement.results, "tables", folder, json)
+    else:
+        print_results(measurement.results, "report", folder / PAGE_NAME, json)
     if measurement.problems:
         raise typer.Exit(EXIT_INCOMPLETE)
 

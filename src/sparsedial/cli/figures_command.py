@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsedial.cli.console import out
-from sparsedial.cli.options import IncludeMissing, Reference
+from sparsedial.cli.console import out, print_json, set_output
+from sparsedial.cli.exit_codes import EXIT_INCOMPLETE
+from sparsedial.cli.options import IncludeMissing, JsonOutput, Quiet, Reference
 from sparsedial.cli.parsing import split_names
 from sparsedial.measurement.progress_display import escape_markup
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def figures(
+def figures(  # noqa: PLR0913 - one parameter per command-line option
     folders: Annotated[
         list[Path],
         typer.Argument(
@@ -26,8 +28,9 @@ def figures(
     ],
     out_dir: Annotated[Path, typer.Option("--out", help="Output directory.")],
     formats: Annotated[
-        str, typer.Option("--format", help="Comma-separated file formats: svg, pdf and png.")
-    ] = "svg,pdf",
+        list[str] | None,
+        typer.Option("--format", help="Comma-separated or repeated file formats: svg, pdf and png. Default: svg,pdf."),
+    ] = None,
     reference: Reference = None,
     include_missing: IncludeMissing = False,
     retain: Annotated[
@@ -36,6 +39,8 @@ def figures(
             help="Share of the dense score that a sparse model has to keep. Default: the value used in the runs."
         ),
     ] = None,
+    json: JsonOutput = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the figures of the paper for one run, or for several runs together.
 
@@ -44,11 +49,15 @@ def figures(
     from sparsedial.analysis.references.comparison import compare_with_references
     from sparsedial.analysis.references.loading import load_references
     from sparsedial.analysis.result_sources import read_results
+    from sparsedial.optional_packages import require_extra
+
+    set_output(json, quiet)
+    require_extra("report", "sparsedial figures")
     from sparsedial.report.publication.catalog import make_publication_figures
-    from sparsedial.report.publication.export import check_formats, export_figures
+    from sparsedial.report.publication.export import DEFAULT_FORMATS, INDEX_NAME, check_formats, export_figures
     from sparsedial.report.publication.reference_rows import References
 
-    suffixes = list(dict.fromkeys(split_names(formats)))
+    suffixes = list(dict.fromkeys(split_names(*formats or DEFAULT_FORMATS)))
     check_formats(suffixes)
     references = load_references(reference or [])
     results = read_results(folders, retain)
@@ -59,14 +68,21 @@ def figures(
     paths = export_figures(drawn, out_dir, suffixes, comparison)
     if comparison is not None:
         print_comparison(comparison)
+    _print_figures(paths, drawn.not_drawn, results.problems)
+    if json:
+        print_json((out_dir / INDEX_NAME).read_bytes())
+    if results.problems:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _print_figures(paths: Sequence[Path], not_drawn: Mapping[str, str], problems: Sequence[str]) -> None:
+    """Print the written files, the figures that could not be drawn, and the problems of the runs."""
     for path in paths:
         out.print(f"wrote {escape_markup(str(path))}", soft_wrap=True)
-    for kind, reason in drawn.not_drawn.items():
+    for kind, reason in not_drawn.items():
         out.print(f"[cyan]not drawn:[/] {kind}: {escape_markup(reason)}", soft_wrap=True)
-    for problem in results.problems:
+    for problem in problems:
         out.print(f"[yellow]problem:[/] {escape_markup(problem)}", soft_wrap=True)
-    if results.problems:
-        raise typer.Exit(1)
 
 
 def print_comparison(comparison: pd.DataFrame) -> None:

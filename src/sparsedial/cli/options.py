@@ -65,6 +65,23 @@ MaskToken = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print results and errors only, without messages and progress.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+JsonOutput = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the results as one JSON document to stdout. Tables, messages and progress go to stderr.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
 RetryFailed = Annotated[
     bool,
     typer.Option("--retry-failed", help="Run failed trials of earlier runs again.", rich_help_panel=OUTPUT_PANEL),

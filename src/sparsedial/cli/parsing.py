@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from sparsedial.study.value_grids import VALUE_GRIDS, find_value_grid
 
 
-def split_names(text: str) -> tuple[str, ...]:
+def split_names(*texts: str) -> tuple[str, ...]:
     """Split comma-separated names.
 
     Args:
-        text: The text of an option.
+        *texts: The texts of an option that can be repeated.
 
     Returns:
         The names, without surrounding spaces and empty names.
 
     Example:
-        >>> split_names("arc_easy, piqa,")
-        ('arc_easy', 'piqa')
+        >>> split_names("arc_easy, piqa,", "boolq")
+        ('arc_easy', 'piqa', 'boolq')
     """
     names = []
-    for piece in text.split(","):
+    for piece in ",".join(texts).split(","):
         if piece.strip():
             names.append(piece.strip())
     return tuple(names)
@@ -47,7 +47,7 @@ def parse_numbers(texts: Sequence[str], option: str, problems: list[str]) -> tup
         (0.9, 0.5, 0.1)
     """
     numbers = []
-    for text in split_names(",".join(texts)):
+    for text in split_names(*texts):
         try:
             numbers.append(float(text))
         except ValueError:
@@ -70,17 +70,17 @@ def parse_values(texts: Sequence[str], option: str, problems: list[str]) -> tupl
         >>> parse_values(["0.9,0.5"], "--p", []), len(parse_values(["paper"], "--p", []))
         ((0.9, 0.5), 26)
     """
-    names = split_names(",".join(texts))
+    names = split_names(*texts)
     if len(names) == 1 and names[0] in VALUE_GRIDS:
         return find_value_grid(names[0])
     return parse_numbers(texts, option, problems)
 
 
-def parse_layers(text: str | None, option: str, problems: list[str]) -> tuple[int, ...] | None:
+def parse_layers(texts: Sequence[str] | None, option: str, problems: list[str]) -> tuple[int, ...] | None:
     """Parse layer indices and ranges.
 
     Args:
-        text: The text of the option. None if it was not given.
+        texts: The texts of an option that can be repeated. None if it was not given.
         option: The option, for error messages.
         problems: Receives a line if the text is malformed.
 
@@ -88,11 +88,12 @@ def parse_layers(text: str | None, option: str, problems: list[str]) -> tuple[in
         The indices in ascending order. None if the option was not given or is malformed.
 
     Example:
-        >>> parse_layers("0,3,5-7", "--layers", [])
+        >>> parse_layers(["0,3", "5-7"], "--layers", [])
         (0, 3, 5, 6, 7)
     """
-    if text is None:
+    if not texts:
         return None
+    text = ",".join(texts)
     layers: set[int] = set()
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", piece)

@@ -9,14 +9,28 @@ from typing import Any
 import typer
 
 from sparsedial.cli import run_options as options
+from sparsedial.cli.console import set_output
 from sparsedial.cli.execution import default_folder, print_measurement, run_until_interrupted
-from sparsedial.cli.options import Device, DType, Kind, MaskToken, Model, Modules, RetryFailed, TrustRemoteCode
+from sparsedial.cli.options import (
+    Device,
+    DType,
+    JsonOutput,
+    Kind,
+    MaskToken,
+    Model,
+    Modules,
+    Quiet,
+    RetryFailed,
+    TrustRemoteCode,
+)
 from sparsedial.cli.parsing import parse_batch, parse_layers, parse_pairs, parse_switch, parse_values, split_names
 from sparsedial.study.run_command_options import TASK_OPTIONS, option_name
 
+DEFAULT_TASK = "self_prediction"
+
 SAME_NAMES = (
-    "rule", "tolerance", "precision", "max_examples", "retain", "dtype", "trust_remote_code", "kind", "mask_token",
-    "accelerated",
+    "rule", "tolerance", "precision", "max_examples", "retain", "criterion", "dtype", "trust_remote_code", "kind",
+    "mask_token", "accelerated",
 )  # fmt: skip
 """Options whose name and value are those of an argument of `measure`. So are most options of tasks."""
 
@@ -36,7 +50,7 @@ def run(  # noqa: PLR0913 - one parameter per command-line option
     layers: options.Layers = None,
     phases: options.Phases = None,
     accelerated: options.Accelerated = False,
-    tasks: options.Tasks = "self_prediction",
+    tasks: options.Tasks = None,
     include_path: options.IncludePath = None,
     limit: options.Limit = None,
     text: options.TextFile = None,
@@ -59,11 +73,14 @@ def run(  # noqa: PLR0913 - one parameter per command-line option
     fraction: options.Fraction = None,
     reuse_mask: options.ReuseMask = None,
     retain: options.Retain = 0.99,
+    criterion: options.Criterion = "score",
     tolerance: options.Tolerance = 0.01,
     precision: options.Precision = None,
     max_examples: options.MaxExamples = None,
     retry_failed: RetryFailed = False,
     out_dir: options.OutDir = None,
+    json: JsonOutput = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the critical sparsity of a model at each site, and write a report.
 
@@ -71,16 +88,23 @@ def run(  # noqa: PLR0913 - one parameter per command-line option
     """
     from sparsedial.measurement.measure import measure
 
-    problems: list[str] = []
-    arguments = _measure_arguments(context.params, problems)
-    if problems:
-        _raise_all_problems(model, device, arguments, problems)
+    set_output(json, quiet)
+    arguments = _check_arguments(model, device, context.params)
     folder = out_dir or default_folder(Path(model).resolve().name if Path(model).exists() else model)
     with run_until_interrupted() as display:
         measurement = measure(
             model, device=device, out=folder, progress=display, retry_failed=retry_failed, **arguments
         )
-    print_measurement(measurement)
+    print_measurement(measurement, json)
+
+
+def _check_arguments(model: str, device: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `measure` that the options describe. Raise an error if an option is malformed."""
+    problems: list[str] = []
+    arguments = _measure_arguments(options, problems)
+    if problems:
+        _raise_all_problems(model, device, arguments, problems)
+    return arguments
 
 
 def _raise_all_problems(model: str, device: str, arguments: Mapping[str, Any], problems: list[str]) -> None:
@@ -105,10 +129,10 @@ def _measure_arguments(options: Mapping[str, Any], problems: list[str]) -> dict[
     return {
         **arguments,
         **task_options,
-        "sites": options["site"] or None,
-        "tasks": split_names(options["tasks"]),
+        "sites": split_names(*options["site"] or ()) or None,
+        "tasks": split_names(*options["tasks"] or (DEFAULT_TASK,)),
         "p": parse_values(values, option_name("values"), problems) if values else None,
         "layers": parse_layers(options["layers"], option_name("layers"), problems),
-        "phases": split_names(options["phases"]) if options["phases"] else None,
+        "phases": split_names(*options["phases"]) if options["phases"] else None,
         "modules": parse_pairs(options["ffn"], option_name("modules"), problems),
     }

@@ -37,7 +37,7 @@ Site = Annotated[
         "sites",
         "Site where entries are dropped: input, up, gate, intermediate, all_inputs (in FFNs); attention_input, "
         "attention_output, lm_head_input (outside of them); or a site of an installed package. "
-        "Repeatable. Default: the sites in FFNs that the model has.",
+        "Comma-separated or repeated. Default: the sites in FFNs that the model has.",
     ),
 ]
 Rule = Annotated[
@@ -57,10 +57,11 @@ Values = Annotated[
     ),
 ]
 Layers = Annotated[
-    str | None, _sparsity_option("layers", "Indices of the layers to sparsify, such as 0,3,5-9. Default: all layers.")
+    list[str] | None,
+    _sparsity_option("layers", "Indices of the layers to sparsify, such as 0,3,5-9. Default: all layers."),
 ]
 Phases = Annotated[
-    str | None,
+    list[str] | None,
     _sparsity_option(
         "phases",
         "Phase in which entries are dropped: prefill (prompts and scored texts) or generation. The model is dense in "
@@ -75,11 +76,12 @@ Accelerated = Annotated[
     ),
 ]
 Tasks = Annotated[
-    str,
+    list[str] | None,
     _task_option(
         "tasks",
-        "Comma-separated tasks: self_prediction, restoration, denoising, next_token, masked_token, names of lm-eval "
-        "tasks, paper and paper-instruct for the lm-eval tasks of the paper, or tasks of an installed package.",
+        "Comma-separated or repeated tasks: self_prediction, restoration, denoising, next_token, masked_token, names "
+        "of lm-eval tasks, paper and paper-instruct for those of the paper, or tasks of an installed package. "
+        "Default: self_prediction.",
     ),
 ]
 IncludePath = Annotated[
@@ -229,6 +231,14 @@ ReuseMask = Annotated[
     ),
 ]
 Retain = Annotated[float, _search_option("retain", "Share of the dense score that a sparse model has to keep.")]
+Criterion = Annotated[
+    str,
+    _search_option(
+        "criterion",
+        "What the search looks for and the report shows: score (see --retain), perplexity (at most 1% higher than that "
+        "of the dense model), or both.",
+    ),
+]
 Tolerance = Annotated[
     float,
     _search_option(

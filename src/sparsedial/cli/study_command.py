@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsedial.cli.dry_run_output import print_needs
+from sparsedial.cli.console import print_json, set_output
+from sparsedial.cli.dry_run_output import describe_needs, print_needs
 from sparsedial.cli.execution import default_folder, print_measurement, run_until_interrupted
-from sparsedial.cli.options import OUTPUT_PANEL, Device, RetryFailed
+from sparsedial.cli.exit_codes import EXIT_USER_ERROR
+from sparsedial.cli.options import OUTPUT_PANEL, Device, JsonOutput, Quiet, RetryFailed
 from sparsedial.cli.parsing import parse_values
 from sparsedial.cli.run_options import Values
 from sparsedial.study.run_command_options import option_name
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from sparsedial.study.spec import StudySpec
 
 WORKERS_PANEL = "Workers"
-EXIT_CANNOT_RUN = 2
 
 Workers = Annotated[
     str,
@@ -99,6 +100,8 @@ def study(  # noqa: PLR0913 - one parameter per command-line option
     cpus_per_worker: CpusPerWorker = 1.0,
     timeout: Timeout = None,
     retry_failed: RetryFailed = False,
+    json: JsonOutput = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a study of several models, sites, rules and tasks, and write a report.
 
@@ -109,6 +112,7 @@ def study(  # noqa: PLR0913 - one parameter per command-line option
     from sparsedial.study.executors.base import ExecutorConfig
     from sparsedial.study.spec import StudySpec
 
+    set_output(json, quiet)
     spec = StudySpec.from_yaml(spec_file)
     problems: list[str] = []
     if p:
@@ -117,17 +121,20 @@ def study(  # noqa: PLR0913 - one parameter per command-line option
     folder = out_dir or default_folder(spec_file.stem)
     executor = ExecutorConfig(workers, timeout, ray_address, num_workers, gpus_per_worker, cpus_per_worker)
     if dry_run:
-        _preview(spec, folder, device, executor, card)
+        _preview(spec, folder, device, executor, card, json)
         return
     with run_until_interrupted() as display:
         measurement = measure_study(
             spec, folder, device=device, listener=display, executor=executor, retry_failed=retry_failed
         )
-    print_measurement(measurement)
+    print_measurement(measurement, json)
 
 
-def _preview(spec: StudySpec, folder: Path, device: str, executor: ExecutorConfig, card: str | None) -> None:
+def _preview(
+    spec: StudySpec, folder: Path, device: str, executor: ExecutorConfig, card: str | None, json: bool
+) -> None:
     """Print what the study takes. The exit code is 2 if something cannot be run."""
+    from sparsedial.report.csv_and_json import to_json
     from sparsedial.study.cost.study_needs import choose_resources, find_needs
     from sparsedial.study.dataclass_parsing import raise_problems
     from sparsedial.study.integrity import check_study_readable
@@ -138,5 +145,7 @@ def _preview(spec: StudySpec, folder: Path, device: str, executor: ExecutorConfi
     problems = [*executor.problems(), *spec.setting_problems(device if card is None else "auto")]
     needs = find_needs(spec, Store(folder), choose_resources(device, executor, card))
     print_needs(needs, spec, problems)
+    if json:
+        print_json(to_json(describe_needs(needs, problems)))
     if problems or not needs.can_run:
-        raise typer.Exit(EXIT_CANNOT_RUN)
+        raise typer.Exit(EXIT_USER_ERROR)

@@ -178,7 +178,26 @@ def find_site(name: str) -> Site:
     Args:
         name: Name of a built-in or registered site.
     """
+    check_site_name(name)
     return _SITES[name]
+
+
+def check_site_name(name: object) -> None:
+    """Check that a site is given by its name, and not as a class or an object.
+
+    Args:
+        name: What was given as the name.
+
+    Raises:
+        SpecError: It is not a text.
+    """
+    if isinstance(name, str):
+        return
+    own_name = getattr(name, "name", None)
+    expected = "the name of a site, such as 'input'"
+    if isinstance(own_name, str):
+        expected = f"its name, {own_name!r}, and @sparsedial.register_site above its class"
+    raise SpecError(f"site {name!r}: expected {expected}")
 
 
 def registered_site_version(name: str) -> int | None:

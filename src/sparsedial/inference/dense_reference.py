@@ -50,6 +50,8 @@ class DenseReference:
         hidden: Last hidden states, shape [sequences, tokens, D], in the dtype of the model. None without a stage.
         stage: The part of the model that turns hidden states into logits, or None if it cannot be evaluated alone.
         temperature: Divisor of the logits. Defaults to 1.
+        nll: Sum of the negative log-likelihoods of the target tokens of each sequence, float64 of shape [sequences].
+            None if no targets were given.
     """
 
     repeat: Callable[[LanguageModel, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -59,6 +61,7 @@ class DenseReference:
     hidden: torch.Tensor | None = None
     stage: OutputStage | None = None
     temperature: float = 1.0
+    nll: torch.Tensor | None = None
 
     @property
     def best_probabilities(self) -> torch.Tensor:

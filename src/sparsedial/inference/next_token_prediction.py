@@ -20,6 +20,7 @@ from sparsedial.inference.dense_reference import (
 from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits, predict_tokens
 from sparsedial.inference.output_stage import last_hidden_state, match_output_stage, record_base_models
 from sparsedial.inference.run_context import Progress, ignore_progress
+from sparsedial.inference.token_likelihood import sum_nll
 from sparsedial.models.loading import LanguageModel
 
 
@@ -49,7 +50,11 @@ def predict_next_tokens(model: Any, inputs: torch.Tensor) -> tuple[torch.Tensor,
 
 @torch.inference_mode()
 def compute_dense_reference(
-    lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress = ignore_progress
+    lm: LanguageModel,
+    inputs: torch.Tensor,
+    batch: int,
+    progress: Progress = ignore_progress,
+    targets: torch.Tensor | None = None,
 ) -> DenseReference:
     """Run the dense model and keep the result for `find_dense_reference`. Attached sparsifiers have no effect.
 
@@ -58,6 +63,8 @@ def compute_dense_reference(
         inputs: Token IDs without padding, int64 of shape [sequences, tokens], on the CPU.
         batch: Sequences per forward pass.
         progress: Called with the sequences done and in total.
+        targets: Tokens whose negative log-likelihoods are summed, int64 of shape [sequences, tokens], on the CPU.
+            Defaults to None.
 
     Returns:
         The reference.
@@ -66,7 +73,7 @@ def compute_dense_reference(
         NonFiniteOutputError: The model's logits are NaN or infinite.
     """
     with pause_sparsifiers():
-        reference = _run_dense_model(lm, inputs, batch, progress)
+        reference = _run_dense_model(lm, inputs, batch, progress, targets)
     keep_reference(lm.model, reference_key(lm.model, f"next tokens {batch}", inputs), reference)
     return reference
 
@@ -91,10 +98,13 @@ def find_dense_reference(lm: LanguageModel, inputs: torch.Tensor, batch: int) ->
     return reference
 
 
-def _run_dense_model(lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress) -> DenseReference:
+def _run_dense_model(
+    lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress, targets: torch.Tensor | None
+) -> DenseReference:
     stage = None
     summaries: list[tuple[torch.Tensor, ...]] = []
     hidden: list[torch.Tensor] = []
+    nll: list[torch.Tensor] = []
     completed = 0
     with record_base_models(lm.model) as outputs:
         for rows in inputs.split(batch):
@@ -107,12 +117,16 @@ def _run_dense_model(lm: LanguageModel, inputs: torch.Tensor, batch: int, progre
                 base_outputs.clear()
             summary = summarize_logits(logits.flatten(0, 1), predicted_tokens.flatten())
             summaries.append(tuple(part.unflatten(0, rows.shape) for part in summary))
+            if targets is not None:
+                nll.append(sum_nll(logits, targets[completed : completed + len(rows)]))
             completed += len(rows)
             progress(completed, len(inputs))
     top_tokens, top_probabilities, normalizers = (torch.cat(parts) for parts in zip(*summaries, strict=True))
     repeat = partial(_repeat_sequences, inputs, batch)
     states = torch.cat(hidden) if hidden else None
-    return DenseReference(repeat, top_tokens, top_probabilities, normalizers, states, stage)
+    return DenseReference(
+        repeat, top_tokens, top_probabilities, normalizers, states, stage, nll=torch.cat(nll) if nll else None
+    )
 
 
 def _repeat_sequences(

@@ -153,8 +153,15 @@ class DecodeSlots:
         Returns:
             A function of two addresses: that of a contiguous vector in CPU memory, and that of the result.
         """
-        slot_address = self._slots.ctypes.data + slot * DECODE_SLOT.itemsize
-        return functools.partial(compile_decode_kernel(dtype), slot_address)
+        return functools.partial(compile_decode_kernel(dtype), self.slot_address(slot))
+
+    def slot_address(self, slot: int) -> int:
+        """Return the address of a slot's record, which is the first argument of the decode kernel.
+
+        Args:
+            slot: Index of the slot in ``widths``.
+        """
+        return int(self._slots.ctypes.data + slot * DECODE_SLOT.itemsize)
 
     def commit(self) -> None:
         """End the current round and keep its counts."""

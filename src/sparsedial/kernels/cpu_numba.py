@@ -554,6 +554,25 @@ def compile_batch_kernel(dtype: torch.dtype) -> tuple[int, Callable[[int], None]
 
 
 @functools.cache
+def compile_decode_function(dtype: torch.dtype) -> int:
+    """Compile the decode kernel for one dtype as a C function, which other compiled code calls.
+
+    Args:
+        dtype: float32, bfloat16, float16 or float64.
+
+    Returns:
+        The address of the function. Its arguments are those of `compile_decode_kernel`.
+    """
+    number_format = _NUMBER_FORMATS[dtype]
+
+    @cfunc(types.void(types.int64, types.int64, types.int64), cache=True)
+    def run_slot(address, x_address, y_address):
+        _run_slot(address, x_address, y_address, number_format)
+
+    return int(run_slot.address or 0)
+
+
+@functools.cache
 def compile_decode_kernel(dtype: torch.dtype) -> Callable[[int, int, int], None]:
     """Compile the decode kernel for one dtype. Later processes load it from numba's cache on disk.
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsedial.errors import AttachError, SpecError
+from sparsedial.ffn.sites import check_site_name
 from sparsedial.hooks.vector_reservation import is_sparsified
 from sparsedial.models.in_memory import ModelInMemory, check_model, default_name, without_compilation
-from sparsedial.rules import Rule
+from sparsedial.rules import RULES, Rule
 from sparsedial.study.in_memory import ObjectsInMemory
 from sparsedial.study.run_command_options import TASK_OPTIONS
 from sparsedial.study.spec import StudySpec
@@ -52,7 +53,7 @@ def describe_study(
     layers = arguments.pop("layers")
     phases = arguments.pop("phases", None)
     data = {
-        "sites": _list_entries(sites),
+        "sites": _list_sites(sites),
         "rules": rules,
         "tasks": list(map(TaskSpec.to_json, tasks)),
         "values": values,
@@ -87,6 +88,14 @@ def _list_entries(value: Any) -> list[Any] | None:
     if value is None:
         return None
     return list(dict.fromkeys(map(_convert_value, _as_list(value))))
+
+
+def _list_sites(sites: Any) -> list[Any] | None:
+    """Return the names of the sites. None stays None."""
+    names = _list_entries(sites)
+    for name in names or []:
+        check_site_name(name)
+    return names
 
 
 def _convert_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,8 +186,10 @@ def _split_rules(rule: Any, p: Any) -> tuple[list[Any], list[Any] | None]:
     values_by_name: dict[str, list[float]] = {}
     for entry in _as_list(rule):
         if isinstance(entry, Rule):
+            _check_registered(type(entry))
             values_by_name.setdefault(entry.family, []).append(entry.value)
         elif isinstance(entry, type) and issubclass(entry, Rule):
+            _check_registered(entry)
             names.append(entry.name)
         elif isinstance(entry, str):
             names.append(entry)
@@ -200,6 +211,19 @@ def _split_rules(rule: Any, p: Any) -> tuple[list[Any], list[Any] | None]:
             "them. Call measure once for each rule, with an out= of its own."
         )
     return list(values_by_name), list(dict.fromkeys(grids[0]))
+
+
+def _check_registered(rule_class: type[Rule]) -> None:
+    """Check that the name of a rule stands for its class, because a study knows rules by their names."""
+    registered = RULES.find(getattr(rule_class, "name", ""))
+    if registered is None or (registered.__module__, registered.__qualname__) != (
+        rule_class.__module__,
+        rule_class.__qualname__,
+    ):
+        raise SpecError(
+            f"rule {rule_class.__name__}: the class is not registered. Expected @sparsedial.register_rule above "
+            "@dataclass(frozen=True), and a name of its own, such as name: ClassVar[str] = 'my_rule'."
+        )
 
 
 def _find_task_options(

@@ -14,6 +14,7 @@ from sparsedial.measurement.library_output import silent_libraries
 from sparsedial.measurement.progress_display import ProgressDisplay
 from sparsedial.measurement.result import Measurement
 from sparsedial.measurement.study_measurement import measure_study
+from sparsedial.study.criterion import SCORE
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.progress_listener import ProgressListener
 from sparsedial.study.runner import LOCAL
@@ -31,6 +32,7 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
     max_examples: int | None = None,
     tolerance: float = 0.01,
     retain: float = RETAIN,
+    criterion: str = SCORE,
     layers: int | Iterable[int] | None = None,
     phases: str | Iterable[str] | None = None,
     modules: Mapping[str, str] | None = None,
@@ -73,6 +75,7 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         max_examples: Number of examples of each task that the search for ``precision`` may use. Defaults to 1024.
         tolerance: Precision of critical sparsity, as a fraction of sparsity, at which the search ends.
         retain: Share of the dense score that a sparse model has to keep.
+        criterion: "score", "perplexity" (at most 1% higher than that of the dense model), or "both".
         layers: Indices of the layers to sparsify. Defaults to None, which means all layers.
         phases: "prefill" or "generation", to apply the rule in this phase only: the model is dense in the other one,
             which is not counted. Defaults to None, which means both.
@@ -122,6 +125,7 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         max_examples=max_examples,
         tolerance=tolerance,
         retain=retain,
+        criterion=criterion,
         layers=layers,
         phases=phases,
         modules=modules,

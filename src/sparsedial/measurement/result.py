@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
 from sparsedial.analysis.displayed_curves import DisplayedCurve
+from sparsedial.analysis.evidence import describe_results
 from sparsedial.analysis.results import Results
 from sparsedial.curves.curve import Curve
 from sparsedial.errors import SpecError
+from sparsedial.optional_packages import find_missing_modules, require_extra
+from sparsedial.rules import Rule
 from sparsedial.suggestions import describe_unknown
 
 REPR_WIDTH = 100
@@ -91,6 +96,22 @@ class Measurement:
             )
         return matches[0].curve
 
+    def make_evidence(self, site: str, rule: Rule | None = None, *, model: str | None = None) -> dict[str, Any]:
+        """Return what was measured at a site, to be saved with an accelerated model. See `sparsedial.make_evidence`.
+
+        Args:
+            site: Name of the site.
+            rule: The rule of the accelerated model. Defaults to None: all rules.
+            model: Name of the model, if there are several. Defaults to None.
+
+        Returns:
+            Plain JSON. A `SpecError` is raised if nothing was measured at this site with this rule.
+        """
+        study = None
+        if self.folder is not None:
+            study = str(self.folder)
+        return {"study": study, **describe_results(self.results, site, rule, model)}
+
     def report(self, path: Path | str) -> Path:
         """Write the report.
 
@@ -102,8 +123,10 @@ class Measurement:
             Path of the page.
 
         Raises:
+            SparsedialError: The extra ``report`` is not installed.
             StorageError: A file cannot be written, or would replace a file that is not of a report.
         """
+        require_extra("report", "the report")
         from sparsedial.report.csv_and_json import write_file
         from sparsedial.report.html_page import render_page, write_report
 
@@ -127,21 +150,35 @@ class Measurement:
         """Return the table of critical sparsities and a figure, for a notebook.
 
         The figures compare the sites and the tasks. If no critical sparsity is known, it shows retention instead.
+        Without the extra ``report`` it is the table as text.
         """
+        if find_missing_modules("report"):
+            return f"<pre>{html.escape(repr(self))}</pre>"
         from sparsedial.analysis.critical_findings import read_critical_findings
-        from sparsedial.report.charts.catalog import make_comparison_figures, make_detail_figures
-        from sparsedial.report.charts.rendering import to_svg
         from sparsedial.report.critical_table import make_critical_table
-        from sparsedial.report.html_elements import escape, render_critical_table
+        from sparsedial.report.page.html_elements import escape, render_critical_table
         from sparsedial.report.summary_text import describe_missing
 
         findings = read_critical_findings(self.results.critical)
         if not findings.headline:
             return f"<p>{escape(describe_missing(self.results))}</p>"
         parts = [render_critical_table(make_critical_table(findings.headline, self.results.retain))]
-        figures = list(make_comparison_figures(self.results)) or list(make_detail_figures(self.results))[:1]
-        for figure in figures:
-            # An image keeps the styles and the IDs of the figure apart from those of the notebook.
-            image = base64.b64encode(to_svg(figure.chart).encode()).decode()
-            parts.append(f'<img alt="{escape(figure.description)}" src="data:image/svg+xml;base64,{image}"/>')
+        parts += _render_images(self.results)
         return f"<div>{''.join(parts)}</div>"
+
+
+def _render_images(results: Results) -> list[str]:
+    """Return figures as HTML. An image keeps their styles and IDs apart from those of the notebook."""
+    from sparsedial.report.figures.catalog import make_comparison_figures, make_model_figures
+    from sparsedial.report.figures.profile_data import read_profiles
+    from sparsedial.report.page.html_elements import escape
+    from sparsedial.report.plots.standalone_svg import make_standalone_svg
+
+    figures = list(make_comparison_figures(results))
+    if not figures:
+        figures = [model.figures[0] for model in make_model_figures(results, read_profiles(results))[:1]]
+    images = []
+    for figure in figures:
+        image = base64.b64encode(make_standalone_svg(figure).encode()).decode()
+        images.append(f'<img alt="{escape(figure.description)}" src="data:image/svg+xml;base64,{image}"/>')
+    return images

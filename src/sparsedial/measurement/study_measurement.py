@@ -7,9 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sparsedial.analysis.displayed_curves import read_displayed_curves
-from sparsedial.analysis.results import compute_results
+from sparsedial.analysis.results import Results, compute_results
 from sparsedial.measurement.result import Measurement
 from sparsedial.models.in_memory import ready_to_measure
+from sparsedial.optional_packages import describe_missing_extra, find_missing_modules
+from sparsedial.report.table_files import write_tables
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.progress_listener import ProgressListener
@@ -30,6 +32,8 @@ def measure_study(  # noqa: PLR0913 - keyword-only options
 ) -> Measurement:
     """Run a study and return its results. If a directory is given, the report is written to it.
 
+    If the extra ``report`` is not installed, the directory gets the tables of the report only.
+
     Models in memory are in evaluation mode while the study runs, and compiled ones run without their compiled code.
 
     Args:
@@ -44,8 +48,9 @@ def measure_study(  # noqa: PLR0913 - keyword-only options
     Returns:
         The results.
     """
-    from sparsedial.report.html_page import write_report
-
+    missing_report = describe_missing_extra("report", "the report")
+    if missing_report is not None and folder is not None and listener is not None:
+        listener.log(f"{missing_report}. The tables are written without it.")
     with ExitStack() as cleanup:
         target = folder or Path(cleanup.enter_context(TemporaryDirectory()))
         with ExitStack() as modes:
@@ -63,5 +68,15 @@ def measure_study(  # noqa: PLR0913 - keyword-only options
         cleanup.enter_context(lock_study(target, spec.to_json()))  # the results are those of this study
         measurement = Measurement(compute_results(store), read_displayed_curves(store), folder)
         if folder is not None:
-            write_report(measurement.results, folder)
+            _write_results(measurement.results, folder)
     return measurement
+
+
+def _write_results(results: Results, folder: Path) -> None:
+    """Write the report, or only its tables if what draws its figures is not installed."""
+    if find_missing_modules("report"):
+        write_tables(results, folder)
+        return
+    from sparsedial.report.html_page import write_report
+
+    write_report(results, folder)

@@ -14,9 +14,22 @@ from sparsedial.files import file_sha256
 from sparsedial.models.checkpoint_keys import check_checkpoint_keys
 from sparsedial.models.gguf_tensors import check_gguf_tensors
 from sparsedial.models.log_callback import Log, discard_message
+from sparsedial.optional_packages import require_extra
 
 CONVERSION_VERSION = 1  # Part of the digest of every converted file: increase it when the conversion changes.
 MAGIC = b"GGUF"
+
+
+def require_gguf(purpose: str) -> None:
+    """Raise an error if the package that reads GGUF files is not installed.
+
+    Args:
+        purpose: What needs the package, such as a model.
+
+    Raises:
+        ModelError: The package is missing. The message has the command that installs it.
+    """
+    require_extra("gguf", purpose, ModelError)
 
 
 def check_gguf_complete(path: Path) -> None:
@@ -45,6 +58,15 @@ def digest_gguf(path: Path) -> str:
     return f"v{CONVERSION_VERSION}-{file_sha256(path)}"
 
 
+def converted_folder(digest: str) -> Path:
+    """Return the folder of a converted file in the model cache, which exists only if the file has been converted.
+
+    Args:
+        digest: The result of `digest_gguf`.
+    """
+    return cache_folder("converted") / digest
+
+
 def convert_gguf(path: Path, digest: str, log: Log = discard_message) -> Path:
     """Convert a GGUF file to safetensors in float32 and keep the result in the model cache.
 
@@ -60,7 +82,7 @@ def convert_gguf(path: Path, digest: str, log: Log = discard_message) -> Path:
         ModelError: transformers does not support this GGUF file, or would not load all of its tensors.
         StorageError: The cache folder cannot be created.
     """
-    target = cache_folder("converted") / digest
+    target = converted_folder(digest)
     if target.is_dir():
         return target
     log(f"converting {path.name} to safetensors (this is done only once and takes a minute or two)")
@@ -85,6 +107,7 @@ def _move_unless_present(folder: Path, target: Path) -> None:
 
 def _find_damage(path: Path) -> str | None:
     """Return why a file is not a complete GGUF file, or None if it is."""
+    require_gguf(f"model {str(path)!r}")
     from sparsedial.models.gguf_reader import TensorTableReader
 
     try:

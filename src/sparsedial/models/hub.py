@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sparsedial.errors import ModelError
 from sparsedial.models.model_aliases import describe_accepted_names
+from sparsedial.models.offline_mode import is_offline
 
 DOWNLOADED_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 
@@ -27,7 +28,7 @@ def download_config(hub_id: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _convert_hub_errors(hub_id):
-        return Path(hf_hub_download(hub_id, "config.json"))
+        return Path(hf_hub_download(hub_id, "config.json", local_files_only=is_offline()))
 
 
 def download_model(hub_id: str, *, trust_remote_code: bool) -> Path:
@@ -49,7 +50,7 @@ def download_model(hub_id: str, *, trust_remote_code: bool) -> Path:
     if trust_remote_code:
         patterns.append("*.py")
     with _convert_hub_errors(hub_id):
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=is_offline()))
 
 
 @contextmanager

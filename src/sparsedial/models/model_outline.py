@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from sparsedial.errors import ModelError
-from sparsedial.models import zoo_package
 from sparsedial.models.kind import BLOCK_DIFFUSION, CAUSAL, MASKED_DIFFUSION
 from sparsedial.models.loading import DTYPES, LanguageModel, find_model_class
 from sparsedial.models.masked_diffusion_llama import register_masked_diffusion_llama
-from sparsedial.models.model_aliases import MODEL_ALIASES
+from sparsedial.models.outline_files import find_outline_files
 from sparsedial.models.parameter_count import count_parameters
 from sparsedial.models.sources import Source
 
@@ -135,7 +134,7 @@ def outline_model(
     """Return the shape of a model. Its weights are neither downloaded nor loaded.
 
     Args:
-        name: A hub ID, a directory, a model of the zoo or an alias. The shape of a GGUF file is not known.
+        name: A hub ID, a directory, a GGUF file, a model of the zoo or an alias.
         device: Device that the model would run on. It need not exist on this machine.
         dtype: A key of `DTYPES`.
         trust_remote_code: Execute modeling code that comes with the model. Defaults to False.
@@ -148,12 +147,11 @@ def outline_model(
         ModelError: The configuration cannot be found, or no model can be made from it.
     """
     import transformers
-    from transformers import AutoConfig, AutoTokenizer
 
     register_masked_diffusion_llama()
-    location, tokenizer_location = _locate(name)
+    files = find_outline_files(name)
     try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
+        config = files.read_config(trust_remote_code=trust_remote_code)
         stored_dtype = getattr(config, "dtype", None)
         model_class: Any = getattr(transformers, find_model_class(config))
         with torch.device("meta"):
@@ -163,26 +161,14 @@ def outline_model(
                 model = model_class._from_config(config, dtype=DTYPES[dtype])
     except Exception as error:  # the code of a model can raise anything
         raise ModelError(f"model {name!r}: its shape is not known: {type(error).__name__}: {error}") from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_location, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError):
-        tokenizer = None
+    tokenizer = files.read_tokenizer(trust_remote_code=trust_remote_code)
     model.eval()
-    source = Source(name, Path(location), "outline", "")
+    source = Source(name, Path(files.config), "outline", "")
     mask_token = getattr(config, "mask_token_id", None) or getattr(tokenizer, "mask_token_id", None)
     lm = LanguageModel(model, tokenizer, source, dtype, device, kind or _guess_kind(config), mask_token)
     if isinstance(stored_dtype, torch.dtype):
         return ModelOutline(lm, stored_dtype.itemsize)
     return ModelOutline(lm)
-
-
-def _locate(name: str) -> tuple[str, str]:
-    """Return the directories or hub IDs of the configuration and of the tokenizer."""
-    if name in MODEL_ALIASES:
-        name = MODEL_ALIASES[name].hub_id
-    if name.startswith(zoo_package.PREFIX):
-        return str(zoo_package.find_model_folder(name)), str(zoo_package.find_tokenizer_folder(name))
-    return str(Path(name).expanduser()), str(Path(name).expanduser())
 
 
 def _guess_kind(config: Any) -> str:

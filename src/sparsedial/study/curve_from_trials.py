@@ -55,7 +55,7 @@ def measured_curve(source: SampleReader, dense: PooledTrial, sparse: Sequence[Po
     curve = curve_from_scores(
         sparsity=np.array([max(trial.result.sparsity, MIN_SPARSITY) for trial in ordered]),
         p=np.array([trial.p for trial in ordered]),
-        matrix=_join_blocks(dense_scores, scores),
+        matrix=join_blocks(dense_scores, scores),
         higher_is_better=find_direction(dense) is not False,
     )
     if WEIGHTED_BY_INSTRUCTIONS in dense.result.metric:
@@ -63,8 +63,16 @@ def measured_curve(source: SampleReader, dense: PooledTrial, sparse: Sequence[Po
     return curve
 
 
-def _join_blocks(dense: BlockScores, sparse: Sequence[BlockScores]) -> np.ndarray:
-    """Return the scores of the dense and the sparse trials, shape [examples, 1 + trials]. NaN if not scored."""
+def join_blocks(dense: BlockScores, sparse: Sequence[BlockScores]) -> np.ndarray:
+    """Return the scores of the dense and the sparse trials, up to the last example that a sparse trial has scored.
+
+    Args:
+        dense: Scores of the dense trial by block.
+        sparse: Scores of each sparse trial by block. Each has a block of the dense trial.
+
+    Returns:
+        Scores, float64, shape [examples, 1 + trials]. NaN if an example was not scored.
+    """
     blocks = list(dense)
     while not any(blocks[-1] in trial for trial in sparse):
         blocks.pop()  # later blocks only: row i is example i, so that curves can be compared example by example

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparsedial.curves.critical import RETAIN
 from sparsedial.curves.curve import Curve
 from sparsedial.rules import Rule
 from sparsedial.study.job import Job
@@ -32,10 +33,12 @@ class SearchEnd:
     Attributes:
         reason: Why the search has ended, such as `MORE_EXAMPLES_NEEDED`.
         measured: The curve that the search has followed. None if no task has scores that can be compared.
+        retain: What the curve has to keep of its dense value.
     """
 
     reason: str
     measured: Curve | None = None
+    retain: float = RETAIN
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from sparsedial.study.job import Job, OutcomeKind
 from sparsedial.study.planner import Planner
 from sparsedial.study.records import SCHEMA_VERSION, TrialRecord
 from sparsedial.study.spec import StudySpec
+from sparsedial.study.spec_folder import MISSING_TASKS
 from sparsedial.study.store import Store, decode_trial, is_consistent
 from sparsedial.study.task_plan import task_plans_from_json
 from sparsedial.study.verified_records import decode_record, read_file
@@ -105,7 +106,8 @@ def find_problems(store: Store) -> list[Problem]:
     """
     reader = Store(store.folder, repair=False)
     problems: list[Problem] = []
-    for check in (_check_spec_and_plan, _check_trials, _check_other_records, _find_strays, _find_unknown):
+    checks = (_check_trials, _check_other_records, _find_strays, _find_unknown)
+    for check in (_check_spec_and_plan, _find_missing_tasks, *checks):
         try:
             problems += check(reader)
         except StorageError as error:
@@ -160,6 +162,13 @@ def describe_trial(record: TrialRecord) -> str:
     """
     identity = record.identity
     return str(Job(record.model.name, record.task.name, identity.site, identity.rule, find_block(identity.task)))
+
+
+def _find_missing_tasks(store: Store) -> Iterator[Problem]:
+    """Yield one problem for each task that the last run left out, because its data could not be loaded."""
+    resolved = store.read_resolved() or {}
+    for name, message in resolved.get(MISSING_TASKS, {}).items():
+        yield Problem(ProblemKind.MISSING, name, f"task {name!r} was left out: {message}")
 
 
 def _check_trials(store: Store) -> Iterator[Problem]:

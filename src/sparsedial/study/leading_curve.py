@@ -10,6 +10,7 @@ from sparsedial.curves.curve import Curve
 from sparsedial.curves.task_average import average_tasks
 from sparsedial.errors import SparsedialError
 from sparsedial.study.curve_from_trials import measured_curve
+from sparsedial.study.likelihood_curve import perplexity_criterion_curve
 from sparsedial.study.pooled_trials import PooledTrial, SampleReader
 from sparsedial.study.score_scale import has_score_at_chance
 from sparsedial.tasks.registry import is_data_free
@@ -58,6 +59,25 @@ def leading_curve(source: SampleReader, tasks: Sequence[TaskTrials]) -> Curve | 
     if not curves:
         return None
     return average_tasks(curves)
+
+
+def leading_perplexity_curve(source: SampleReader, tasks: Sequence[TaskTrials]) -> Curve | None:
+    """Return the average, over the tasks that have likelihoods, of their curves of the perplexity criterion.
+
+    Args:
+        source: Source of the tables of examples.
+        tasks: Trials of all tasks, at the same values of p.
+
+    Returns:
+        The average over tasks. None if no task has likelihoods.
+    """
+    by_task = {}
+    for task in tasks:
+        curve = perplexity_criterion_curve(source, task.dense, task.sparse)
+        if curve is not None:
+            by_task[task.dense.task.name] = curve
+    leading = [curve for name, curve in by_task.items() if not is_data_free(name)] or list(by_task.values())
+    return average_tasks(leading) if leading else None
 
 
 def _is_at_chance(source: SampleReader, task: TaskTrials) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sparsedial.acceleration.kernel_execution import KERNEL_SITES
@@ -10,11 +11,12 @@ from sparsedial.curves.curve import Curve
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.rules import Rule
 from sparsedial.study.adaptive_search import MAX_POINTS, NO_CURVE, SearchStep, first_rules, next_step
+from sparsedial.study.criterion import BOTH, RETAIN_BY_PERPLEXITY, SCORE
 from sparsedial.study.curve_progress import CurveKey, CurveProgress, SearchEnd, TrialCount
 from sparsedial.study.example_growth import GrowingSearch, Points
 from sparsedial.study.job import Job, ResolvedModel
 from sparsedial.study.job_status import JobStatus
-from sparsedial.study.leading_curve import TaskTrials, leading_curve, select_leading_tasks
+from sparsedial.study.leading_curve import TaskTrials, leading_curve, leading_perplexity_curve, select_leading_tasks
 from sparsedial.study.pooled_trials import PooledTrial, pool_trials
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
@@ -22,6 +24,28 @@ from sparsedial.study.task_plan import TaskPlan
 
 TYPICAL_SEARCH_POINTS = 8
 """Number of points of a typical search, used only to estimate the number of remaining trials."""
+
+POINTS_FOR_SECOND_CRITERION = 4
+"""Number of points that a search by two criteria may add for the second one."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search for the critical sparsity of one curve.
+
+    Attributes:
+        rule_name: Family of the rule.
+        leading: Trials of the tasks that decide where to measure next.
+        measured: The average of their curves. None at the start.
+        retain: What the curve has to keep of its dense value.
+        max_points: Number of points after which the search ends, if no precision is requested.
+    """
+
+    rule_name: str
+    leading: Sequence[TaskTrials]
+    measured: Curve | None
+    retain: float
+    max_points: int = MAX_POINTS
 
 
 class Planner(JobStatus):
@@ -232,20 +256,42 @@ class Planner(JobStatus):
             measured = leading_curve(self.store, leading)
             if measured is None:
                 return SearchEnd(NO_CURVE)
-        step = self._next_points(curve.rule_name, leading, measured, points)
-        if isinstance(step, SearchStep):
-            return SearchEnd(step.end or "", measured)
-        return step
+            if self.spec.criterion != SCORE:
+                return self._search_by_perplexity(curve.rule_name, trials, measured, points)
+        return self._next_points(_Search(curve.rule_name, leading, measured, self.spec.retain), points)
 
-    def _next_points(
-        self, rule_name: str, leading: Sequence[TaskTrials], measured: Curve | None, points: Points
-    ) -> Points | SearchStep:
-        spec = self.spec
-        if spec.precision is not None:
-            max_extra = max((self.tasks[task.dense.task.name].max_extra for task in leading), default=0)
-            return GrowingSearch(rule_name, spec.retain, spec.precision / 100, max_extra).next_points(measured, points)
-        step = next_step(rule_name, measured, spec.retain, spec.tolerance, MAX_POINTS)
-        return step if step.rule is None else {step.rule: 0}
+    def _search_by_perplexity(
+        self, rule_name: str, trials: Sequence[TaskTrials], by_score: Curve, points: Points
+    ) -> Points | SearchEnd:
+        """Return the next points of a search by the perplexity, or by the score as long as that needs points as well.
+
+        Without likelihoods, as those of masked diffusion models, the score alone decides.
+        """
+        score_search = _Search(rule_name, select_leading_tasks(self.store, trials), by_score, self.spec.retain)
+        measured = leading_perplexity_curve(self.store, trials)
+        if measured is None:
+            return self._next_points(score_search, points)
+        max_points = MAX_POINTS
+        if self.spec.criterion == BOTH:
+            step = self._next_points(score_search, points)
+            if not isinstance(step, SearchEnd):
+                return step
+            max_points += POINTS_FOR_SECOND_CRITERION
+        return self._next_points(_Search(rule_name, trials, measured, RETAIN_BY_PERPLEXITY, max_points), points)
+
+    def _next_points(self, search: _Search, points: Points) -> Points | SearchEnd:
+        step: Points | SearchStep
+        if self.spec.precision is None:
+            step = next_step(search.rule_name, search.measured, search.retain, self.spec.tolerance, search.max_points)
+            if step.rule is not None:
+                return {step.rule: 0}
+        else:
+            max_extra = max((self.tasks[task.dense.task.name].max_extra for task in search.leading), default=0)
+            growing = GrowingSearch(search.rule_name, search.retain, self.spec.precision / 100, max_extra)
+            step = growing.next_points(search.measured, points)
+        if isinstance(step, SearchStep):
+            return SearchEnd(step.end or "", search.measured, search.retain)
+        return step
 
     def _task_trials(self, curve: CurveKey, task: str, points: Points) -> TaskTrials:
         extra = max(points.values())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from sparsedial.study.records import SparsityCount, StepOverlapCount, TrialRecord, TrialResult
 from sparsedial.tasks.base import GENERATION_COLUMNS, SEGMENT_COLUMNS
@@ -28,6 +29,16 @@ class SampleReader(Protocol):
 
         Returns:
             Scores, float64, shape [examples].
+        """
+
+    def find_sample_table(self, record: TrialRecord) -> pd.DataFrame | None:
+        """Return what happened to each example of a trial, or None if the file is missing or damaged.
+
+        Args:
+            record: The trial.
+
+        Returns:
+            One row per example, with the columns of `sparsedial.study.sample_table.make_sample_table`.
         """
 
 
@@ -63,11 +74,14 @@ class PooledTrial(TrialRecord):
         Returns:
             Scores by block, float64, shape [examples]. A task that is not divided has one block from 0 on.
         """
-        scores = {}
+        return {block: source.samples(trial) for block, trial in self.records_by_block().items()}
+
+    def records_by_block(self) -> dict[ExampleBlock, TrialRecord]:
+        """Return the trial of each block. A task that is not divided has one block from 0 on."""
+        records = {}
         for trial in self.blocks:
-            block = find_block(trial.identity.task) or ExampleBlock(0, trial.result.examples)
-            scores[block] = source.samples(trial)
-        return scores
+            records[find_block(trial.identity.task) or ExampleBlock(0, trial.result.examples)] = trial
+        return records
 
 
 def pool_trials(records: Iterable[TrialRecord]) -> PooledTrial:

@@ -28,14 +28,14 @@ def describe_precision(planner: Planner) -> Iterator[str]:
         for curve in planner.curves(model):
             end = planner.curve_progress(curve).end
             if end is not None:
-                yield _describe_curve(curve, end, planner.spec.retain, precision)
+                yield _describe_curve(curve, end, precision)
 
 
-def _describe_curve(curve: CurveKey, end: SearchEnd, retain: float, precision: float) -> str:
+def _describe_curve(curve: CurveKey, end: SearchEnd, precision: float) -> str:
     name = f"{curve.model}, {curve.site} {curve.rule_name}"
     if end.measured is None:
         return f"{name}: no critical sparsity: {end.reason}"
-    critical = critical_sparsity(end.measured, retain)
+    critical = critical_sparsity(end.measured, end.retain)
     examples = sum(map(len, end.measured.examples))
     missing = [end.reason]
     if end.reason in (MORE_EXAMPLES_NEEDED, POINTS_USED):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from sparsedial.study.executors.factory import make_executor
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.integrity import check_study_readable
 from sparsedial.study.job import FailureRecord, Job, OutcomeKind
+from sparsedial.study.missing_tasks import leave_out_missing_tasks
 from sparsedial.study.planner import Planner
 from sparsedial.study.precision_summary import describe_precision
 from sparsedial.study.progress_listener import NullListener, ProgressListener
 from sparsedial.study.spec import StudySpec
+from sparsedial.study.spec_folder import MISSING_TASKS
 from sparsedial.study.store import Store
 from sparsedial.study.study_lock import lock_study
 from sparsedial.study.task_plan import task_plans_to_json
@@ -42,9 +45,10 @@ def run_study(  # noqa: PLR0913 - keyword-only options
     If a trial fails, the failure is recorded in ``failed/``, and the other trials are run. `find_problems` lists failed
     trials. If no sparse trial can be finished, the error of the first failure is raised.
 
-    Problems of the spec are detected before a model is loaded, and one `SpecError` lists all of them. A `StorageError`
-    is raised if the directory cannot be written, holds other files or a study that must not be overwritten, or is in
-    use by another study.
+    Models that cannot be found and tasks whose data cannot be loaded are left out as long as others remain, and
+    `find_problems` lists them. Other problems of the spec are detected before a model is loaded, and one `SpecError`
+    lists all of them. A `StorageError` is raised if the directory cannot be written, holds other files or a study that
+    must not be overwritten, or is in use by another study.
 
     Args:
         spec: The study.
@@ -59,6 +63,7 @@ def run_study(  # noqa: PLR0913 - keyword-only options
         The store. Every trial of the spec is finished or recorded as failed.
     """
     listener = listener or NullListener()
+    spec, missing_tasks = leave_out_missing_tasks(spec)
     check_study_readable(folder)
     store = Store(folder)
     problems = executor.problems()
@@ -79,12 +84,20 @@ def run_study(  # noqa: PLR0913 - keyword-only options
         raise_problems(problems)
         for message in spec.find_missing_models().values():
             listener.log(f"{message} The other models are run.")
-        _run_jobs(store, WorkerSetup(spec, folder, device, objects), executor, listener, retry_failed)
+        for message in missing_tasks.values():
+            listener.log(f"{message}\nThe other tasks are run.")
+        setup = WorkerSetup(spec, folder, device, objects)
+        _run_jobs(store, setup, executor, listener, retry_failed, missing_tasks)
     return store
 
 
 def _run_jobs(
-    store: Store, setup: WorkerSetup, executor: ExecutorConfig, listener: ProgressListener, retry_failed: bool
+    store: Store,
+    setup: WorkerSetup,
+    executor: ExecutorConfig,
+    listener: ProgressListener,
+    retry_failed: bool,
+    missing_tasks: Mapping[str, str],
 ) -> None:
     """Write the spec and run its jobs."""
     spec = setup.spec
@@ -105,7 +118,7 @@ def _run_jobs(
         planner = Planner(spec, spec.plan_tasks(setup.objects), store, {})
         for model in planner.models:
             store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
-        _StudyDriver(planner, listener).run(job_executor)
+        _StudyDriver(planner, listener, missing_tasks).run(job_executor)
         store.set_aside_damaged_files(planner.finished_keys)
         for line in describe_precision(planner):
             listener.log(line)
@@ -114,10 +127,17 @@ def _run_jobs(
 
 
 class _StudyDriver:
-    """Driver of a study, which runs jobs until none is left and records their outcomes."""
+    """Driver of a study, which runs jobs until none is left and records their outcomes.
 
-    def __init__(self, planner: Planner, listener: ProgressListener) -> None:
+    Args:
+        planner: Plan of the study.
+        listener: Receives messages and progress.
+        missing_tasks: Error message of each task that was left out, by its name.
+    """
+
+    def __init__(self, planner: Planner, listener: ProgressListener, missing_tasks: Mapping[str, str]) -> None:
         self._planner = planner
+        self._missing_tasks = missing_tasks
         self._store = planner.store
         self._listener = listener
         self._first_failure: SparsedialError | None = None
@@ -205,5 +225,6 @@ class _StudyDriver:
                 **task_plans_to_json(self._planner.tasks),
                 "models": [model.identity.to_json() for model in models],
                 "resolved_models": [model.to_json() for model in models],
+                **({MISSING_TASKS: dict(self._missing_tasks)} if self._missing_tasks else {}),
             }
         )

@@ -9,7 +9,11 @@ import numpy as np
 import pandas as pd
 
 from sparsedial.study.records import TrialRecord
+from sparsedial.tasks.base import LIKELIHOOD_COLUMNS
 from sparsedial.tasks.example_blocks import find_block
+
+LIKELIHOOD_TOLERANCE = 1e-3
+"""Relative difference up to which two likelihoods of one example are equal."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,19 @@ def make_sample_table(record: TrialRecord, scores: np.ndarray, labels: SampleLab
     for name, values in labels.columns.items():
         columns[name] = np.asarray(values, dtype=np.float64)
     return pd.DataFrame(columns)
+
+
+def has_equal_examples(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Return True if two runs of a trial gave the same examples.
+
+    Likelihoods may differ by rounding, because their last bits depend on the machine. They may also be missing.
+
+    Args:
+        first: Table from `make_sample_table`.
+        second: Another one.
+    """
+    columns = list(LIKELIHOOD_COLUMNS)
+    if not first.drop(columns=columns, errors="ignore").equals(second.drop(columns=columns, errors="ignore")):
+        return False
+    common = [column for column in columns if column in first and column in second]
+    return all(np.allclose(first[column], second[column], rtol=LIKELIHOOD_TOLERANCE) for column in common)

@@ -21,6 +21,7 @@ from sparsedial.models.kind import check_kind_name
 from sparsedial.models.loading import pick_device, pick_dtype
 from sparsedial.models.sources import check_model_exists
 from sparsedial.rules import Rule, calibrates_vectors, find_rule_class, make_rule, normalize_family
+from sparsedial.study.criterion import PERPLEXITY, SCORE, describe_criterion_problems
 from sparsedial.study.dataclass_parsing import STRICT, describe_value, parse_dataclass
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.phase_choice import describe_missing_phases, normalize_phases
@@ -76,6 +77,8 @@ class StudySpec:
         max_examples: Number of examples of each task that the search for ``precision`` may use. A task with fewer
             examples uses all of them. Defaults to None, which means `DEFAULT_MAX_EXAMPLES`.
         retain: Share of the dense score that a sparse model has to keep, between 0 and 1. Defaults to 0.99.
+        criterion: "score", "perplexity" or "both": what the search looks for and what the report shows. By
+            "perplexity", a sparse model may have a perplexity that is at most 1% higher. It changes no trial.
         layers: Indices of the sparsified layers. Defaults to None, which means all layers.
         phases: Phases in which the rules are applied, "prefill" or "generation". The model is dense in the other one.
             Defaults to None, which means both.
@@ -110,6 +113,7 @@ class StudySpec:
     precision: float | None = None
     max_examples: int | None = None
     retain: float = RETAIN
+    criterion: str = SCORE
     layers: tuple[int, ...] | None = None
     phases: tuple[str, ...] | None = None
     modules: dict[str, str] | None = None
@@ -354,9 +358,10 @@ class StudySpec:
     def _task_problems(self, objects: ObjectsInMemory) -> list[str]:
         try:
             tasks = self.all_tasks(objects)
-            return [*objects.describe_missing_tokenizers(tasks), *describe_missing_phases(self.phases, tasks)]
+            problems = [*objects.describe_missing_tokenizers(tasks), *describe_missing_phases(self.phases, tasks)]
+            return [*problems, *describe_criterion_problems(self.criterion, tasks)]
         except SparsedialError:  # the tasks cannot be made, which is another problem
-            return []
+            return describe_criterion_problems(self.criterion, [])
 
     def _list_problems(self) -> list[str]:
         problems = []
@@ -414,6 +419,8 @@ class StudySpec:
             number = getattr(self, name)
             if not 0.0 < number < 1.0:
                 problems.append(f"{name} {number!r}: expected a number between 0 and 1")
+        if self.criterion == PERPLEXITY and self.retain != RETAIN:
+            problems.append(f"retain {self.retain!r}: it is a share of the score, but the criterion is {PERPLEXITY!r}")
         if self.max_examples is not None and self.max_examples < 1:
             problems.append(f"max_examples {self.max_examples}: expected at least 1")
         if self.precision is None:

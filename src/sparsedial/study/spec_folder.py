@@ -14,6 +14,9 @@ from sparsedial.study.folder_layout import RESOLVED_NAME, SPEC_NAME, holds_study
 from sparsedial.study.job import ResolvedModel
 from sparsedial.study.verified_records import RecordFolder
 
+MISSING_TASKS = "missing_tasks"
+"""Key of ``resolved.json`` for the tasks that the last run left out, with the reason of each."""
+
 
 class SpecFolder(RecordFolder):
     """Directory with ``study.json``, ``resolved.json`` and ``specs/``. The arguments are those of `RecordFolder`."""
@@ -68,8 +71,8 @@ class SpecFolder(RecordFolder):
         """Write ``resolved.json``: the identities of the tasks and models that the spec names.
 
         Args:
-            resolved: "tasks" lists identities of tasks, "models" lists identities of models, and "resolved_models"
-                lists models as returned by `ResolvedModel.to_json`.
+            resolved: "tasks" lists identities of tasks, "models" lists identities of models, "resolved_models" lists
+                models as returned by `ResolvedModel.to_json`, and `MISSING_TASKS` holds the tasks that were left out.
         """
         self.write_file(self.folder / RESOLVED_NAME, to_canonical_json(resolved).encode(), replace=True)
 

@@ -23,7 +23,7 @@ from sparsedial.errors import StorageError
 from sparsedial.study.folder_layout import record_files
 from sparsedial.study.job import FailureRecord, OutcomeKind
 from sparsedial.study.records import TrialRecord
-from sparsedial.study.sample_table import NO_LABELS, SampleLabels, make_sample_table
+from sparsedial.study.sample_table import NO_LABELS, SampleLabels, has_equal_examples, make_sample_table
 from sparsedial.study.spec_folder import SpecFolder
 from sparsedial.study.verified_records import decode_record, encode_record, read_file
 
@@ -98,8 +98,21 @@ class Store(SpecFolder):
         first = self.trial(record.key)
         if first is None:  # `trial` has moved the damaged file to quarantine
             self.write_file(self.trial_path(record.key), data)
-        elif (first.result, first.counts, first.samples_sha256) != (record.result, record.counts, digest):
+        elif self._has_equal_numbers(first, record):
+            if first.samples_sha256 != digest:  # no record refers to the file that was just written
+                self._samples_paths(record.key, digest)[1].unlink(missing_ok=True)
+        else:
             self.write_file(self.folder / "conflicts" / f"{record.key}.{secrets.token_hex(4)}.json", data)
+
+    def _has_equal_numbers(self, first: TrialRecord, record: TrialRecord) -> bool:
+        """Return True if two runs of a trial gave the same numbers, up to the last bits of likelihoods."""
+        if (first.result, first.counts) != (record.result, record.counts):
+            return False
+        if first.samples_sha256 == record.samples_sha256:
+            return True
+        table = self.find_sample_table(first)
+        other_table = self.find_sample_table(record)
+        return table is not None and other_table is not None and has_equal_examples(table, other_table)
 
     def _write_samples(self, record: TrialRecord, samples: np.ndarray, labels: SampleLabels) -> str:
         """Write per-example scores and return their SHA-256."""

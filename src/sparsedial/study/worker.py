@@ -218,7 +218,7 @@ class Worker:
         except StorageError as error:  # the model cache cannot be written, which other models may not need
             raise ModelError(str(error)) from None
         check_weights_fit(source, self.device, self.spec.dtype)
-        self.listener.log(f"loading {name}")
+        self.listener.log(f"loading {name} (from: {source.origin})")
         return load_language_model(
             source,
             device=self.device,

@@ -21,6 +21,12 @@ SEGMENT_COLUMNS = ("thinking_tokens", "answer_tokens", "has_thinking", "unclosed
 """Further columns if the text is divided into thinking and answer: numbers of tokens, whether the text begins to think,
 whether it ends while it thinks, and whether it does so because it reached its maximum length."""
 
+NLL = "nll"
+NLL_TOKENS = "nll_tokens"
+LIKELIHOOD_COLUMNS = (NLL, NLL_TOKENS)
+"""Columns of an example whose reference text has a likelihood: the sum of the negative log-likelihoods of its tokens in
+nats, and their number. For a task of lm-eval, the number is in the unit of its perplexity, such as words."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -38,7 +44,8 @@ class Scores:
             text, or a JSON list of token IDs. Empty if the task does not record it.
         ids: Name of each example, for example its ID in a data set. Empty if the examples have only indices.
         columns: Further numbers of each example by name, float64 of shape [examples]: for example those of
-            `GENERATION_COLUMNS`, from which a report computes what the generated texts cost.
+            `GENERATION_COLUMNS`, from which a report computes what the generated texts cost, or those of
+            `LIKELIHOOD_COLUMNS`, from which it computes perplexities.
     """
 
     metric: str

@@ -19,10 +19,11 @@ from sparsedial.inference.logit_budget import max_logit_rows
 from sparsedial.inference.model_limits import check_length, check_token_ids, find_padding_token
 from sparsedial.inference.nonfinite_outputs import check_finite_scores, predict_tokens
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
+from sparsedial.inference.token_likelihood import negative_log_likelihoods
 from sparsedial.models import zoo_package
 from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel
-from sparsedial.tasks.base import Scores, tokens_to_text
+from sparsedial.tasks.base import NLL, NLL_TOKENS, Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SelectableExamples
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
@@ -52,6 +53,7 @@ class NextToken(BatchOption, SelectableExamples):
     name: ClassVar[str] = "next_token"
     reuse_mask: ClassVar[int] = 1
     phases: ClassVar[tuple[str, ...]] = (PREFILL,)
+    gives_likelihoods: ClassVar[bool] = True
     needs_tokenizer: ClassVar[bool] = True
 
     text: str | None = None
@@ -171,6 +173,7 @@ class NextToken(BatchOption, SelectableExamples):
         """
         rows: list[list[int]] = examples["tokens"]
         scores = np.zeros(len(rows))
+        nll = np.zeros(len(rows))
         predicted: list[list[int]] = [[]] * len(rows)
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # similar lengths need little padding
         batch = max_logit_rows(lm.model, max(map(len, rows)), self.batch_rows(lm))
@@ -178,10 +181,12 @@ class NextToken(BatchOption, SelectableExamples):
             indices = by_length[first : first + batch]
             predictions = _predict_batch(lm, [rows[index] for index in indices], sparsifier)
             scores[indices] = predictions.shares
+            nll[indices] = predictions.nll
             for index, tokens in zip(indices, predictions.tokens, strict=True):
                 predicted[index] = tokens
             progress(first + len(indices), len(rows))
-        return Scores("accuracy", scores, higher_is_better=True, predictions=tokens_to_text(predicted))
+        columns = {NLL: nll, NLL_TOKENS: np.array([len(row) - 1 for row in rows], dtype=np.float64)}
+        return Scores("accuracy", scores, higher_is_better=True, predictions=tokens_to_text(predicted), columns=columns)
 
     def _read_documents(self) -> list[str]:
         """Return all documents of the file."""
@@ -245,10 +250,12 @@ class _Predictions:
 
     Attributes:
         shares: Share of correctly predicted tokens of each document, shape [rows]. NaN if the logits are.
+        nll: Sum of the negative log-likelihoods of the tokens of each document, shape [rows].
         tokens: The predicted tokens of each document.
     """
 
     shares: np.ndarray
+    nll: np.ndarray
     tokens: list[list[int]]
 
 
@@ -272,5 +279,6 @@ def _predict_rows(lm: LanguageModel, rows: list[list[int]], sparsifier: Sparsifi
     hits = (predicted_tokens == tokens[:, 1:]) & real
     is_broken = (real & ~is_finite).any(1)
     shares: np.ndarray = (hits.sum(1).double() / target_counts).masked_fill(is_broken, torch.nan).cpu().numpy()
+    nll: np.ndarray = (negative_log_likelihoods(logits, tokens[:, 1:]).double() * real).sum(1).cpu().numpy()
     predicted_rows = predicted_tokens.tolist()
-    return _Predictions(shares, [best[: len(row) - 1] for best, row in zip(predicted_rows, rows, strict=True)])
+    return _Predictions(shares, nll, [best[: len(row) - 1] for best, row in zip(predicted_rows, rows, strict=True)])

@@ -26,10 +26,11 @@ from sparsedial.inference.nonfinite_outputs import GenerationCheck, describe_non
 from sparsedial.inference.run_context import Progress, RunContext, ignore_progress
 from sparsedial.inference.sampling import TokenSampler
 from sparsedial.inference.seeds import derive_seed
+from sparsedial.inference.token_likelihood import sum_nll
 from sparsedial.models.kind import BLOCK_DIFFUSION, MASKED_DIFFUSION, attends_to_later_tokens
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
-from sparsedial.tasks.base import Scores, tokens_to_text
+from sparsedial.tasks.base import NLL, NLL_TOKENS, Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import find_bos_token
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
@@ -67,6 +68,7 @@ class SelfPrediction(BatchOption, SampledExamples):
     name: ClassVar[str] = "self_prediction"
     reuse_mask: ClassVar[int] = 1
     phases: ClassVar[tuple[str, ...]] = (PREFILL,)
+    gives_likelihoods: ClassVar[bool] = True
 
     sequences: int = 64
     length: int = 96
@@ -232,19 +234,22 @@ class CausalSelfPrediction:
         batch = max_logit_rows(lm.model, tokens.shape[1], self.options.batch_rows(lm))
         metric = self.options.metric
         if metric == EXPECTED_AGREEMENT and sparsifier is None and not is_sparsified(lm.model):
-            reference = compute_dense_reference(lm, inputs, batch, progress)
+            reference = compute_dense_reference(lm, inputs, batch, progress, tokens[:, 1:])
             predicted_tokens = reference.top_tokens[..., 0]
+            assert reference.nll is not None
+            nll = reference.nll
             scores = reference.best_probabilities
         else:
             with RunContext(sparsifier).observe(phase="prefill"):
-                predicted_tokens = _predict_all(lm, inputs, batch, progress)
+                predicted_tokens, nll = _predict_all(lm, tokens, batch, progress)
             if metric == AGREEMENT:
                 scores = predicted_tokens == tokens[:, 1:]
             else:
                 scores = find_dense_reference(lm, inputs, batch).find_probabilities(lm, predicted_tokens)
         values: np.ndarray = scores.double().mean(1).numpy()
         predictions = tokens_to_text(predicted_tokens.tolist())
-        return Scores(metric, values, higher_is_better=True, predictions=predictions)
+        columns = {NLL: nll.numpy(), NLL_TOKENS: np.full(len(tokens), float(inputs.shape[1]))}
+        return Scores(metric, values, higher_is_better=True, predictions=predictions, columns=columns)
 
     def _check_model(self, lm: LanguageModel) -> None:
         name = self.options.name
@@ -303,15 +308,31 @@ def _sample(
     return rows
 
 
-def _predict_all(lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress) -> torch.Tensor:
-    """Return the model's arg max at every position, int64 of shape [sequences, tokens], on the CPU."""
+def _predict_all(
+    lm: LanguageModel, tokens: torch.Tensor, batch: int, progress: Progress
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predict every token of the sequences but the first one.
+
+    Args:
+        lm: Causal language model.
+        tokens: The sequences, int64 of shape [sequences, 1 + tokens], on the CPU.
+        batch: Sequences per forward pass.
+        progress: Called with the sequences done and in total.
+
+    Returns:
+        The model's arg max at every position, int64 of shape [sequences, tokens], and the sum of the negative
+        log-likelihoods of the tokens of each sequence, float64 of shape [sequences]. Both are on the CPU.
+    """
     predicted_tokens: list[torch.Tensor] = []
+    nll: list[torch.Tensor] = []
     completed = 0
-    for rows in inputs.split(batch):
-        predicted_tokens.append(predict_next_tokens(lm.model, rows.to(lm.device))[1].cpu())
+    for rows in tokens.split(batch):
+        logits, predictions = predict_next_tokens(lm.model, rows[:, :-1].contiguous().to(lm.device))
+        predicted_tokens.append(predictions.cpu())
+        nll.append(sum_nll(logits, rows[:, 1:]))
         completed += len(rows)
-        progress(completed, len(inputs))
-    return torch.cat(predicted_tokens)
+        progress(completed, len(tokens))
+    return torch.cat(predicted_tokens), torch.cat(nll)
 
 
 def _start_tokens(lm: LanguageModel, block: ExampleBlock) -> torch.Tensor:

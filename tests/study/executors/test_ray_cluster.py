@@ -31,7 +31,7 @@ def ordered(tmp_path_factory):
     return tmp_path_factory.mktemp("orders") / "orders.jsonl"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster(ordered):
     path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
@@ -62,6 +62,7 @@ def scores(store):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_two_models_on_two_workers_give_the_same_numbers_through_deaths(spec, tmp_path, phi3, orders):
     """In one run, a worker dies after storing a trial, and one trial kills every worker that runs it."""
     phi3.save_pretrained(tmp_path / "phi3")
@@ -85,6 +86,7 @@ def test_two_models_on_two_workers_give_the_same_numbers_through_deaths(spec, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_trial_that_hangs_is_ended(spec, tmp_path, orders):
     orders("hang", "self_prediction None")
     store = run_study(spec, tmp_path, executor=dataclasses.replace(TWO, number=1, timeout=8.0))
@@ -94,6 +96,7 @@ def test_a_trial_that_hangs_is_ended(spec, tmp_path, orders):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_helper_of_a_trial_that_hangs_is_ended(spec, tmp_path, orders):
     orders("help", "self_prediction None")
     store = run_study(spec, tmp_path, executor=dataclasses.replace(TWO, number=1, timeout=8.0))
@@ -102,6 +105,8 @@ def test_a_helper_of_a_trial_that_hangs_is_ended(spec, tmp_path, orders):
     assert find_problems(store) == []
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_workers_that_can_never_be_placed_are_an_error(spec, tmp_path):
     for config in (ExecutorConfig("ray", gpus=1.0), ExecutorConfig("ray", cpus=64.0), ExecutorConfig("ray", number=9)):
         with pytest.raises(SpecError, match=r"never be placed.*2 CPUs, 0 GPUs"):
@@ -109,6 +114,8 @@ def test_workers_that_can_never_be_placed_are_an_error(spec, tmp_path):
     assert not (tmp_path / "trials").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_worker_that_does_not_see_the_directory_reports_it(spec, tmp_path):
     setup = WorkerSetup(spec, tmp_path / "elsewhere", "cpu")
     outcome = RemoteWorker(setup.to_json(), "0" * 64).run(Job(spec.models[0]).to_json())
@@ -119,6 +126,8 @@ def test_a_worker_that_does_not_see_the_directory_reports_it(spec, tmp_path):
         run_study(spec, tmp_path, executor=TWO)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_workers_have_as_many_threads_as_cpus(spec, tmp_path):
     executor = RayExecutor(ExecutorConfig("ray", cpus=2.0), WorkerSetup(spec, tmp_path, "cpu"), NullListener())
     try:
@@ -142,6 +151,8 @@ def test_the_number_of_workers():
         count_workers([], 1, 0, None)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_workers_import_the_module_that_registers(spec, tmp_path, registrations, monkeypatch):
     module = "tests.support.registered_definitions"
     monkeypatch.delitem(sys.modules, module, raising=False)

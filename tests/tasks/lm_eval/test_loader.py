@@ -71,7 +71,7 @@ def test_groups_and_patterns_expand(folder):
     assert [task.metric.label for task in tasks] == ["acc", "exact_match,stripped", "acc"]
 
 
-@pytest.mark.parametrize("by_size", [True, False])
+@pytest.mark.parametrize("by_size", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_group_that_lm_eval_averages_is_averaged(folder, tmp_path, by_size):
     for name in ("tiny_choice", "tiny_last"):
         shutil.copy(folder / f"{name}.yaml", tmp_path)

@@ -72,6 +72,7 @@ def read_log(folder):
     return lines
 
 
+@pytest.mark.slow  # four trainings, each in a process of its own
 def test_a_killed_training_that_continues_gives_the_same_model(small_corpus, tmp_path):
     whole = tmp_path / "whole"
     killed = tmp_path / "killed"

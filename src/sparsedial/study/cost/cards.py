@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from sparsedial.errors import SpecError
+from sparsedial.models.loading import DTYPES
 from sparsedial.suggestions import list_known
 
 CARDS_PATH = Path(__file__).parent / "cards.json"
@@ -112,6 +113,18 @@ class Card:
         """
         speeds = {shape.layer_parameters: shape.decode for shape in self._similar_shapes(has_experts)}
         return _speed_at(speeds, layer_parameters, site)
+
+    def layer_seconds(self, has_experts: bool, site: str | None) -> float:
+        """Return the shortest time of a layer: that of a decode step of the smallest measured shape.
+
+        It is the time that starting the operations of a layer takes, however few tokens they process.
+
+        Args:
+            has_experts: True for a mixture of experts.
+            site: Site that is sparsified, or None.
+        """
+        smallest = min(self._similar_shapes(has_experts), key=lambda shape: shape.layer_parameters)
+        return smallest.layer_parameters * DTYPES[self.dtype].itemsize / _find_speed(smallest.decode, site)
 
     def _similar_shapes(self, has_experts: bool) -> Sequence[MeasuredShape]:
         """Return the shapes of the same kind. All shapes if there is none of this kind."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparsedial.errors import SparsedialError
+from sparsedial.errors import SparsedialError, TaskDataError
 from sparsedial.study.phase_choice import describe_missing_phases
 from sparsedial.study.spec import StudySpec
 from sparsedial.tasks.base import Task
@@ -24,11 +24,13 @@ class CheckedTask:
         spec: The task as the study names it. A set of tasks is divided into its members.
         tasks: The tasks that the name stands for. Empty if there is a problem.
         problem: Error message. None if the tasks can be run.
+        lacks_data: Whether the problem is that data cannot be loaded.
     """
 
     spec: TaskSpec
     tasks: tuple[Task, ...] = ()
     problem: str | None = None
+    lacks_data: bool = False
 
 
 def count_examples(tasks: Iterable[Task]) -> int:
@@ -102,7 +104,7 @@ def _check_task(task: TaskSpec, spec: StudySpec) -> CheckedTask:
     try:
         tasks = tuple(make_tasks([task], _select_options([CheckedTask(task)], spec.task_options)))
     except SparsedialError as error:
-        return CheckedTask(task, problem=str(error))
+        return CheckedTask(task, problem=str(error), lacks_data=isinstance(error, TaskDataError))
     dense = list(describe_missing_phases(spec.phases, tasks))
     if dense:
         return CheckedTask(task, problem="; ".join(dense))

@@ -35,7 +35,8 @@ def estimate_trial(outline: ModelOutline, work: Workload, card: Card, site: str 
 
         2 (N prefill_tokens + M scored_tokens) / prefill speed + W generated_tokens / rows / decode speed + overhead
 
-    The speeds are those of the card for layers of this size at this site.
+    The speeds are those of the card for layers of this size at this site. A forward pass of L layers takes at least
+    L times the shortest time of a layer, which is what a small model takes on a GPU.
 
     Args:
         outline: Shape of the model.
@@ -46,9 +47,14 @@ def estimate_trial(outline: ModelOutline, work: Workload, card: Card, site: str 
     layer_parameters = outline.active_parameters / outline.layers
     has_experts = outline.experts > 1
     flops = 2 * (outline.active_parameters * work.prefill_tokens + outline.output_parameters * work.scored_tokens)
-    prefill = flops / card.prefill_speed(layer_parameters, has_experts, site) + card.trial_seconds
+    shortest_pass = outline.layers * card.layer_seconds(has_experts, site)
     rows = max(1, min(card.decode_rows, work.examples))
-    step = outline.decoded_bytes / card.decode_speed(layer_parameters, has_experts, site)
+    passes = max(work.prefill_tokens / max(1, work.longest_row), work.examples) / rows
+    prefill = flops / card.prefill_speed(layer_parameters, has_experts, site)
+    if work.prefill_tokens:
+        prefill = max(prefill, passes * shortest_pass)
+    prefill += card.trial_seconds
+    step = max(outline.decoded_bytes / card.decode_speed(layer_parameters, has_experts, site), shortest_pass)
     return SecondsRange(
         prefill + step * work.fewest_generated_tokens / rows,
         prefill + step * work.most_generated_tokens / rows,

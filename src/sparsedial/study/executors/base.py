@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from sparsedial.optional_packages import describe_missing_extra
 from sparsedial.study.job import Job
 from sparsedial.study.worker import Outcome
 
@@ -42,6 +43,8 @@ class ExecutorConfig:
         problems = []
         if self.kind not in ("local", "ray"):
             problems.append(f"workers {self.kind!r}: expected local or ray")
+        if self.kind == "ray":
+            problems += filter(None, [describe_missing_extra("ray", "--workers ray")])
         positive = {"timeout": self.timeout, "num_workers": self.number, "cpus_per_worker": self.cpus}
         for name, number in positive.items():
             if number is not None and not 0.0 < number < math.inf:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsedial.errors import SpecError
+from sparsedial.optional_packages import require_extra
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.executors.ray_worker import THREAD_VARIABLES, RemoteWorker, study_digest_at
 from sparsedial.study.job import Job, OutcomeKind
@@ -64,10 +65,9 @@ class RayExecutor:
     """
 
     def __init__(self, config: ExecutorConfig, setup: WorkerSetup, listener: ProgressListener) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise SpecError("--workers ray: Ray is not installed: pip install 'sparsedial[ray]'") from None
+        require_extra("ray", "--workers ray", SpecError)
+        import ray
+
         self._ray = ray
         self._setup = setup
         self._timeout = config.timeout

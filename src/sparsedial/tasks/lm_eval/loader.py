@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sparsedial.errors import TaskError
+from sparsedial.errors import TaskDataError, TaskError
 from sparsedial.tasks.base import TaskGroup
 from sparsedial.tasks.lm_eval.aggregations import classify_aggregation
 from sparsedial.tasks.lm_eval.judging import filter_names
@@ -16,7 +16,6 @@ from sparsedial.tasks.lm_eval.metrics import Metric
 from sparsedial.tasks.lm_eval.options import LmEvalSettings
 from sparsedial.tasks.lm_eval.task import LmEvalTask
 from sparsedial.tasks.lm_eval.task_index import (
-    DATA_UNAVAILABLE,
     GroupMember,
     find_task_manager,
     list_members,
@@ -103,8 +102,9 @@ def load_lm_eval_tasks(selections: Sequence[TaskSelection], builtin_names: Seque
         with different configurations, the later ones have the name of the group before their own.
 
     Raises:
-        TaskError: lm-eval is not installed, a task or metric is unknown, data is unavailable, a task has too few
-            examples, or a task is named twice with different settings. The message has one line for each problem.
+        TaskDataError: The data of some tasks cannot be loaded, and nothing else is wrong.
+        TaskError: lm-eval is not installed, a task or metric is unknown, a task has too few examples, or a task is
+            named twice with different settings. The message has one line for each problem.
     """
     loader = _Loader(selections, [*builtin_names, *TASK_SETS])
     for selection in selections:
@@ -113,8 +113,10 @@ def load_lm_eval_tasks(selections: Sequence[TaskSelection], builtin_names: Seque
         loader.check_metric_names()
     if loader.problems:
         message = "\n".join(dict.fromkeys(loader.problems))
-        if DATA_UNAVAILABLE in message:
+        if loader.without_data:
             message += f"\n{_DATA_HINT}"
+        if loader.without_data == len(loader.problems):
+            raise TaskDataError(message)
         raise TaskError(message)
     for task in loader.tasks.values():
         if task.unread_code:
@@ -135,6 +137,7 @@ class _Loader:
         self.other_names = other_names
         self.tasks: dict[str, LmEvalTask] = {}
         self.problems: list[str] = []
+        self.without_data = 0  # how many of the problems are data that cannot be loaded
         self._group_names: set[str] = set()
         if not any(selection.lm_eval_names() for selection in selections):
             self.problems.append("no task is named: expected at least one")
@@ -151,6 +154,7 @@ class _Loader:
                 loaded = load_tasks_and_groups(name, manager, self.other_names)
             except TaskError as error:
                 self.problems.append(str(error))
+                self.without_data += isinstance(error, TaskDataError)
                 continue
             self._group_names.update(loaded["groups"])
             self._add_all(selection, name, list_members(loaded), loaded["groups"])

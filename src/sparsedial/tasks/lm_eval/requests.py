@@ -153,6 +153,24 @@ class PreparedRequests:
         """Return the indices of the documents that have a request."""
         return {request.doc for request in self.requests}
 
+    def document_tokens(self) -> dict[int, list[int]]:
+        """Return the tokens of the first prompt of each document. Without a prompt, those of the text that is scored.
+
+        Returns:
+            Token IDs by the index of the document.
+        """
+        tokens: dict[int, list[int]] = {}
+        for request in self.requests:
+            if request.doc in tokens:
+                continue
+            if isinstance(request, GenerationRequest):
+                tokens[request.doc] = self.contexts[request.context]
+            elif request.windows:
+                first = request.windows[0]
+                is_whole_text = request.kind == ROLLING_LOGLIKELIHOOD
+                tokens[request.doc] = first.continuation if is_whole_text else self.contexts[first.context]
+        return tokens
+
     def loglikelihood_requests(self) -> dict[int, LoglikelihoodRequest]:
         """Return the requests for log-likelihoods, by their index."""
         selected = {}

@@ -32,6 +32,7 @@ from sparsedial.tasks.lm_eval.digests import code_digest, config_digest, digest,
 from sparsedial.tasks.lm_eval.encoder import make_weightless_hflm, seed_random_generators, silence_lm_eval
 from sparsedial.tasks.lm_eval.generation_statistics import average_documents
 from sparsedial.tasks.lm_eval.judging import aggregate_metrics, apply_metrics, document_id
+from sparsedial.tasks.lm_eval.likelihoods import find_perplexity_metric, likelihood_columns
 from sparsedial.tasks.lm_eval.metrics import Metric, check_mean, find_result_metric, per_example_values
 from sparsedial.tasks.lm_eval.options import TOKENS_PER_BATCH_ROW, LmEvalSettings
 from sparsedial.tasks.lm_eval.request_workload import count_work
@@ -80,6 +81,15 @@ class LmEvalTask:
     def reuse_mask(self) -> int:
         """Number of denoising steps for which a diffusion model reuses its kept sets."""
         return self.settings.diffusion.reuse_mask
+
+    @property
+    def gives_likelihoods(self) -> bool:
+        """True if a metric of the task is a perplexity."""
+        return self._perplexity_metric is not None
+
+    @cached_property
+    def _perplexity_metric(self) -> str | None:
+        return find_perplexity_metric(self.lm_eval_task, self.metric.name)
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -269,7 +279,7 @@ class LmEvalTask:
         answers = self.answer(lm, examples, sparsifier, progress)
         scores = self.judge(examples, answers.responses)
         columns = average_documents(answers.texts, list(self._documents)) if answers.texts else {}
-        return replace(scores, details={**answers.details, **scores.details}, columns=columns)
+        return replace(scores, details={**answers.details, **scores.details}, columns={**scores.columns, **columns})
 
     def answer(
         self,
@@ -365,6 +375,7 @@ class LmEvalTask:
             chance=self._chance,
             predictions=tuple(judged.predictions),
             ids=tuple(document_id(index, document) for index, document in self._documents.items()),
+            columns=likelihood_columns(self._perplexity_metric, judged.metrics),
         )
 
     def _make_divider(self, lm: LanguageModel) -> SegmentDivider | None:

@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sparsedial.errors import TaskError
+from sparsedial.errors import TaskDataError, TaskError
 from sparsedial.models import zoo_package
+from sparsedial.optional_packages import find_extra, install_command, require_extra
 from sparsedial.suggestions import suggest
 from sparsedial.tasks.lm_eval.encoder import seed_random_generators, silence_lm_eval
 
-DATA_UNAVAILABLE = "its dataset could not be loaded"
 DATA_PACKAGES = ("datasets", "huggingface_hub", "fsspec")
 """Packages that fetch and read data sets."""
 MAX_CACHED_MANAGERS = 4
@@ -34,6 +34,7 @@ def find_task_manager(names: tuple[str, ...], include_path: str | Path | None) -
     Raises:
         TaskError: lm-eval is not installed.
     """
+    require_extra("eval", f"tasks {', '.join(names)}", TaskError)
     folder = None if include_path is None else str(include_path)
     try:
         local = _local_task_manager(folder)
@@ -41,7 +42,9 @@ def find_task_manager(names: tuple[str, ...], include_path: str | Path | None) -
             return local
         return _complete_task_manager(folder)
     except ImportError as error:
-        raise TaskError(f"tasks {', '.join(names)} need lm-eval: pip install 'lm_eval[hf]' ({error})") from error
+        raise TaskError(
+            f"tasks {', '.join(names)}: lm-eval cannot be imported ({error}): {install_command('eval')}"
+        ) from error
 
 
 @lru_cache(maxsize=MAX_CACHED_MANAGERS)
@@ -81,6 +84,7 @@ def load_tasks_and_groups(name: str, manager: Any, other_names: Sequence[str] = 
         A dictionary with the ``tasks``, including their data, and the ``groups`` that they are in, by name.
 
     Raises:
+        TaskDataError: The data of the task cannot be loaded.
         TaskError: The name is unknown, a group names a task twice, or lm-eval cannot create the task on this machine.
     """
     if name not in manager.task_index and not Path(name).is_file():
@@ -92,8 +96,10 @@ def load_tasks_and_groups(name: str, manager: Any, other_names: Sequence[str] = 
     except ImportError as error:
         raise TaskError(_describe_missing_package(name, error)) from error
     except Exception as error:  # data sets and the code of tasks can raise any exception
-        reason = DATA_UNAVAILABLE if _is_about_data(error) else "lm-eval cannot create it: check its YAML and its data"
-        raise TaskError(f"task {name!r}: {reason} ({type(error).__name__}: {_first_line(error)})") from error
+        cause = f"({type(error).__name__}: {_first_line(error)})"
+        if _is_about_data(error):
+            raise TaskDataError(f"task {name!r}: its dataset could not be loaded {cause}") from error
+        raise TaskError(f"task {name!r}: lm-eval cannot create it: check its YAML and its data {cause}") from error
     return loaded
 
 
@@ -196,6 +202,9 @@ def _describe_unknown_task(name: str, manager: Any, other_names: Sequence[str]) 
 
 def _describe_missing_package(name: str, error: ImportError) -> str:
     package = (error.name or "").split(".")[0] or "a package"
+    extra = find_extra(package)
+    if extra is not None:
+        return f"task {name!r} needs {package}, which is not installed: {install_command(extra)}"
     return (
         f"task {name!r} needs {package}, which is not installed: {_first_line(error)}. Some tasks of lm-eval need "
         f"further packages: pip install {package}, or see lm-eval's page about the task"
