@@ -1,4 +1,7 @@
-"""Time decoding with an accelerated model, in turns with the stock model and with the same kernels at p = 1.
+"""Time decoding with an accelerated model, in turns with three dense models.
+
+The dense models are the stock model, the kernels without the rule, and the kernels at p = 1. A gain is stated over
+the fastest of them.
 
     python -m benchmarks.bench_decode [--device cpu] [--models smollm2-135m,FILE.gguf] [--quick]
 
@@ -14,12 +17,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -67,29 +70,47 @@ def generate(model: Any, input_ids: torch.Tensor, tokens: int) -> None:
     )
 
 
-@contextmanager
-def contender(model: Any, p: float | None) -> Iterator[Any]:
-    """Provide the stock model (p is None) or the accelerated one."""
-    if p is None:
-        yield model
-        return
-    with sd.accelerate(model, SITE, sd.TopP(p)) as fast:
-        yield fast
+@dataclass(frozen=True)
+class Contender:
+    """What generates: the stock model if p is None, otherwise an accelerated one."""
+
+    p: float | None
+    when_slower: Literal["mask", "dense"] = "mask"
+
+    @contextmanager
+    def attach(self, model: Any) -> Iterator[Any]:
+        """Provide the model."""
+        if self.p is None:
+            yield model
+            return
+        with sd.accelerate(model, SITE, sd.TopP(self.p), when_slower=self.when_slower) as fast:
+            yield fast
+
+
+STOCK = Contender(None)
+OWN_DENSE = Contender(1.0, "dense")  # the kernels without the rule
+OWN_P1 = Contender(1.0)
+DENSE = (STOCK, OWN_DENSE, OWN_P1)
 
 
 def time_in_turns(
-    model: Any, input_ids: torch.Tensor, values: list[float | None], settings: Settings
-) -> dict[float | None, list[float]]:
+    model: Any, input_ids: torch.Tensor, contenders: Sequence[Contender], settings: Settings
+) -> dict[Contender, list[float]]:
     """Return the seconds per generated token of each contender, one entry per turn."""
-    seconds: dict[float | None, list[float]] = {p: [] for p in values}
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in contenders}
     for _ in range(settings.turns):
-        for p in values:
-            with contender(model, p) as current:
+        for contender in contenders:
+            with contender.attach(model) as current:
                 generate(current, input_ids, 4)
                 start = settings.clock()
                 generate(current, input_ids, settings.tokens)
-                seconds[p].append((settings.clock() - start) / settings.tokens)
+                seconds[contender].append((settings.clock() - start) / settings.tokens)
     return seconds
+
+
+def find_fastest_dense(seconds: dict[Contender, list[float]]) -> list[float]:
+    """Return the seconds of the fastest dense model in each turn."""
+    return [min(turn) for turn in zip(*(seconds[contender] for contender in DENSE), strict=True)]
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
@@ -97,9 +118,11 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(numerators, denominators, strict=True)), 3)
 
 
-def observe(model: Any, input_ids: torch.Tensor, p: float) -> dict[str, float]:
+def observe(
+    model: Any, input_ids: torch.Tensor, p: float, when_slower: Literal["mask", "dense"] = "mask"
+) -> dict[str, float]:
     """Return the sparsity of all entries, and the shares of what was read, over 24 tokens."""
-    with sd.accelerate(model, SITE, sd.TopP(p)) as fast:
+    with Contender(p, when_slower).attach(model) as fast:
         generate(fast, input_ids, 24)
         report = fast.report()
     widths = {"input": model.config.hidden_size, "intermediate": model.config.intermediate_size}
@@ -112,6 +135,7 @@ def observe(model: Any, input_ids: torch.Tensor, p: float) -> dict[str, float]:
         "read_share": round(report.read_share, 3),
         "dense_call_share": round(report.dense_call_share, 3),
         "dense_byte_share": round(report.dense_byte_share, 3),
+        "call_share_without_rule": round(report.calls_without_rule / report.calls, 3),
     }
 
 
@@ -134,29 +158,34 @@ def measure_model(name: str, dtype: str, settings: Settings, shares: tuple[float
     result: dict[str, Any] = {"model": Path(name).stem, "dtype": dtype, "one_row": [], "rows": []}
     values = {share: find_p(model, input_ids, share) for share in shares}
     for p in values.values():
-        seconds = time_in_turns(model, input_ids, [None, 1.0, p], settings)
+        sparse = Contender(p)
+        seconds = time_in_turns(model, input_ids, [*DENSE, sparse], settings)
         line = {
             "p": p,
             **observe(model, input_ids, p),
-            "ms_stock": round(1e3 * statistics.median(seconds[None]), 2),
-            "ms_p1": round(1e3 * statistics.median(seconds[1.0]), 2),
-            "ms": round(1e3 * statistics.median(seconds[p]), 2),
-            "to_stock": median_ratio(seconds[None], seconds[p]),
-            "to_p1": median_ratio(seconds[1.0], seconds[p]),
+            "ms_stock": round(1e3 * statistics.median(seconds[STOCK]), 2),
+            "ms_own_dense": round(1e3 * statistics.median(seconds[OWN_DENSE]), 2),
+            "ms_p1": round(1e3 * statistics.median(seconds[OWN_P1]), 2),
+            "ms": round(1e3 * statistics.median(seconds[sparse]), 2),
+            "to_stock": median_ratio(seconds[STOCK], seconds[sparse]),
+            "to_own_dense": median_ratio(seconds[OWN_DENSE], seconds[sparse]),
+            "to_p1": median_ratio(seconds[OWN_P1], seconds[sparse]),
+            "to_fastest_dense": median_ratio(find_fastest_dense(seconds), seconds[sparse]),
         }
-        fastest = list(map(min, seconds[None], seconds[1.0]))
-        line["to_fastest_dense"] = median_ratio(fastest, seconds[p])
         result["one_row"].append(line)
         print(result["model"], dtype, line, flush=True)
     for rows in ROWS:
         batch = torch.cat([input_ids.roll(shift, dims=1) for shift in range(rows)])
         p = values[0.5]
-        seconds = time_in_turns(model, batch, [None, 1.0, p], settings)
-        fastest = list(map(min, seconds[None], seconds[1.0]))
-        line = {"rows": rows, "p": p, **observe(model, batch, p), "to_fastest_dense": median_ratio(fastest, seconds[p])}
-        line["to_stock"] = median_ratio(seconds[None], seconds[p])
-        result["rows"].append(line)
-        print(result["model"], dtype, line, flush=True)
+        both = [Contender(p), Contender(p, "dense")]
+        seconds = time_in_turns(model, batch, [*DENSE, *both], settings)
+        for sparse in both:
+            line = {"rows": rows, "p": p, "when_slower": sparse.when_slower}
+            line |= observe(model, batch, p, sparse.when_slower)
+            line["to_fastest_dense"] = median_ratio(find_fastest_dense(seconds), seconds[sparse])
+            line["to_stock"] = median_ratio(seconds[STOCK], seconds[sparse])
+            result["rows"].append(line)
+            print(result["model"], dtype, line, flush=True)
     result["ffns"] = compare_ffns(model, values[0.5], settings.turns, settings.clock)
     print(result["model"], dtype, "FFNs only, one token:", result["ffns"], flush=True)
     result["prefill"] = measure_prefill(model, tokenizer, settings)
@@ -169,15 +198,16 @@ def measure_prefill(model: Any, tokenizer: Any, settings: Settings) -> list[dict
     lines = []
     for length in (16, 128, 512):
         input_ids = torch.arange(length)[None] % min(1000, len(tokenizer)) + 10
-        seconds: dict[float | None, list[float]] = {None: [], 0.9: []}
+        accelerated = Contender(0.9)
+        seconds: dict[Contender, list[float]] = {STOCK: [], accelerated: []}
         for _ in range(settings.turns):
-            for p in seconds:
-                with contender(model, p) as current, torch.no_grad():
+            for contender, times in seconds.items():
+                with contender.attach(model) as current, torch.no_grad():
                     current(input_ids)
                     start = settings.clock()
                     current(input_ids)
-                    seconds[p].append(settings.clock() - start)
-        lines.append({"tokens": length, "to_stock_time": median_ratio(seconds[0.9], seconds[None])})
+                    times.append(settings.clock() - start)
+        lines.append({"tokens": length, "to_stock_time": median_ratio(seconds[accelerated], seconds[STOCK])})
     return lines
 
 

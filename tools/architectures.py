@@ -208,6 +208,8 @@ def render_page(rows: Sequence[ArchitectureRow]) -> str:
     lines = [
         "# Architectures",
         "",
+        "*For the researcher who asks whether a model is supported.*",
+        "",
         f"This page lists every architecture in the causal-LM mapping of transformers {transformers.__version__},",
         "with the result of a measurement on a tiny, randomly initialised model. No module was named by hand.",
         "`make architectures` writes this page. `tests/ffn/test_architectures.py` fails if a result differs from it.",
