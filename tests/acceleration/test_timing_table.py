@@ -32,7 +32,7 @@ def test_limits_are_measured_once_and_read_from_the_cache(small_measurement):
     assert limits.kernel_vectors in (8, 16, 32)
     [(key, entry)] = json.loads(small_measurement.read_text()).items()
     assert key.endswith("threads, float32, 24 x 40")
-    entry |= {"library": [3.0] * 4, "half": [2.0] * 4, "full": [6.0] * 4, "kernel_vectors": 13}
+    entry |= {"dense": [3.0] * 4, "half": [2.0] * 4, "full": [6.0] * 4, "kernel_vectors": 13}
     small_measurement.write_text(json.dumps({key: entry}))
     expected = ProductLimits((0.625,) * 8, 13, kept_share=1.0)
     assert LimitTable(make_backend()).find_limits(weight) == expected
@@ -47,7 +47,7 @@ def test_the_time_of_the_rule_is_part_of_the_limits(small_measurement):
     table.find_limits(weight, rule, times_rule=True)
     product, rule_times = json.loads(small_measurement.read_text())
     assert rule_times.endswith("threads, float32, TopK of 24")
-    entry = {"library": [3.0] * 4, "half": [2.5] * 4, "full": [4.5] * 4, "kernel_vectors": 8}
+    entry = {"dense": [3.0] * 4, "half": [2.5] * 4, "full": [4.5] * 4, "kernel_vectors": 8}
     for seconds, expected in ((0.8, [False] + [True] * 7), (1.0, [True] * 8)):
         small_measurement.write_text(json.dumps({product: entry, rule_times: [seconds] * 4}))
         limits = table.find_limits(

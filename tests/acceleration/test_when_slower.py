@@ -23,7 +23,7 @@ def slow_for_several_vectors(monkeypatch, tmp_path):
     """Let the table say that kernels are faster than the library for one vector only."""
     monkeypatch.setattr(timing_table, "MIN_BYTES", 0)
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path / "cache"))
-    times = ProductTimes(library=(3.0, 1.0, 1.0, 1.0), half=(1.0,) * 4, full=(2.0,) * 4, kernel_vectors=8)
+    times = ProductTimes(dense=(3.0, 1.0, 1.0, 1.0), half=(1.0,) * 4, full=(2.0,) * 4, kernel_vectors=8)
     monkeypatch.setattr(timing_table, "measure_product", lambda *_: times)
     monkeypatch.setattr(timing_table, "measure_rule", lambda *_: [0.1] * 4)
 

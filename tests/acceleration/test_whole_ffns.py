@@ -169,7 +169,7 @@ def test_steps_without_the_rule_are_one_call_where_the_kernel_is_faster_than_the
 ):
     monkeypatch.setattr(timing_table, "MIN_BYTES", 0)
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path))
-    times = ProductTimes(library=(3.0,) * 4, half=(1.9,) * 4, full=(2.0,) * 4, kernel_vectors=8)
+    times = ProductTimes(dense=(3.0,) * 4, half=(1.9,) * 4, full=(2.0,) * 4, kernel_vectors=8)
     monkeypatch.setattr(timing_table, "measure_product", lambda *_: times)
     monkeypatch.setattr(timing_table, "measure_rule", lambda *_: [1.0] * 4)
     model = make_model()

@@ -82,7 +82,7 @@ class ProductLimits:
         """
         return float(1 - (1 - self.kept_share) ** vectors)
 
-    def library_is_faster(self, vectors: int) -> bool:
+    def prefers_library(self, vectors: int) -> bool:
         """Return True if the library multiplies vectors by the whole matrix faster than the kernel.
 
         Args:

@@ -210,7 +210,7 @@ class KeptInputs(_Product):
             The product, shape [..., columns].
         """
         vectors = x.numel() // self.rows
-        if vectors == 0 or self.limits.library_is_faster(vectors) or not x.is_contiguous():
+        if vectors == 0 or self.limits.prefers_library(vectors) or not x.is_contiguous():
             return self.multiply_with_library(x)
         out = x.new_empty((*x.shape[:-1], self.columns))
         size = x.element_size()

@@ -31,6 +31,7 @@ from sparsedial.acceleration.backend import (
     Selector,
 )
 from sparsedial.acceleration.dense_calls import DenseCalls
+from sparsedial.acceleration.operators import register_operator
 from sparsedial.acceleration.timing_table import LimitTable
 from sparsedial.acceleration.weight_layout import WeightLayout
 from sparsedial.ffn.feed_forward import FFN
@@ -44,8 +45,6 @@ Prefill = Literal["dense", "sparse"]
 Execution = Literal["dense", "sparse", "decode"]
 WhenSlower = Literal["mask", "dense"]
 
-_library = torch.library.Library("sparsedial", "FRAGMENT")
-_library.define("accelerated_projection(Tensor x, int handle, int index) -> Tensor")
 _handles = count()
 _projections: WeakValueDictionary[int, Projections] = WeakValueDictionary()
 
@@ -493,5 +492,4 @@ def _project_fake_tensors(x: Tensor, handle: int, index: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features(_projections[handle].modules[index])))
 
 
-_library.impl("accelerated_projection", _run_projection, "CompositeExplicitAutograd")
-torch.library.register_fake("sparsedial::accelerated_projection", _project_fake_tensors, lib=_library)
+register_operator("accelerated_projection", "Tensor x, int handle, int index", _run_projection, _project_fake_tensors)

@@ -22,7 +22,7 @@ from sparsedial.files import write_atomically
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import Rule, TopK
 
-VERSION = 2
+VERSION = 3
 """Version of the kernels. Limits of other versions are measured again."""
 
 MIN_BYTES = 1 << 18  # smaller matrices stay in the caches, and the default limits are used
@@ -40,13 +40,13 @@ class ProductTimes:
     """The measured times of one product. Each tuple has one entry per number of vectors in `VECTOR_COUNTS`.
 
     Attributes:
-        library: Seconds of the library, which reads the whole matrix.
+        dense: Seconds of the library, which reads the whole matrix.
         half: Seconds of the kernel if it reads half of the rows.
         full: Seconds of the kernel if it reads all rows.
         kernel_vectors: Largest number of vectors for which the kernel multiplies the whole matrix faster.
     """
 
-    library: tuple[float, ...]
+    dense: tuple[float, ...]
     half: tuple[float, ...]
     full: tuple[float, ...]
     kernel_vectors: int
@@ -58,7 +58,7 @@ class ProductTimes:
         Args:
             data: The entry.
         """
-        return cls(tuple(data["library"]), tuple(data["half"]), tuple(data["full"]), data["kernel_vectors"])
+        return cls(tuple(data["dense"]), tuple(data["half"]), tuple(data["full"]), data["kernel_vectors"])
 
     def largest_share(self, vectors: int) -> float:
         """Return the largest share of the rows for which the kernel is not slower than the library.
@@ -67,7 +67,7 @@ class ProductTimes:
             vectors: Number of vectors.
         """
         index = _column(vectors)
-        share = 1 + (self.library[index] - self.full[index]) / self._slope(index)
+        share = 1 + (self.dense[index] - self.full[index]) / self._slope(index)
         return round(min(max(share, 0.0), 1.0), 3)
 
     def is_slower(self, vectors: int, share: float, rule_seconds: float) -> bool:
@@ -80,7 +80,7 @@ class ProductTimes:
         """
         index = _column(vectors)
         kernel = self.full[index] - (1 - share) * self._slope(index)
-        return rule_seconds + kernel >= min(self.library[index], self.full[index])
+        return rule_seconds + kernel >= min(self.dense[index], self.full[index])
 
     def _slope(self, index: int) -> float:
         """Return the additional seconds if the kernel reads all rows instead of none. They grow linearly."""
@@ -188,8 +188,8 @@ def measure_product(weight: torch.Tensor, backend: Backend) -> ProductTimes:
         calls: list[Callable[[], None]] = [_repeat(libraries, _make_vectors(weight, vectors, 1.0), dense=True)]
         calls += [_repeat(products, _make_vectors(weight, vectors, share), dense=False) for share in SHARES]
         measured.append([seconds / len(products) for seconds in _time_in_turns(calls, weight.device)])
-    library, half, full = (tuple(column) for column in zip(*measured, strict=True))
-    return ProductTimes(library, half, full, _measure_kernel_vectors(weight, backend, products, libraries))
+    dense, half, full = (tuple(column) for column in zip(*measured, strict=True))
+    return ProductTimes(dense, half, full, _measure_kernel_vectors(weight, backend, products, libraries))
 
 
 def measure_rule(weight: torch.Tensor, rule: BoundRule, backend: Backend) -> list[float]:

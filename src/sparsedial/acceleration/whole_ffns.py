@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, FfnKernels, FfnStep, GatedFormula
 from sparsedial.acceleration.dense_calls import DenseCalls
+from sparsedial.acceleration.operators import register_operator
 from sparsedial.acceleration.projections import KeptInputProjections
 from sparsedial.ffn.expression import Expression
 from sparsedial.ffn.feed_forward import FFN
@@ -35,8 +36,6 @@ _ACTIVATIONS = {
 }
 """Names of the activations, by the operator and its argument ``approximate``."""
 
-_library = torch.library.Library("sparsedial", "FRAGMENT")
-_library.define("accelerated_ffn(Tensor x, int handle) -> Tensor")
 _handles = count()
 _ffns: WeakValueDictionary[int, WholeFfn] = WeakValueDictionary()
 
@@ -237,7 +236,7 @@ def make_decode_ffn(
             )
         step = steps_by_choice[dense]
         dense_parts = [part for part, is_dense in zip((first, second), dense, strict=True) if is_dense]
-        if step is not None and not any(part.limits.library_is_faster(vectors) for part in dense_parts):
+        if step is not None and not any(part.limits.prefers_library(vectors) for part in dense_parts):
             steps[vectors] = FfnDecode(step, tuple(part.dense_calls for part in dense_parts))
     return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps)
 
@@ -279,5 +278,4 @@ def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], _ffns[handle].outputs))
 
 
-_library.impl("accelerated_ffn", _run_ffn, "CompositeExplicitAutograd")
-torch.library.register_fake("sparsedial::accelerated_ffn", _compute_fake_tensors, lib=_library)
+register_operator("accelerated_ffn", "Tensor x, int handle", _run_ffn, _compute_fake_tensors)

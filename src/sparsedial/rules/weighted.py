@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sparsedial.rules.base import VectorRule
+from sparsedial.rules.base import Rule, VectorRule
 from sparsedial.rules.calibration import stacked_reason
 
 
@@ -31,6 +31,21 @@ class WeightedScores:
             magnitudes: Absolute values of the vectors, float64 of shape [N, D].
         """
         return self.rule.keep_mask(magnitudes * self.norms.to(magnitudes.device))
+
+
+@dataclass(frozen=True)
+class WeightedRule(Rule):
+    """Base class of rules whose scores contain the weights that multiply the vector."""
+
+    def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
+        """Return why the rule is not defined for a vector: see `unreadable_reason`.
+
+        Args:
+            ffn: The FFN.
+            vector: Name of the vector.
+            width: Number of entries of the vector.
+        """
+        return unreadable_reason(ffn, vector)
 
 
 def column_norms(matrices: Sequence[torch.Tensor]) -> torch.Tensor:

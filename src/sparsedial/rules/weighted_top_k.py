@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sparsedial.rules.base import Rule, VectorRule
+from sparsedial.rules.base import VectorRule
 from sparsedial.rules.builtin import TopK
 from sparsedial.rules.calibration import Calibration
-from sparsedial.rules.weighted import WeightedScores, column_norms, unreadable_reason
+from sparsedial.rules.weighted import WeightedRule, WeightedScores, column_norms
 
 
 @dataclass(frozen=True)
-class WeightedTopK(Rule):
+class WeightedTopK(WeightedRule):
     """Keep the ``k`` entries with the largest scores ``|v_j| * ||W_:j||_2``, with ``k = floor(fraction * D + 1/2)``.
 
     W is the matrix that multiplies the vector. If several matrices do, such as those of up and gate, W consists of
@@ -25,16 +25,6 @@ class WeightedTopK(Rule):
 
     fraction: float
     name: ClassVar[str] = "weighted_top_k"
-
-    def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
-        """Return why the rule is not defined for a vector: see `unreadable_reason`.
-
-        Args:
-            ffn: The FFN.
-            vector: Name of the vector.
-            width: Number of entries of the vector.
-        """
-        return unreadable_reason(ffn, vector)
 
     def bind(self, ffn: Any, vector: str, calibration: Calibration | None) -> VectorRule:
         """Return the rule for one vector of one FFN.

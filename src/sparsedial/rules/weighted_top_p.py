@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sparsedial.rules.base import Rule, VectorRule
+from sparsedial.rules.base import VectorRule
 from sparsedial.rules.builtin import TopP
 from sparsedial.rules.calibration import Calibration
 from sparsedial.rules.threshold import AboveThreshold
-from sparsedial.rules.weighted import WeightedScores, column_norms, unreadable_reason
+from sparsedial.rules.weighted import WeightedRule, WeightedScores, column_norms
 
 
 @dataclass(frozen=True)
-class WeightedTopP(Rule):
+class WeightedTopP(WeightedRule):
     """Keep the fewest entries, largest score first, whose scores ``|v_j| * ||W_:j||_2`` reach ``p`` times their sum.
 
     W is the matrix that multiplies the vector. If several matrices do, such as those of up and gate, W consists of
@@ -26,16 +26,6 @@ class WeightedTopP(Rule):
 
     p: float
     name: ClassVar[str] = "weighted_top_p"
-
-    def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
-        """Return why the rule is not defined for a vector: see `unreadable_reason`.
-
-        Args:
-            ffn: The FFN.
-            vector: Name of the vector.
-            width: Number of entries of the vector.
-        """
-        return unreadable_reason(ffn, vector)
 
     def bind(self, ffn: Any, vector: str, calibration: Calibration | None) -> VectorRule:
         """Return the rule for one vector of one FFN.

@@ -63,8 +63,8 @@ def run_study(  # noqa: PLR0913 - keyword-only options
         The store. Every trial of the spec is finished or recorded as failed.
     """
     listener = listener or NullListener()
-    spec, missing_tasks = leave_out_missing_tasks(spec)
     check_study_readable(folder)
+    spec, missing_tasks = leave_out_missing_tasks(spec)
     store = Store(folder)
     problems = executor.problems()
     if objects.names and executor.uses_other_processes:
