@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import sparsedial as sd
 from sparsedial.errors import NonFiniteOutputError
-from sparsedial.inference import dense_reference, next_token_prediction
+from sparsedial.inference import dense_reference, next_token_prediction, token_likelihood
 from sparsedial.inference.dense_reference import TOP_TOKENS, find_largest
 from sparsedial.inference.next_token_prediction import compute_dense_reference, find_dense_reference
 from sparsedial.models.loading import LanguageModel
@@ -169,7 +169,7 @@ def test_chunks_do_not_change_the_probabilities(monkeypatch):
     lm = build("llama")
     inputs = draw_inputs()
     monkeypatch.setattr(dense_reference, "LOGITS_PER_CHUNK", 7 * 160)
-    monkeypatch.setattr(dense_reference, "LOGITS_IN_CACHE", 4 * 160)
+    monkeypatch.setattr(token_likelihood, "LOGITS_IN_CACHE", 4 * 160)
     check_all_tokens(lm, compute_dense_reference(lm, inputs, batch=3), inputs)
 
 

@@ -20,7 +20,7 @@ def is_sparsified(model: nn.Module) -> bool:
     Args:
         model: The model.
     """
-    return any(module in _reserved for module in model.modules())
+    return len(_reserved) > 0 and any(module in _reserved for module in model.modules())
 
 
 def reserve_vectors(vectors: Sequence[SparsifiedVector]) -> None:

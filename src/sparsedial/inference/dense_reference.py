@@ -8,6 +8,7 @@ computed without running the layers again. Logits are never kept.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,11 @@ import torch
 
 from sparsedial.inference.logit_budget import LOGITS_PER_CHUNK, vocabulary_size
 from sparsedial.inference.output_stage import OutputStage
+from sparsedial.inference.token_likelihood import LOGITS_IN_CACHE, iterate_log_probabilities
 from sparsedial.models.loading import LanguageModel
 
 TOP_TOKENS = 32
 """Tokens whose probabilities are kept for each position."""
-LOGITS_IN_CACHE = 1 << 21
-"""Number of logits that are summarized at once on a CPU, so that they stay in its cache: 8 MiB."""
 COLUMNS_PER_GROUP = 64
 """Columns of which `find_largest` compares only the maximum at first."""
 MAX_REFERENCE_BYTES = 1 << 30
@@ -37,7 +37,9 @@ _references: WeakKeyDictionary[Any, OrderedDict[str, DenseReference]] = WeakKeyD
 
 @dataclass(frozen=True, eq=False)
 class DenseReference:
-    """Predictions of the dense model at every position of a set of sequences. All tensors are on the CPU.
+    """Predictions of the dense model at every position of a set of sequences.
+
+    All tensors but `hidden` are on the CPU.
 
     Attributes:
         repeat: Function that runs the model again, for a model without a stage. Its arguments are the model, one token
@@ -47,7 +49,8 @@ class DenseReference:
             [sequences, tokens, 1 + TOP_TOKENS].
         top_probabilities: Their probabilities, float32 of the same shape.
         normalizers: Logarithm of the sum of the exponentials of the logits, float32 of shape [sequences, tokens].
-        hidden: Last hidden states, shape [sequences, tokens, D], in the dtype of the model. None without a stage.
+        hidden: Last hidden states, shape [sequences, tokens, D], in the dtype of the model, on its device if they are
+            small. None without a stage.
         stage: The part of the model that turns hidden states into logits, or None if it cannot be evaluated alone.
         temperature: Divisor of the logits. Defaults to 1.
         nll: Sum of the negative log-likelihoods of the target tokens of each sequence, float64 of shape [sequences].
@@ -114,47 +117,67 @@ class DenseReference:
             columns = wanted
         positions_per_chunk = max(1, LOGITS_PER_CHUNK // vocabulary)
         chunks = []
+        states = self.hidden[selected.to(self.hidden.device)]
         for hidden, chunk_columns in zip(
-            self.hidden[selected].split(positions_per_chunk), columns.split(positions_per_chunk), strict=True
+            states.split(positions_per_chunk), columns.split(positions_per_chunk), strict=True
         ):
             logits = self.stage.logits(lm.model, hidden, distinct)
             chunks.append(gather_logits(logits, chunk_columns))
         return torch.cat(chunks) / self.temperature
 
 
+@dataclass(frozen=True, eq=False)
+class LogitSummary:
+    """Contains what a `DenseReference` keeps of some positions. All tensors are on the device of the logits.
+
+    Attributes:
+        top_tokens: See `DenseReference`, shape [positions, 1 + `TOP_TOKENS`].
+        top_probabilities: See `DenseReference`, in the same shape.
+        normalizers: See `DenseReference`, shape [positions].
+        nll: Negative log-likelihoods of the target tokens, float32 of shape [positions]. None without targets.
+    """
+
+    top_tokens: torch.Tensor
+    top_probabilities: torch.Tensor
+    normalizers: torch.Tensor
+    nll: torch.Tensor | None = None
+
+
 def summarize_logits(
-    logits: torch.Tensor, predicted_tokens: torch.Tensor, temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logits: torch.Tensor,
+    predicted_tokens: torch.Tensor,
+    temperature: float = 1.0,
+    targets: torch.Tensor | None = None,
+) -> LogitSummary:
     """Return what a `DenseReference` keeps of the logits of some positions.
 
     Args:
         logits: Logits, shape [positions, vocabulary].
         predicted_tokens: Their arg max, int64 of shape [positions].
         temperature: Divisor of the logits. Defaults to 1.
-
-    Returns:
-        The top tokens and their probabilities, shape [positions, 1 + `TOP_TOKENS`], and the normalizers, shape
-        [positions], on the CPU.
+        targets: Tokens whose negative log-likelihoods are returned, int64 of shape [positions]. Defaults to None.
     """
     count = min(TOP_TOKENS, logits.shape[-1])
-    logits_per_chunk = LOGITS_IN_CACHE if logits.device.type == "cpu" else LOGITS_PER_CHUNK
-    positions_per_chunk = max(1, logits_per_chunk // logits.shape[-1])
-    top_tokens: list[torch.Tensor] = []
-    probabilities: list[torch.Tensor] = []
-    normalizers: list[torch.Tensor] = []
-    for chunk, best in zip(logits.split(positions_per_chunk), predicted_tokens.split(positions_per_chunk), strict=True):
-        scaled = chunk.float()
-        if temperature != 1:
-            scaled = scaled / temperature
-        log_probabilities = scaled.log_softmax(-1)
-        # The arg max comes first, because `find_largest` may choose another one of several equal logits.
-        top = torch.cat([best[:, None], find_largest(log_probabilities, count)], dim=-1)
-        top_tokens.append(top.int())
-        top_log_probabilities = log_probabilities.gather(-1, top)
-        probabilities.append(top_log_probabilities.exp())
-        normalizers.append((scaled.gather(-1, top[:, :1]) - top_log_probabilities[:, :1])[:, 0])
-    # Copied once, because every copy waits for the device.
-    return torch.cat(top_tokens).cpu(), torch.cat(probabilities).cpu(), torch.cat(normalizers).cpu()
+    # On a GPU, all positions at once take the fewest kernels. On a CPU, a few positions stay in the cache.
+    step = len(logits)
+    if logits.device.type == "cpu":
+        step = max(1, LOGITS_IN_CACHE // logits.shape[-1])
+    largest = [find_largest(chunk, count) for chunk in logits.split(step)]
+    # The arg max comes first, because `find_largest` may choose another one of several equal logits.
+    top_tokens = torch.cat([predicted_tokens[:, None], torch.cat(largest)], dim=-1)
+    wanted = top_tokens if targets is None else torch.cat([top_tokens, targets[:, None]], dim=-1)
+    parts = []
+    for positions, log_probabilities in iterate_log_probabilities(logits, temperature):
+        parts.append(log_probabilities.gather(-1, wanted[positions]))
+    wanted_log_probabilities = torch.cat(parts)
+    top_log_probabilities = wanted_log_probabilities[:, : top_tokens.shape[-1]]
+    best_logits = logits.gather(-1, top_tokens[:, :1])[:, 0].float() / temperature
+    return LogitSummary(
+        top_tokens.int(),
+        top_log_probabilities.exp(),
+        best_logits - top_log_probabilities[:, 0],
+        None if targets is None else -wanted_log_probabilities[:, -1],
+    )
 
 
 def find_largest(values: torch.Tensor, count: int) -> torch.Tensor:
@@ -177,10 +200,11 @@ def find_largest(values: torch.Tensor, count: int) -> torch.Tensor:
     groups = columns // COLUMNS_PER_GROUP
     if groups <= 2 * count:
         return values.topk(count).indices
-    grouped = values[:, : groups * COLUMNS_PER_GROUP].unflatten(1, (groups, COLUMNS_PER_GROUP))
-    best_groups = grouped.amax(-1).topk(count).indices
-    offsets = torch.arange(COLUMNS_PER_GROUP, device=values.device)
-    candidates = (best_groups[..., None] * COLUMNS_PER_GROUP + offsets).flatten(1)
+    # The columns of a group are not neighbours: maxima of whole rows of numbers are found faster.
+    grouped = values[:, : COLUMNS_PER_GROUP * groups].unflatten(1, (COLUMNS_PER_GROUP, groups))
+    best_groups = grouped.amax(1).topk(count).indices
+    offsets = torch.arange(0, COLUMNS_PER_GROUP * groups, groups, device=values.device)
+    candidates = (best_groups[..., None] + offsets).flatten(1)
     rest = torch.arange(groups * COLUMNS_PER_GROUP, columns, device=values.device).expand(len(values), -1)
     candidates = torch.cat([candidates, rest], dim=-1)
     return candidates.gather(-1, values.gather(-1, candidates).topk(count).indices)
@@ -238,7 +262,12 @@ def reference_key(model: Any, settings: str, *sequences: torch.Tensor) -> str:
     for tensor in sequences:
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
-    for parameter in model.parameters():
-        version = 0 if parameter.is_inference() else parameter._version
-        digest.update(f"{parameter.data_ptr()} {version} ".encode())
+    state = array("q")
+    # Unlike `model.parameters()`, this does not look for shared parameters, which takes longer than all the rest.
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                state.append(parameter.data_ptr())
+                state.append(0 if parameter.is_inference() else parameter._version)
+    digest.update(state.tobytes())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from sparsedial.errors import NonFiniteOutputError
 from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 from sparsedial.inference.dense_reference import (
     DenseReference,
+    LogitSummary,
     find_reference,
     gather_logits,
     keep_reference,
@@ -20,8 +21,10 @@ from sparsedial.inference.dense_reference import (
 from sparsedial.inference.nonfinite_outputs import describe_nonfinite_logits, predict_tokens
 from sparsedial.inference.output_stage import last_hidden_state, match_output_stage, record_base_models
 from sparsedial.inference.run_context import Progress, ignore_progress
-from sparsedial.inference.token_likelihood import sum_nll
 from sparsedial.models.loading import LanguageModel
+
+MAX_DEVICE_BYTES = 1 << 28
+"""Memory of the last hidden states of a set of sequences that stay on the device of the model."""
 
 
 def predict_next_tokens(model: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +105,7 @@ def _run_dense_model(
     lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress, targets: torch.Tensor | None
 ) -> DenseReference:
     stage = None
-    summaries: list[tuple[torch.Tensor, ...]] = []
+    summaries: list[LogitSummary] = []
     hidden: list[torch.Tensor] = []
     nll: list[torch.Tensor] = []
     completed = 0
@@ -112,20 +115,29 @@ def _run_dense_model(
             if not completed:
                 stage = match_output_stage(lm.model, outputs, logits)
             if stage is not None:
-                hidden.append(last_hidden_state(outputs[stage.base][0]).cpu())
+                states = last_hidden_state(outputs[stage.base][0])
+                keeps_on_device = states[0].nbytes * len(inputs) <= MAX_DEVICE_BYTES
+                hidden.append(states if keeps_on_device else states.cpu())
             for base_outputs in outputs.values():
                 base_outputs.clear()
-            summary = summarize_logits(logits.flatten(0, 1), predicted_tokens.flatten())
-            summaries.append(tuple(part.unflatten(0, rows.shape) for part in summary))
+            wanted = None
             if targets is not None:
-                nll.append(sum_nll(logits, targets[completed : completed + len(rows)]))
+                wanted = targets[completed : completed + len(rows)].flatten().to(logits.device)
+            summary = summarize_logits(logits.flatten(0, 1), predicted_tokens.flatten(), targets=wanted)
+            summaries.append(summary)
+            if summary.nll is not None:
+                nll.append(summary.nll.unflatten(0, rows.shape).double().sum(1))
             completed += len(rows)
             progress(completed, len(inputs))
-    top_tokens, top_probabilities, normalizers = (torch.cat(parts) for parts in zip(*summaries, strict=True))
-    repeat = partial(_repeat_sequences, inputs, batch)
-    states = torch.cat(hidden) if hidden else None
+    # Copied to the CPU once, because every copy waits for the device.
     return DenseReference(
-        repeat, top_tokens, top_probabilities, normalizers, states, stage, nll=torch.cat(nll) if nll else None
+        partial(_repeat_sequences, inputs, batch),
+        torch.cat([summary.top_tokens for summary in summaries]).cpu().unflatten(0, inputs.shape),
+        torch.cat([summary.top_probabilities for summary in summaries]).cpu().unflatten(0, inputs.shape),
+        torch.cat([summary.normalizers for summary in summaries]).cpu().unflatten(0, inputs.shape),
+        torch.cat(hidden) if hidden else None,
+        stage,
+        nll=torch.cat(nll).cpu() if nll else None,
     )
 
 

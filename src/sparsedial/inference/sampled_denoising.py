@@ -212,8 +212,9 @@ def _run_dense_model(lm: LanguageModel, sampled: SampledDenoising, progress: Pro
 
     def summarize(rows: slice, mask: torch.Tensor, logits: torch.Tensor, best: torch.Tensor) -> None:
         summary = summarize_logits(logits, best, temperature)
-        for target, values in zip((top_tokens, top_probabilities, normalizers), summary, strict=True):
-            target[rows][mask] = values
+        top_tokens[rows][mask] = summary.top_tokens.cpu()
+        top_probabilities[rows][mask] = summary.top_probabilities.cpu()
+        normalizers[rows][mask] = summary.normalizers.cpu()
         if stage is not None:
             states = last_hidden_state(outputs[stage.base][-1])
             if not hidden:

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch.nn.functional import cross_entropy
 
 from sparsedial.inference.logit_budget import LOGITS_PER_CHUNK
 
 LOGITS_IN_CACHE = 1 << 18
 """Number of logits that are reduced at once on a CPU, so that they stay in its cache: 1 MiB."""
+
+
+def iterate_log_probabilities(logits: torch.Tensor, temperature: float = 1.0) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the logarithms of the probabilities of all tokens, for a few positions after the other.
+
+    On a CPU, the results are written to the same memory, because new memory of this size costs more than the sums. Each
+    one is valid until the next one is requested.
+
+    Args:
+        logits: Logits, shape [positions, vocabulary].
+        temperature: Divisor of the logits. Defaults to 1.
+
+    Yields:
+        The positions, and their log-probabilities, float32 of shape [positions in the slice, vocabulary].
+
+    Example:
+        >>> for positions, values in iterate_log_probabilities(torch.zeros(2, 4)):
+        ...     print(positions, values.exp())
+        slice(0, 2, None) tensor([[0.2500, 0.2500, 0.2500, 0.2500],
+                [0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    count, vocabulary = logits.shape
+    is_on_cpu = logits.device.type == "cpu"
+    step = max(1, (LOGITS_IN_CACHE if is_on_cpu else LOGITS_PER_CHUNK) // vocabulary)
+    outputs = torch.empty(min(step, count), vocabulary) if is_on_cpu else None
+    inputs = torch.empty_like(outputs) if outputs is not None and logits.dtype != torch.float32 else None
+    for first in range(0, count, step):
+        positions = slice(first, min(first + step, count))
+        chunk = logits[positions]
+        wide = chunk.float() if inputs is None else inputs[: len(chunk)].copy_(chunk)
+        if temperature != 1:
+            wide = wide / temperature
+        if outputs is None:
+            yield positions, wide.log_softmax(-1)
+        else:
+            yield positions, torch.ops.aten._log_softmax.out(wide, -1, False, out=outputs[: len(chunk)])
 
 
 def negative_log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -25,40 +62,11 @@ def negative_log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> tor
         >>> negative_log_likelihoods(torch.zeros(1, 2, 4), torch.tensor([[0, 3]]))
         tensor([[1.3863, 1.3863]])
     """
-    rows = logits.flatten(0, -2)
-    wanted = targets.to(logits.device).flatten()
-    if logits.device.type == "cpu":
-        parts = _in_cache(rows, wanted)
-    else:
-        positions = max(1, LOGITS_PER_CHUNK // logits.shape[-1])
-        parts = []
-        for chunk, tokens in zip(rows.split(positions), wanted.split(positions), strict=True):
-            parts.append(cross_entropy(chunk.float(), tokens, reduction="none"))
-    return torch.cat(parts).unflatten(0, targets.shape)
-
-
-def _in_cache(logits: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
-    """Return the results for a few positions after the other.
-
-    The intermediate results are written to the same memory, because new memory of this size costs more than the sums.
-
-    Args:
-        logits: Logits, shape [positions, vocabulary].
-        targets: Token IDs, shape [positions].
-    """
-    vocabulary = logits.shape[-1]
-    positions = max(1, LOGITS_IN_CACHE // vocabulary)
-    inputs = torch.empty(positions, vocabulary)
-    outputs = torch.empty(positions, vocabulary)
+    wanted = targets.to(logits.device).flatten()[:, None]
     parts = []
-    for chunk, tokens in zip(logits.split(positions), targets.split(positions), strict=True):
-        wide = chunk
-        if chunk.dtype != torch.float32:
-            wide = inputs[: len(chunk)].copy_(chunk)
-        log_probabilities = outputs[: len(chunk)]
-        torch.ops.aten._log_softmax.out(wide, -1, False, out=log_probabilities)
-        parts.append(-log_probabilities.gather(-1, tokens[:, None])[:, 0])
-    return parts
+    for positions, log_probabilities in iterate_log_probabilities(logits.flatten(0, -2)):
+        parts.append(-log_probabilities.gather(-1, wanted[positions])[:, 0])
+    return torch.cat(parts).unflatten(0, targets.shape)
 
 
 def sum_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
