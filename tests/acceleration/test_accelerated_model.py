@@ -7,6 +7,7 @@ import torch
 import torch.nn.utils.prune
 
 import sparsedial as sd
+from sparsedial.acceleration import accelerated_model
 from sparsedial.errors import AttachError, ModelError, SpecError
 from sparsedial.ffn.feed_forward import SITES
 from tests.acceleration.conftest import HIDDEN
@@ -140,6 +141,21 @@ def test_compiled_model_gives_the_same_bits(make_model, site):
         compiled = torch.compile(fast, backend="eager", fullgraph=True)
         assert torch.equal(compiled(ids).logits, expected)
         assert fast.report().calls > 0
+
+
+@pytest.mark.parametrize("site", ["gate", "input", "all_inputs"])
+def test_compiled_projections_of_one_vector_are_computed_together(make_model, monkeypatch, site):
+    monkeypatch.setattr(accelerated_model, "find_formula", lambda *_: None)  # as on a device without whole FFNs
+    model = make_model()
+    ids = torch.arange(1, 4)[None]
+    with sd.accelerate(model, site, sd.TopP(0.7)) as fast:
+        expected = fast(ids).logits
+        calls = fast.report().calls
+        compiled = torch.compile(fast, backend="eager", fullgraph=True)
+        for _ in range(2):
+            fast.reset()
+            assert torch.equal(compiled(ids).logits, expected)
+            assert fast.report().calls == calls > 0
 
 
 def test_a_forward_with_gradients_applies_the_rule_and_has_gradients(make_model):

@@ -108,6 +108,8 @@ def test_vectors_that_do_not_share_rows_have_the_bits_of_one_vector():
 def test_selectors_keep_exactly_the_entries_of_the_rule(rule_class):
     def select(x, rule):
         bound = BoundRule(rule)
+        if not x.numel():
+            return bound(x)
         vectors = x.reshape(-1, x.shape[-1]).contiguous().cuda()
         y = torch.cat([make_selector(bound, x.shape[-1], x.dtype)(vector[None]) for vector in vectors])
         return y.reshape(x.shape).cpu(), bound(x)[1]
@@ -201,16 +203,20 @@ def test_a_decode_step_can_be_captured_in_a_cuda_graph():
         assert fast.report().calls == 12  # two products, captured and eager
 
 
-def test_a_static_cache_with_compiled_steps_gives_the_tokens_of_eager_steps():
+def test_a_static_cache_with_compiled_steps_gives_tokens_that_eager_steps_find_most_probable():
     model = make_wide_llama()
     ids = torch.arange(1, 20, device="cuda")[None]
-    with sd.accelerate(model, "all_inputs", TopP(0.8)) as fast:
-        expected = fast.generate(ids, **PROMPT)
-        fast.reset()
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.8)) as fast:
         for _ in range(2):
+            fast.reset()
             result = fast.generate(ids, cache_implementation="static", **PROMPT)
-            assert (result == expected).float().mean() > 0.7  # compiled code rounds the norms differently
-        assert fast.report().calls > 100
+            assert fast.report().calls >= 2 * 2 * (PROMPT["max_new_tokens"] - 1)
+            output = fast(ids, use_cache=True)
+            for token in result[0, ids.shape[1] :]:
+                logits = output.logits[0, -1].float()
+                # Compiled code rounds the norms differently, so the best of two close tokens can be the other one.
+                assert logits.max() - logits[token] < TOLERANCE[torch.bfloat16] * logits.abs().max()
+                output = fast(token[None, None], use_cache=True, past_key_values=output.past_key_values)
     torch._dynamo.reset()
 
 
@@ -227,7 +233,8 @@ def test_a_compiled_model_gives_equal_bits_for_equal_inputs(mode):
     torch._dynamo.reset()
 
 
-def test_each_token_of_a_measurement_has_the_bits_of_its_decode_step():
+def test_each_token_of_a_measurement_has_the_bits_of_its_decode_step(monkeypatch):
+    monkeypatch.setattr(timing_table, "MIN_BYTES", 1 << 40)  # no dense products, whose sums have another order
     model = make_wide_llama(layers=1)
     mlp = model.model.layers[0].mlp
     x = torch.randn(2, 13, 1024, device="cuda").bfloat16()
@@ -272,7 +279,7 @@ def test_steps_without_the_rule_are_counted_in_cuda_graphs(monkeypatch):
 
 
 def test_a_rule_without_a_kernel_can_be_timed():
-    with sd.accelerate(make_wide_llama(layers=1), "input", NOfM(2, 4), when_slower="dense") as fast:
+    with sd.accelerate(make_wide_llama(layers=1), "input", NOfM(0.5), when_slower="dense") as fast:
         assert fast(torch.arange(1, 3, device="cuda")[None]).logits.isfinite().all()
 
 

@@ -79,6 +79,7 @@ class Projections(ABC):
     Attributes:
         modules: The projections.
         handle: Number by which compiled code finds this object.
+        output_widths: Number of outputs of each projection.
         prefill_calls: Number of calls with many vectors, outside of compiled code.
     """
 
@@ -98,7 +99,9 @@ class Projections(ABC):
         if settings.prefill == "decode":
             self._max_entries = sys.maxsize
         self._shares = len(modules) > 1
+        self.output_widths = [out_features(module) for module in modules]
         self._outputs: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}  # by thread: x, and the results
+        self._traced: tuple[Tensor, Sequence[Tensor]] | None = None  # x, and the results, in traced code
 
     def __call__(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result of one of the projections.
@@ -117,7 +120,7 @@ class Projections(ABC):
         if is_tracing():
             return inner(x)
         if x.numel() <= self._max_entries and can_accelerate and x.numel() > 0:
-            return torch.ops.sparsedial.accelerated_projection.default(x, self.handle, index)
+            return self._run_operator(x, index)
         if x.numel() <= self._max_entries or self.settings.prefill == "sparse":
             return self.apply_densely(x, index, inner)
         return inner(x)
@@ -130,14 +133,16 @@ class Projections(ABC):
             x: Vectors, shape [..., width].
         """
 
-    def decode_one(self, x: Tensor, index: int) -> Tensor:
-        """Return the result of one projection for a few vectors. It equals that of `decode` bit for bit.
+    def decode_joined(self, x: Tensor) -> Tensor:
+        """Return the results of `decode` side by side, contiguous.
 
         Args:
             x: Vectors, shape [..., width].
-            index: Index of the projection in ``modules``.
         """
-        return self.decode(x)[index].contiguous()
+        results = self.decode(x)
+        if len(results) == 1:
+            return results[0].contiguous()
+        return torch.cat(list(results), dim=-1)
 
     @abstractmethod
     def multiply_dense(self, x: Tensor) -> Sequence[Tensor]:
@@ -207,6 +212,19 @@ class Projections(ABC):
         self._outputs[thread] = (x, results)
         return results[index]
 
+    def _run_operator(self, x: Tensor, index: int) -> Tensor:
+        """Return the result of one projection by the operator that compilers call, once for all projections of x."""
+        previous = self._traced
+        if previous is not None and previous[0] is x:
+            self._traced = None
+            return previous[1][index]
+        joined = torch.ops.sparsedial.accelerated_projections.default(x, self.handle)
+        if not self._shares:
+            return joined
+        results = joined.split(self.output_widths, dim=-1)
+        self._traced = (x, results)
+        return results[index]
+
 
 @dataclass(frozen=True)
 class DecodeDescription:
@@ -246,8 +264,7 @@ class KeptInputProjections(Projections):
     ) -> None:
         super().__init__(modules, rule, settings)
         self.layout = WeightLayout(modules, "input-major")
-        self._widths = [out_features(module) for module in modules]
-        self._bias = _join_biases(modules, self._widths)
+        self._bias = _join_biases(modules, self.output_widths)
         weight = self.layout.joined
         assert weight is not None
         self._limits = ProductLimits(joins_vectors=False)  # of a measurement
@@ -272,26 +289,18 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
-        if self._is_dense_step(x):
-            self._dense_calls.add(x.numel() // self.width)
-            return self._split(self._product.multiply_dense(x))
-        return self._split(self._multiply(self._product, x))
+        return self._split(self.decode_joined(x))
 
-    def decode_one(self, x: Tensor, index: int) -> Tensor:
-        """Return the result of one projection for a few vectors, without reading the weights of the other one.
+    def decode_joined(self, x: Tensor) -> Tensor:
+        """Return the results of `decode` side by side, contiguous.
 
         Args:
             x: Vectors, shape [..., width].
-            index: Index of the projection in ``modules``.
         """
-        product = self._product
-        if self._shares:
-            product = self._single_products[index]
         if self._is_dense_step(x):
-            if index == 0:  # the weights of all projections are counted as one call
-                self._dense_calls.add(x.numel() // self.width)
-            return product.multiply_dense(x)
-        return self._multiply(product, x)
+            self._dense_calls.add(x.numel() // self.width)
+            return self._product.multiply_dense(x)
+        return self._multiply(x)
 
     def multiply_dense(self, x: Tensor) -> Sequence[Tensor]:
         """Return the results of all projections for many vectors, without the rule.
@@ -299,7 +308,7 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
-        if self._device_index >= 0 and self._shares:  # PyTorch's activations take longer for parts of a joined result
+        if self._single_products:
             return [product.multiply_dense(x) for product in self._single_products]
         return self._split(self._product.multiply_dense(x))
 
@@ -331,8 +340,7 @@ class KeptInputProjections(Projections):
 
     def counts(self) -> list[ProductCounts]:
         """Return the counts of all products."""
-        products = (self._product, *self._single_products)
-        return [*(product.counts() for product in products), self._dense_calls.counts()]
+        return [self._product.counts(), self._dense_calls.counts()]
 
     def calls_without_rule(self) -> int:
         """Return the number of calls in decode steps that ran without the rule."""
@@ -342,38 +350,38 @@ class KeptInputProjections(Projections):
         """Set the counts to zero."""
         self.prefill_calls = 0
         self._dense_calls.reset()
-        for product in (self._product, *self._single_products):
-            product.reset()
+        self._product.reset()
 
     def _make_single_products(self) -> list[KeptInputProduct]:
-        """Return a product for each projection, for compiled code. There is none if there is only one projection.
+        """Return a product for each projection, for prefill on a GPU if there are two.
 
-        They are not made by the first call, because it may run while a CUDA graph is captured.
+        There, PyTorch's activations take longer for parts of a joined result.
         """
-        products = []
+        products: list[KeptInputProduct] = []
+        if self._device_index < 0 or not self._shares:
+            return products
         start = 0
-        for matrix, width in zip(self.layout.matrices, self._widths, strict=True):
+        for matrix, width in zip(self.layout.matrices, self.output_widths, strict=True):
             bias = self._bias
             if bias is not None:
                 bias = bias[start : start + width]
             start += width
-            if self._shares:
-                products.append(self.settings.backend.make_kept_input_product(matrix, bias, self._limits))
+            products.append(self.settings.backend.make_kept_input_product(matrix, bias, self._limits))
         return products
 
     def _is_dense_step(self, x: Tensor) -> bool:
         return x.numel() // self.width in self._dense_steps
 
-    def _multiply(self, product: KeptInputProduct, x: Tensor) -> Tensor:
+    def _multiply(self, x: Tensor) -> Tensor:
         if x.numel() <= MAX_DECODE_VECTORS * self.width:
-            return product(self._select(x))
+            return self._product(self._select(x))
         vectors = x.reshape(-1, self.width)
-        parts = [product(self._select(part)) for part in vectors.split(MAX_DECODE_VECTORS)]
+        parts = [self._product(self._select(part)) for part in vectors.split(MAX_DECODE_VECTORS)]
         return torch.cat(parts).unflatten(0, x.shape[:-1])
 
     def _split(self, joined: Tensor) -> Sequence[Tensor]:
         if self._shares:
-            return joined.split(self._widths, dim=-1)
+            return joined.split(self.output_widths, dim=-1)
         return (joined,)
 
 
@@ -400,16 +408,15 @@ class FilteredOutputProjections(KeptInputProjections):
         Args:
             x: Vectors, shape [..., width].
         """
-        return (self._filter(super().decode(x)[0], self._select_output),)
+        return (self.decode_joined(x),)
 
-    def decode_one(self, x: Tensor, index: int) -> Tensor:
-        """Return the result of the projection for a few vectors.
+    def decode_joined(self, x: Tensor) -> Tensor:
+        """Return the result of the projection for a few vectors, contiguous.
 
         Args:
             x: Vectors, shape [..., width].
-            index: Index of the projection in ``modules``.
         """
-        return self.decode(x)[index]
+        return self._filter(super().decode_joined(x), self._select_output)
 
     def multiply_masked(self, x: Tensor) -> Sequence[Tensor]:
         """Return the result of the projection for many vectors, with the rule.
@@ -484,12 +491,12 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _run_projection(x: Tensor, handle: int, index: int) -> Tensor:
-    return _projections[handle].decode_one(x.contiguous(), index)
+def _run_projections(x: Tensor, handle: int) -> Tensor:
+    return _projections[handle].decode_joined(x.contiguous())
 
 
-def _project_fake_tensors(x: Tensor, handle: int, index: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], out_features(_projections[handle].modules[index])))
+def _project_fake_tensors(x: Tensor, handle: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], sum(_projections[handle].output_widths)))
 
 
-register_operator("accelerated_projection", "Tensor x, int handle, int index", _run_projection, _project_fake_tensors)
+register_operator("accelerated_projections", "Tensor x, int handle", _run_projections, _project_fake_tensors)

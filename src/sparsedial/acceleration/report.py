@@ -35,7 +35,9 @@ class VectorCounts:
 class AccelerationReport:
     """Reports what an accelerated model has read and skipped in decode steps.
 
-    A call is one multiplication with the weights of a projection, or of up and gate together.
+    A call is one multiplication with the weights of a projection, or of up and gate together. Projections that read a
+    vector without a rule, such as up and gate at the site ``intermediate``, read all weights, and their calls count as
+    dense.
 
     Attributes:
         calls: Number of calls in decode steps.
