@@ -134,7 +134,10 @@ class Registry(Mapping[str, DefinitionT]):
         message = describe_unknown(self.kind, name, self)
         if closest_names(name, self):
             return message
-        return f"{message}. If another package or module defines it, install or import that first."
+        return (
+            f"{message}. If a module of yours registers it, import that module first. A command finds definitions of "
+            "installed packages that declare an entry point for them."
+        )
 
     def find_registration(self, name: str) -> Registration[DefinitionT] | None:
         """Return how a definition was registered. None if it is built in, or if it is not registered or loaded yet.

@@ -46,7 +46,7 @@ def test_a_curve_in_two_directories_is_an_error(folders):
 
 def test_another_share_needs_the_trials(folders):
     assert read_results([folders / "a"], retain=0.95).retain == 0.95
-    with pytest.raises(SpecError, match=r"at 0\.99 of the dense score, expected 0\.95"):
+    with pytest.raises(SpecError, match=r"keep 99% of the dense score, expected those that keep 95%"):
         read_results([folders / "report-a"], retain=0.95)
 
 

@@ -132,7 +132,7 @@ def test_every_term_is_defined_before_the_section_that_uses_it(report):
         "The vector whose entries are dropped": "At a glance",
         "A task without data": "At a glance",
         "The metric of self-prediction": "At a glance",
-        "The highest sparsity that keeps at least 99%": "At a glance",
+        "The highest sparsity at which at least 99%": "At a glance",
         "The parameter of the rule": "39.0% (37.8–40.4%)13",
         "that a runtime can skip": "Curves and layers",
         "The score of the sparse model divided by": "Retention over sparsity",
@@ -247,7 +247,7 @@ def test_missing_numbers_are_null_in_json_and_a_dash_on_the_page(tmp_path):
     [
         ({"status": "right-censored"}, "A lower bound: retention at the last measured point is still at least 99%"),
         ({"status": "left-censored"}, "Retention is below 99% at every measured point"),
-        ({"first_crossing": 0.1}, "Retention first falls below 99% at 10.0%"),
+        ({"first_crossing": 0.1}, "Retention is first below 99% at 10.0%"),
         (
             {"is_wide": True, "examples_needed": 12000},
             "The 95% interval is wider than ±2 percentage points: about 11,616 more examples are needed.",

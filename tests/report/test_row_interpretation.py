@@ -26,7 +26,7 @@ def interpret_changed(**changes):
         ),
         (
             {"first_crossing": 0.1},
-            "The retention curve crosses 99% at this sparsity. Retention first falls below 99% at 10.0%.",
+            "The retention curve crosses 99% at this sparsity. Retention is first below 99% at 10.0%.",
         ),
         ({"sparsity": None, "low": None}, "The critical sparsity is not known."),
         (

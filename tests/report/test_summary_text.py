@@ -123,14 +123,15 @@ def test_a_bracket_without_an_estimate_is_a_finding(results):
             "At least 10.0% (fam-400m on self_prediction) of the activations at the best site can be dropped while at "
             "least 99% of the dense score is kept (97.5% confidence). The highest estimate of a site is 19.8% "
             "(fam-400m on self_prediction). The data do not decide for "
-            "fam-100m on self_prediction and fam-2b on self_prediction: no measured point is shown to keep the score. "
-            "At least 900 more examples are needed to narrow all of these intervals to ±2 percentage points.",
+            "fam-100m on self_prediction and fam-2b on self_prediction: no measured point is shown to meet this "
+            "condition. At least 900 more examples are needed to narrow all of these intervals to ±2 percentage "
+            "points.",
         ),
         (
             {"low": 0.0, "sparsity": None, "is_wide": True, "needs_points": True},
             "The data do not decide how many activations can be dropped while at least 99% of the dense score is kept: "
-            "no measured point is shown to keep the score. Measurements at more values of p are needed to narrow all "
-            "of these intervals to ±2 percentage points.",
+            "no measured point is shown to meet this condition. Measurements at more values of p are needed to narrow "
+            "all of these intervals to ±2 percentage points.",
         ),
     ],
 )

@@ -38,3 +38,13 @@ def test_a_search_lists_its_first_trials_and_the_largest_number_of_further_ones(
     store = run_study(search, tmp_path / "out")
     assert 1 + 2 * len(FIRST_DISTANCES) <= len(list(store.trials())) <= len(ahead.jobs) + ahead.max_further_trials
     assert preview(search, tmp_path / "out").jobs == []
+
+
+def test_a_search_for_a_precision_can_add_values_and_examples(spec, tmp_path):
+    options = {**spec.task_options, "sequences": 8}
+    search = dataclasses.replace(spec, values=None, precision=3.0, max_examples=24, task_options=options)
+    ahead = preview(search, tmp_path / "out")
+    store = run_study(search, tmp_path / "out")
+    finished = len(list(store.trials()))
+    usual = preview(dataclasses.replace(search, precision=None, max_examples=None), tmp_path / "usual")
+    assert len(usual.jobs) + usual.max_further_trials < finished <= len(ahead.jobs) + ahead.max_further_trials

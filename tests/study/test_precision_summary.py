@@ -79,10 +79,10 @@ def test_a_site_without_a_curve_is_named():
     assert line == f"m, input top_p: no critical sparsity: {NO_CURVE}"
 
 
-@pytest.mark.parametrize("precision", [0.0, -1.5, 50.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("precision", [0.0, 0.015, -1.5, 50.0, float("nan"), float("inf")])
 def test_a_precision_out_of_range_is_a_problem(precision):
     (problem,) = StudySpec(models=("zoo:dense-0.4m",), precision=precision).problems("cpu")
-    assert problem == f"precision {precision!r}: expected percentage points, above 0 and below 50"
+    assert problem.startswith(f"precision {precision!r}: expected percentage points, from 0.1 to below 50.")
 
 
 def test_a_precision_needs_a_search():

@@ -77,6 +77,13 @@ class DropsOneEntry(Good):
 
 
 @dataclass(frozen=True)
+class Squares(Good):
+    def keep_mask(self, magnitudes):
+        squares = magnitudes.square()
+        return (squares >= self.share * squares.amax(-1, keepdim=True)) & (squares > 0)
+
+
+@dataclass(frozen=True)
 class ChangesMagnitudes(Good):
     def keep_mask(self, magnitudes):
         mask = super().keep_mask(magnitudes)
@@ -131,7 +138,7 @@ class NoDataclass(Rule):
         (TokensCompete, "a vector alone keeps other entries than among others"),
         (DependsOnPosition, "keeps other entries"),
         (Random, "a second call keeps other entries"),
-        (WrongDirection, "keeps more entries than at a value closer to the dense value"),
+        (WrongDirection, "than at a value closer to the dense value"),
         (DropsOneEntry, "the dense value drops an entry"),
         (ChangesMagnitudes, "keep_mask changes its argument"),
         (DeclaresTies, "the lowest index was not kept first"),
@@ -145,6 +152,11 @@ class NoDataclass(Rule):
 def test_the_fault_of_a_rule_is_found(rule_class, message):
     with pytest.raises((AssertionError, ValueError), match=message):
         check_rule(rule_class, **FAST)
+
+
+def test_the_remedy_for_squares_that_underflow_is_named():
+    with pytest.raises(AssertionError, match="divide each vector by its maximum first"):
+        check_rule(Squares, widths=(7,), dtypes=(torch.float64,))
 
 
 def keep_one_more(x, rule):

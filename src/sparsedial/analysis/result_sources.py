@@ -14,6 +14,7 @@ from sparsedial.analysis.results import Results, compute_results
 from sparsedial.analysis.row_order import layer_ranges
 from sparsedial.errors import SpecError
 from sparsedial.study.folder_layout import holds_study
+from sparsedial.study.requirement_text import describe_required
 from sparsedial.study.store import Store
 
 
@@ -62,8 +63,9 @@ def _check_retain(parts: Sequence[tuple[str, Results]], retain: float | None) ->
     for name, results in parts:
         if results.retain != expected:
             raise SpecError(
-                f"{name}: holds critical sparsities at {results.retain:g} of the dense score, expected {expected:g}. "
-                "Other shares can be computed from the directory of a study only (--retain)."
+                f"{name}: holds critical sparsities that keep {describe_required(results.retain)}, expected those that "
+                f"keep {describe_required(expected)}. Others can be computed from the directory of a study only "
+                "(--retain)."
             )
 
 

@@ -66,8 +66,8 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
             sites that its FFNs have.
         tasks: One task or several: names, mappings of a name and options such as ``{"name": "arc_easy", "limit":
             100}``, or objects that implement `sparsedial.tasks.Task`. Defaults to self-prediction.
-        rule: Name or class of a rule whose values are chosen by ``p`` or by a search, or rules such as ``TopP(0.9)``,
-            which are the points to measure. Defaults to top-p.
+        rule: Name or class of a rule whose values are chosen by ``p`` or by a search, or a list of them, which are
+            compared. Or rules such as ``TopP(0.9)``, which are the points to measure. Defaults to top-p.
         p: Values of the rule parameter, or "paper" for the 26 values of arXiv 2509.00454. Defaults to None, which means
             an adaptive search.
         precision: Half of the width of the 95% interval, in percentage points of sparsity, that the search aims at.

@@ -61,6 +61,11 @@ class Measurement:
         return self.results.experts
 
     @property
+    def differences(self) -> pd.DataFrame:
+        """Differences in critical sparsity between sites, rules and models, with paired intervals."""
+        return self.results.differences
+
+    @property
     def problems(self) -> list[str]:
         """List of what is missing, failed or invalid, one sentence each."""
         return self.results.problems

@@ -141,22 +141,6 @@ def format_number(value: object) -> str:
     return f"{number:.4g}"
 
 
-def format_retain(retain: float) -> str:
-    """Return the share of the dense score that has to be kept as a percentage.
-
-    Args:
-        retain: The share, in (0, 1].
-
-    Returns:
-        The share as a percentage.
-
-    Example:
-        >>> format_retain(0.99)
-        '99%'
-    """
-    return f"{100 * retain:.4g}%"
-
-
 def format_parameters(parameters: object) -> str:
     """Return a number of parameters with its unit, and with three digits.
 

@@ -8,8 +8,9 @@ from operator import attrgetter
 from sparsedial.analysis.critical_findings import SiteFinding
 from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST
 from sparsedial.curves.critical import CROSSED, LEFT_CENSORED, RIGHT_CENSORED
-from sparsedial.report.formatting import format_number, format_percent, format_retain, sanitize_text
+from sparsedial.report.formatting import format_number, format_percent, sanitize_text
 from sparsedial.report.remedies import describe_remedies, format_precision, list_remedies
+from sparsedial.study.requirement_text import CurveWords, describe_curve, format_required
 
 WARNING = "⚠"
 
@@ -26,19 +27,19 @@ def interpret_row(finding: SiteFinding, retain: float) -> str:
     """
     if finding.status == AT_CHANCE:
         return describe_chance(finding)
-    retained = format_retain(retain)
+    words = describe_curve(retain)
     sentences = []
     if finding.is_undecided:
-        sentences.append(f"{WARNING} Not decided: no measured point is shown to keep {retained}.")
+        sentences.append(f"{WARNING} Not decided: no measured point is shown to keep {format_required(retain)}.")
     if finding.sparsity.value is not None:
-        sentences.append(_explain_status(finding, retained))
+        sentences.append(_explain_status(finding, words))
     elif finding.sparsity.low is not None:
         sentences.append("The points around the critical sparsity are too far apart for an estimate.")
     else:
         return "The critical sparsity is not known."
     if finding.first_crossing is not None:
         first = format_percent(finding.first_crossing)
-        sentences.append(f"Retention first falls below {retained} at {first}.")
+        sentences.append(f"{_capitalize(words.quantity)} is first {words.lost} at {first}.")
     sentences.append(describe_precision(finding))
     return " ".join(filter(None, sentences))
 
@@ -98,25 +99,30 @@ def describe_wide_rows(findings: Sequence[SiteFinding], retain: float) -> list[s
     undecided = list(filter(attrgetter("is_undecided"), findings))
     if undecided:
         notes.append(
-            f"{WARNING} not decided: no measured point is shown to keep {format_retain(retain)}. "
+            f"{WARNING} not decided: no measured point is shown to keep {format_required(retain)}. "
             f"{describe_remedies(undecided)}"
         )
     return list(map(str.strip, notes))
 
 
-def _explain_status(finding: SiteFinding, retained: str) -> str:
-    lower_bound = f"A lower bound: retention at the last measured point is still at least {retained}."
+def _explain_status(finding: SiteFinding, words: CurveWords) -> str:
+    quantity = _capitalize(words.quantity)
+    lower_bound = f"A lower bound: {words.quantity} at the last measured point is still {words.kept}."
     if finding.is_last_sparsest:
-        lower_bound = f"Retention is still at least {retained} at the highest sparsity that the rule allows."
+        lower_bound = f"{quantity} is still {words.kept} at the highest sparsity that the rule allows."
     crossing = "this sparsity"
     if not finding.is_estimate:
         crossing = "the estimate"
     explanations = {
-        CROSSED: f"The retention curve crosses {retained} at {crossing}.",
+        CROSSED: f"{words.crossing} at {crossing}.",
         RIGHT_CENSORED: lower_bound,
         LEFT_CENSORED: (
-            f"Retention is below {retained} at every measured point. The value lies before the first one. Points of "
-            "lower sparsity would locate it."
+            f"{quantity} is {words.lost} at every measured point. The value lies before the first one. Points of lower "
+            "sparsity would locate it."
         ),
     }
     return explanations.get(finding.status, sanitize_text(finding.status))
+
+
+def _capitalize(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"

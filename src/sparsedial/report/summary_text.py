@@ -28,13 +28,13 @@ from sparsedial.report.formatting import (
     format_percent,
     format_point_interval,
     format_points,
-    format_retain,
     format_sparsity,
     sanitize_text,
 )
 from sparsedial.report.pair_text import describe_pairs
 from sparsedial.report.remedies import describe_remedies
 from sparsedial.report.scope_text import describe_scope
+from sparsedial.study.requirement_text import describe_condition
 
 MAX_NAMED_FINDINGS = 3
 """Number of models and tasks up to which those that are not decided are listed by name."""
@@ -153,7 +153,7 @@ def _describe_comparisons(findings: Findings, condition: str) -> list[str]:
 
 
 def _describe_condition(findings: Findings) -> str:
-    return f" while at least {format_retain(findings.retain)} of the dense score is kept"
+    return f" while {describe_condition(findings.retain)}"
 
 
 def _describe_range(findings: Findings, condition: str) -> str:
@@ -162,7 +162,7 @@ def _describe_range(findings: Findings, condition: str) -> str:
         lowest, highest = _find_range(findings.models, _best_estimate)
         return f"Between {lowest} and {highest} of the activations at the best site can be dropped{condition}."
     undecided = list(map(attrgetter("headline"), findings.undecided))
-    reason = f"no measured point is shown to keep the score. {describe_remedies(undecided)}".strip()
+    reason = f"no measured point is shown to meet this condition. {describe_remedies(undecided)}".strip()
     if not findings.decided:
         return f"The data do not decide how many activations can be dropped{condition}: {reason}"
     lowest, highest = _find_range(findings.decided, _lower_end)

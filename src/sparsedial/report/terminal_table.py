@@ -24,9 +24,9 @@ from sparsedial.report.critical_table import (
     CriticalTable,
     make_critical_table,
 )
-from sparsedial.report.formatting import format_retain
 from sparsedial.report.row_interpretation import WARNING, describe_wide_rows
 from sparsedial.report.summary_text import summarize_in_one_line
+from sparsedial.study.requirement_text import describe_curve, describe_required
 
 BREAKABLE_COLUMNS = (SPARSITY, PERPLEXITY_SPARSITY, SKIPPABLE_MACS, SKIPPABLE_WEIGHTS)
 """Columns whose text is wrapped in a narrow terminal. The others keep their width."""
@@ -47,7 +47,7 @@ def render_terminal_table(results: Results) -> RenderableType:
     """
     findings = read_critical_findings(results.critical)
     table = make_critical_table(findings.headline, results.retain)
-    definition = f"the highest sparsity that keeps {format_retain(results.retain)} of the dense score"
+    definition = f"the highest sparsity that keeps {describe_required(results.retain)}"
     parts: list[RenderableType] = [Text(f"{summarize_in_one_line(results)}\n")]
     if table.groups:
         parts += [Text(f"Critical sparsity: {definition}\n"), _TableBody(table)]
@@ -134,8 +134,8 @@ def _notes(results: Results, findings: SplitFindings, table: CriticalTable) -> l
         notes.append(f"{WARNING} problems ({len(results.problems)}): some requested results are missing or invalid")
     notes += describe_wide_rows(findings.headline, results.retain)
     if any(map(_has_bound, findings.headline)):
-        retained = format_retain(results.retain)
-        notes.append(f"≥ marks a lower bound: retention at the last point is still at least {retained}, or may be.")
+        words = describe_curve(results.retain)
+        notes.append(f"≥ marks a lower bound: {words.quantity} at the last point is still {words.kept}, or may be.")
     return notes
 
 

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparsedial.study.adaptive_search import MAX_POINTS
+from sparsedial.study.adaptive_search import MAX_POINTS, MAX_POINTS_FOR_PRECISION
+from sparsedial.study.criterion import BOTH
 from sparsedial.study.job import Job
-from sparsedial.study.planner import Planner
+from sparsedial.study.planner import POINTS_FOR_SECOND_CRITERION, Planner
 from sparsedial.study.records import TrialRecord
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
@@ -86,12 +87,21 @@ def _count_further_trials(planner: Planner) -> Mapping[ModelTask, int]:
     further: dict[ModelTask, int] = defaultdict(int)
     if planner.spec.values is not None:
         return further
+    max_points = MAX_POINTS
+    if planner.spec.precision is not None:
+        max_points = MAX_POINTS_FOR_PRECISION
+    elif planner.spec.criterion == BOTH:
+        max_points += POINTS_FOR_SECOND_CRITERION
     for model in planner.models:
         for curve in planner.curves(model):
             progress = planner.curve_progress(curve, assume_dense=True)
             if progress.pending:
                 for task, plan in planner.tasks.items():
-                    further[model, task] += (MAX_POINTS - len(progress.points)) * plan.requested
+                    largest = plan.requested
+                    if planner.spec.precision is not None:  # then the search adds examples, too
+                        largest += plan.max_extra
+                    known = sum(plan.requested + min(extra, plan.max_extra) for extra in progress.points.values())
+                    further[model, task] += max(0, max_points * largest - known)
     return further
 
 

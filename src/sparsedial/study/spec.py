@@ -34,6 +34,7 @@ from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import make_tasks, task_option_names
 from sparsedial.tasks.spec import TaskSpec
 
+MIN_PRECISION = 0.1
 MAX_PRECISION = 50.0
 """Half of the widest possible interval of critical sparsity, in percentage points."""
 
@@ -430,9 +431,10 @@ class StudySpec:
                     "precision is given"
                 )
             return problems
-        if not 0.0 < self.precision < MAX_PRECISION:
+        if not MIN_PRECISION <= self.precision < MAX_PRECISION:
             problems.append(
-                f"precision {self.precision!r}: expected percentage points, above 0 and below {MAX_PRECISION:g}"
+                f"precision {self.precision!r}: expected percentage points, from {MIN_PRECISION:g} to below "
+                f"{MAX_PRECISION:g}. 1.5 means 1.5 points, not a fraction"
             )
         if self.values is not None:
             problems.append(

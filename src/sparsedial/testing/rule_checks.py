@@ -144,10 +144,25 @@ def _check_rules(rules: Sequence[VectorRule], rule_class: type[Rule], x: torch.T
             elif rule_class.keeps_lowest_index_first:
                 check_order(vector, result, rule)
         if previous is None:
-            expect(torch.equal(y.nan_to_num(), x.nan_to_num()), f"{rule}: the dense value drops an entry of {x}")
+            is_dense = torch.equal(y.nan_to_num(), x.nan_to_num())
+            expect(is_dense, f"{rule}: the dense value drops an entry of {x}.{_explain_squares(x)}")
         else:
-            expect((kept <= previous).all(), f"{rule}: keeps more entries than at a value closer to the dense value")
+            is_sparser = bool((kept <= previous).all())
+            message = f"{rule}: keeps more entries of {x} than at a value closer to the dense value."
+            expect(is_sparser, message + _explain_squares(x))
         previous = kept
+
+
+def _explain_squares(x: torch.Tensor) -> str:
+    """Return what to do if a rule that squares the magnitudes fails for these vectors, or an empty text."""
+    magnitudes = x[x.isfinite() & (x != 0)].abs().double()
+    squares = magnitudes.square()
+    if ((squares > 0) & squares.isfinite()).all():
+        return ""
+    return (
+        f" Magnitudes from {magnitudes.min():.1e} to {magnitudes.max():.1e} have squares that are 0 or infinite in "
+        "float64. If the rule squares magnitudes, divide each vector by its maximum first."
+    )
 
 
 def _check_mask(rule: VectorRule, x: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ from sparsedial.analysis.references.loading import load_reference
 from sparsedial.analysis.references.records import OVERLAP_PREVIOUS, ReferenceValue
 from sparsedial.analysis.results import compute_results
 from sparsedial.errors import SpecError
+from sparsedial.study.criterion import RETAIN_BY_PERPLEXITY
 from tests.support.made_up_studies import LARGE, SMALL, Model, study
 from tests.support.references import reference, value
 from tests.support.report_sample import sample
@@ -103,8 +104,14 @@ def test_missing_values_are_listed_only_on_request():
 
 
 def test_another_share_of_the_dense_score_cannot_be_compared():
-    with pytest.raises(SpecError, match=r"at 0\.95 of the dense score.*--retain 0\.95"):
+    with pytest.raises(SpecError, match=r"keep 95% of the dense score.*--retain 0\.95"):
         compare(results_with(), value(), retain=0.95)
+
+
+def test_a_perplexity_cannot_be_compared_with_a_share_of_the_score():
+    results = replace(sample(sites=("input",)), retain=RETAIN_BY_PERPLEXITY)
+    with pytest.raises(SpecError, match=r"those of the results keep a perplexity at most 1% higher.*--criterion score"):
+        compare(results, value())
 
 
 @pytest.fixture(scope="module")

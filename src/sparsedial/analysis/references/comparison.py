@@ -28,6 +28,7 @@ from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import unique_in_order
 from sparsedial.analysis.row_selection import rows_with_numbers
 from sparsedial.errors import SpecError
+from sparsedial.study.requirement_text import describe_required, is_by_perplexity
 
 INSIDE = "inside"
 OVERLAPPING = "overlapping"
@@ -67,8 +68,8 @@ def compare_with_references(
     for reference in references:
         if reference.retain != results.retain and _has_critical_values(reference):
             raise SpecError(
-                f"reference {reference.name!r}: critical sparsities at {reference.retain:g} of the dense score, those "
-                f"of the results are at {results.retain:g}. Use --retain {reference.retain:g}."
+                f"reference {reference.name!r}: critical sparsities that keep {describe_required(reference.retain)}, "
+                f"those of the results keep {describe_required(results.retain)}. {_advise(results, reference)}"
             )
         compared = list(_compare(results, reference))
         if not include_missing:
@@ -77,6 +78,12 @@ def compare_with_references(
                 raise SpecError(_describe_no_match(results, reference))
         rows += compared
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _advise(results: Results, reference: Reference) -> str:
+    if is_by_perplexity(results.retain):
+        return "Compare the scores: `sparsedial report --criterion score`."
+    return f"Use --retain {reference.retain:g}."
 
 
 def _has_critical_values(reference: Reference) -> bool:

@@ -17,7 +17,8 @@ from sparsedial.analysis.labels import AVERAGE
 from sparsedial.analysis.row_order import sort_rows, unique_in_order
 from sparsedial.curves.critical import RIGHT_CENSORED
 from sparsedial.ffn.feed_forward import BUILTIN_SITES
-from sparsedial.report.formatting import format_retain, sanitize_text
+from sparsedial.report.formatting import sanitize_text
+from sparsedial.study.requirement_text import describe_required
 
 CURVE_COLUMNS = ("model", "rule", "layers", "task")
 """Columns that tell curves apart, besides the site."""
@@ -152,7 +153,7 @@ def critical_note(retain: float) -> str:
     Returns:
         The definition.
     """
-    return f"the highest sparsity that keeps {format_retain(retain)} of the dense score"
+    return f"the highest sparsity that keeps {describe_required(retain)}"
 
 
 def has_lower_bounds(rows: Sequence[Row]) -> bool:

@@ -26,6 +26,7 @@ from sparsedial.report.plots.figure import Figure, panel_width
 from sparsedial.report.plots.line_panel import Line, LinePlot, Point, Ring, draw_line_panel
 from sparsedial.report.plots.palette import LineStyle, series_styles, site_styles
 from sparsedial.report.plots.plot_frame import Axis, format_share
+from sparsedial.study.requirement_text import describe_required, is_by_perplexity
 
 RADII = {SEARCH: 4.0, GRID: 2.6, EARLIER: 2.6}
 """Radius of a point in pixels by how its value of p was chosen."""
@@ -180,13 +181,19 @@ def _make_axes(axes: _Axes) -> tuple[Axis, Axis]:
     )
 
 
+def _describe_line(retain: float) -> str:
+    if is_by_perplexity(retain):
+        return f", {describe_required(retain)}"
+    return f" of {format_percent(retain)}"
+
+
 def _notes(rows: list[Row], marks: list[Row], axes: _Axes, retain: float) -> tuple[str, ...]:
     notes = [
-        f"The dashed line is the required retention of {format_percent(retain)}. Rings mark the critical sparsities, "
-        "and vertical bars are 95% intervals."
+        f"The dashed line is the required retention{_describe_line(retain)}. Rings mark the critical sparsities, and "
+        "vertical bars are 95% intervals."
     ]
     if RIGHT_CENSORED in column_values(marks, "status"):
-        notes.append("Open triangles are lower bounds: the last measured point still keeps the score.")
+        notes.append("Open triangles are lower bounds: the last measured point is still above the line.")
     chosen_by = set(column_values(rows, "chosen_by"))
     if chosen_by == {SEARCH}:
         notes.append("The points were chosen by the adaptive search.")

@@ -116,7 +116,7 @@ def _render_sections(results: Results, figures: PageFigures, files: Sequence[str
         content = figures.references + render_detail_table(reference, "reference")
         parts.append(_section(reference.heading, content))
     parts += [
-        _section("Curves and layers", _render_models(figures.models)),
+        _section("Curves and layers", _render_models(results, figures.models)),
         _section(CHANGED_HEADING, _render_changed(results)),
         _render_points(results),
         _section("Provenance", render_provenance(results.provenance) + _render_file_names(files)),
@@ -203,10 +203,10 @@ def _render_pairs(results: Results, figures: Sequence[Figure]) -> str:
     return "".join(parts)
 
 
-def _render_models(models: Sequence[ModelFigures]) -> str:
+def _render_models(results: Results, models: Sequence[ModelFigures]) -> str:
     if not models:
         return "<p>No figures could be drawn, because there are no valid points.</p>"
-    parts = [glossary.define(glossary.RETENTION)]
+    parts = [glossary.define_retention(results)]
     for index, model in enumerate(models, start=1):
         name = escape(model.model)
         content = render_figures(model.figures)

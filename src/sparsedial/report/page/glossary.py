@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from sparsedial.analysis.labels import is_average
 from sparsedial.analysis.results import Results
 from sparsedial.curves.critical import RIGHT_CENSORED
-from sparsedial.report.formatting import format_retain
 from sparsedial.report.page.html_elements import escape
+from sparsedial.study.criterion import RETAIN_BY_PERPLEXITY
+from sparsedial.study.requirement_text import describe_condition, is_by_perplexity
 
 SITES = {
     "input": "input: the vector that the FFN reads",
@@ -42,6 +43,11 @@ RETENTION = (
     "The score of the sparse model divided by the score of the dense model, on the same examples. If lower scores are "
     "better, the dense score divided by the sparse score.",
 )
+RETENTION_BY_PERPLEXITY = (
+    "Retention",
+    "1 minus the increase of the mean negative log-likelihood over that of the dense model, on the same texts. A "
+    f"perplexity 1% higher is a retention of {100 * RETAIN_BY_PERPLEXITY:.1f}%.",
+)
 P = (
     "p",
     "The parameter of the rule. Its row in a table belongs to the number that answers: the lower end of a wide "
@@ -60,7 +66,7 @@ WEIGHTS = (
 )
 CENSORED = (
     "Right-censored (≥)",
-    "The last measured point still keeps the required share of the score, so the value is a lower bound.",
+    "The last measured point still meets the condition, so the value is a lower bound.",
 )
 AT_LEAST = (
     "At least",
@@ -87,15 +93,27 @@ def define_answer_terms(results: Results) -> str:
         "Sparsity": "The share of the entries of an activation vector that are dropped, which means set to zero.",
         "Site": "The vector whose entries are dropped. " + _join(SITES, sites),
         "Rule": _join(RULES, rules),
-        "Critical sparsity": f"The highest sparsity that keeps at least {format_retain(results.retain)} of the dense "
-        "score. It is interpolated between the dense model and the measured points. Both ends of its 95% "
-        "confidence interval (CI) are measured points: the last one that is shown to keep this share, and the first "
-        "one from which on every point is shown to lose it.",
+        "Critical sparsity": f"The highest sparsity at which {describe_condition(results.retain)}. It is interpolated "
+        "between the dense model and the measured points. Both ends of its 95% confidence interval (CI) are measured "
+        "points: the last one that is shown to meet this condition, and the first one from which on every point is "
+        "shown to fail it.",
         **_define_tasks(results),
     }
     if (critical["status"] == RIGHT_CENSORED).any():
         entries[CENSORED[0]] = CENSORED[1]
     return define(*entries.items())
+
+
+def define_retention(results: Results) -> str:
+    """Return the definition of retention.
+
+    Args:
+        results: The results.
+
+    Returns:
+        HTML.
+    """
+    return define(RETENTION_BY_PERPLEXITY if is_by_perplexity(results.retain) else RETENTION)
 
 
 def define(*terms: tuple[str, str]) -> str:

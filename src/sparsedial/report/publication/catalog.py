@@ -20,7 +20,7 @@ from sparsedial.analysis.row_selection import (
 from sparsedial.report.charts.common import Row, distinct_values
 from sparsedial.report.charts.drawn_figure import Figure
 from sparsedial.report.charts.file_names import name_with_number
-from sparsedial.report.formatting import format_retain, sanitize_text
+from sparsedial.report.formatting import sanitize_text
 from sparsedial.report.publication.denoising import draw_step_overlap, draw_step_sparsity
 from sparsedial.report.publication.experts import draw_experts
 from sparsedial.report.publication.generation import add_scores, draw_generation
@@ -28,6 +28,7 @@ from sparsedial.report.publication.model_sizes import draw_sizes
 from sparsedial.report.publication.reference_rows import References
 from sparsedial.report.publication.retention import draw_retention_by_site, draw_retention_by_size
 from sparsedial.report.publication.sites import draw_sites
+from sparsedial.study.requirement_text import describe_required
 
 RETENTION = "retention-by-site"
 RETENTION_BY_SIZE = "retention-by-size"
@@ -132,7 +133,7 @@ def _make_retention(results: Results, references: References) -> Iterator[Figure
         known = references.points(model, tasks)
         caption = (
             f"Retention of {sanitize_text(model)} over sparsity, by site and task. The dashed line marks "
-            f"{format_retain(results.retain)} of the dense score. {INTERVALS}"
+            f"{describe_required(results.retain)}. {INTERVALS}"
         )
         chart = draw_retention_by_site(rows, known, results.retain)
         yield Figure(name, caption + _reference_note(known), chart)
@@ -154,7 +155,7 @@ def _make_retention_by_size(results: Results, references: References) -> Iterato
             index += 1
             caption = (
                 f"Retention over sparsity for the models of {sanitize_text(family)}, {_describe_task(task)}, by site. "
-                f"The dashed line marks {format_retain(results.retain)} of the dense score. {INTERVALS}"
+                f"The dashed line marks {describe_required(results.retain)}. {INTERVALS}"
             )
             chart = draw_retention_by_size(rows, models, results.retain)
             yield Figure(name_with_number(RETENTION_BY_SIZE, index, f"{family} {task}"), caption, chart)
@@ -291,7 +292,7 @@ def _describe_task(task: str) -> str:
 
 
 def _define_critical(results: Results) -> str:
-    return f"the highest sparsity that keeps {format_retain(results.retain)} of the dense score."
+    return f"the highest sparsity that keeps {describe_required(results.retain)}."
 
 
 def _reference_note(rows: Sequence[Row]) -> str:
