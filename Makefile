@@ -76,7 +76,7 @@ test-lowest: $(READY)
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check "$(LOWEST_TORCH)"
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv/lowest.txt "$(LOWEST_TORCH)" \
-		--editable ./packages/zoo --editable ".[all]" hypothesis pytest pytest-timeout pytest-xdist
+		--editable ./packages/zoo --editable ".[all]" hypothesis pytest pytest-timeout pytest-xdist triton
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -o filterwarnings=default -n 2 --dist loadfile --durations 10
 
 dist: $(READY)

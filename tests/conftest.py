@@ -1,5 +1,6 @@
 """Tiny models, built once: random where only the mechanics matter."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,30 @@ def pytest_ignore_collect(collection_path, config):
     if is_documentation and not any("tests/docs" in argument for argument in config.args):
         return True
     return None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_garbage_collection():
+    """Exclude the objects of imported modules from garbage collections, which a study requests for each model.
+
+    They number more than a million, and a collection that visits them takes a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let the interpreter free them at its end. Otherwise, libraries in C++ report them as leaked."""
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_index_of_lm_eval():
+    """Index the 14 000 tasks of lm-eval at most once, which takes seconds."""
+    from tests.support.lm_eval_index import lm_eval_indexed_once
+
+    with lm_eval_indexed_once():
+        yield
 
 
 SIZES = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

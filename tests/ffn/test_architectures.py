@@ -73,6 +73,14 @@ WIDELY_USED = """
 REPRESENTATIVE = {*WIDELY_USED, *PARTLY, *COUNTS, *NOTHING_FOUND, *STACKED_EXPERTS[::5]}
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
+
+
+def is_page_of_this_version():
+    """Return True if docs/architectures.md, and so the tables here, are of the installed version of transformers."""
+    return f"transformers {transformers.__version__}," in PAGE.read_text()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Run on one thread, because the models are too small for several."""
@@ -89,6 +97,8 @@ def one_thread():
 def test_architecture(model_type):
     if model_type in NOT_BUILT:
         pytest.skip(NOT_BUILT[model_type])
+    if model_type not in WIDELY_USED and not is_page_of_this_version():
+        pytest.skip("the tables are those of another version of transformers")
     model = build_tiny_model(model_type)
     with torch.no_grad():
         model(input_ids=torch.arange(3, 9)[None])  # Some models change in their first forward pass.
@@ -121,15 +131,17 @@ def test_architecture(model_type):
 
 
 def test_every_architecture_is_in_one_table():
+    if not is_page_of_this_version():
+        pytest.skip("the tables are those of another version of transformers")
     tables = [*WORK, *STACKED_EXPERTS, *PARTLY, *NOT_BUILT, *NOTHING_FOUND]
     assert sorted(tables) == MODEL_TYPES
     assert set(WIDELY_USED) <= set(WORK)
 
 
 def test_the_page_has_the_same_results():
-    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text()
-    if f"transformers {transformers.__version__}," not in page:
+    if not is_page_of_this_version():
         pytest.skip("written with another version of transformers")
+    page = PAGE.read_text()
     results = {}
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.split("|")]

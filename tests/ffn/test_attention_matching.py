@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import CONFIG_MAPPING
 
 import sparsedial as sd
 from sparsedial.errors import ModelError
@@ -60,6 +61,8 @@ def test_sites_are_found_and_exact(model_type):
     ],
 )
 def test_a_missing_site_is_an_error_before_any_work(model_type, site, reason):
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("this version of transformers does not have it")
     model = build_tiny_model(model_type)
     with pytest.raises(ModelError, match=f"no site '{site}'.*{reason}.*Available sites: input.*lm_head_input"):
         sd.sparsify(model, site, sd.TopP(0.5))

@@ -92,7 +92,7 @@ def test_padding_is_not_counted(model, side, tokens):
     mask = mask if side == "left" else mask.flip(1)
     padded = tokens * mask  # the padding ID is a normal token, so only the mask identifies it
     with torch.no_grad(), sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as sparsifier:
-        model(input_ids=padded, attention_mask=mask)
+        model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0))
     table = sparsifier.stats()
     per_token = {f.name: {"input": f.hidden, "intermediate": f.width} for f in sd.find_ffns(model)}
     for row in table.itertuples():

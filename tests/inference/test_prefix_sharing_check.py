@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     BloomConfig,
     BloomForCausalLM,
     GPTNeoConfig,
@@ -65,6 +66,8 @@ def mamba():
 
 
 def deepseek_v32():
+    if "deepseek_v32" not in CONFIG_MAPPING:
+        pytest.skip("this version of transformers does not have it")
     return build_tiny_model("deepseek_v32")
 
 

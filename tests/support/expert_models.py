@@ -20,7 +20,10 @@ MODEL_TYPES = """
     granitemoe phimoe ernie4_5_moe minimax minimax_m2 minimax_m3_vl_text jamba hunyuan_v1_moe lfm2_moe nemotron_h
     aria_text gemma4_text diffusion_gemma
 """.split()
-if "sub_configs_defaults" not in vars(transformers.CONFIG_MAPPING["diffusion_gemma"]):
+MODEL_TYPES = [name for name in MODEL_TYPES if name in transformers.CONFIG_MAPPING]
+if "diffusion_gemma" not in MODEL_TYPES:
+    MODEL_TYPES = [m for m in MODEL_TYPES if m not in ("aria_text", "granitemoe")]  # outside the experts interface
+elif "sub_configs_defaults" not in vars(transformers.CONFIG_MAPPING["diffusion_gemma"]):
     # Older versions of transformers run Aria's experts outside the experts interface, and DiffusionGemma needs a
     # configuration of its image encoder.
     MODEL_TYPES = [m for m in MODEL_TYPES if m not in ("aria_text", "diffusion_gemma")]

@@ -30,7 +30,7 @@ def llama_tensors(seed=0):
 
 def write_llama(path, tensors):
     """Write a GGUF file with these tensors and a tokenizer with one token per character."""
-    characters = [chr(code) for code in range(33, 33 + VOCABULARY - 4)]
+    characters = [chr(code) for code in range(33, 33 + VOCABULARY - 5)]
     writer = GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(64)
@@ -41,9 +41,9 @@ def write_llama(path, tensors):
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<pad>", "<s>", "</s>", *characters, "!#"])
+    writer.add_token_list(["<pad>", "<s>", "</s>", *characters, "!#", '!"'])
     writer.add_token_types([3, 3, 3] + [1] * (VOCABULARY - 3))
-    writer.add_token_merges(["! #"])
+    writer.add_token_merges(["! #", '! "'])  # some versions of transformers read a single one as text
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     for name, tensor in tensors.items():

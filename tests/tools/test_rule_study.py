@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -33,8 +34,45 @@ def test_rules_are_compared_with_top_p_by_both_criteria(tmp_path):
     others = table.rows[table.rows["rule"] != "top_p"]
     assert (others["low"] <= others["high"]).all()
     lines = [line for line in table.markdown.splitlines() if line.startswith("| `top_k` |")]
-    assert len(lines) == 3
+    assert lines
+    assert table.markdown.count("| rule | `input` |") == 3
     assert "zoo:dense-0.4m, critical sparsity by perplexity" in table.markdown
+
+
+def test_the_sites_of_a_model_are_summarized():
+    differences = [(-0.05, -0.09, -0.01), (0.02, 0.01, 0.03), (0.01, -0.02, 0.04), (None, -0.2, 0.2)]
+    rows = pd.DataFrame(differences, columns=["difference", "low", "high"])
+    rows = rows.assign(rule="top_k", model="m", criterion="score")
+    table = rules_and_sites._summarize(rows, ["m", "other"], ("difference", "low", "high"))
+    assert table.splitlines()[2:] == ["| `top_k` | -5.0 to +2.0; 1 less, 1 more of 3 | – |"]
+
+
+def test_parts_of_a_study_are_read_together(tmp_path):
+    for site in ("input", "up"):
+        measure(tmp_path / site, sites=site, rule=["top_p", "top_k"], sequences=6, length=6)
+    parts = read_study_curves([tmp_path / "input", tmp_path / "up"])
+    assert [(curve.site, curve.rule) for curve in parts] == [
+        ("input", "top_k"), ("up", "top_k"), ("input", "top_p"), ("up", "top_p"),
+    ]  # fmt: skip
+    assert {(curve.model, curve.family) for curve in parts} == {("zoo:dense-0.4m", "dense")}
+    table = rules_and_sites.make_table(parts)
+    assert "| `top_k` |" in table.markdown
+    (line,) = [line for line in table.markdown.splitlines() if "| `input` | `up` |" in line][:1]
+    assert line == "| rule | `input` | `up` |"
+
+
+def test_trends_are_those_of_a_family_and_other_models_are_subtracted(tmp_path):
+    measure(tmp_path, sites="input", sequences=12, length=8)
+    (curve,) = read_study_curves([tmp_path])
+    larger = replace(curve, model="larger", parameters=10 * curve.parameters)
+    other = replace(curve, model="other", family="other", parameters=100 * curve.parameters)
+    tables = criteria.make_table([curve, larger, other]).markdown.split("\n\n")
+    assert len(tables) == 3
+    (trend,) = tables[1].splitlines()[2:]
+    assert trend.startswith("| `input` | self_prediction | 2 | ") and "+0.0 (" in trend
+    (pair,) = tables[2].splitlines()[2:]
+    assert pair.startswith("| `input` | self_prediction | other − larger | +0.0 (")
+    assert len(criteria.make_table([curve, other]).markdown.split("\n\n")) == 2
 
 
 def test_the_criteria_are_compared_with_their_difference(tmp_path):
@@ -63,9 +101,10 @@ def test_calibration_on_the_tested_task_and_on_another_are_compared(tmp_path):
     command = [sys.executable, "examples/data_free.py", "zoo:dense-0.4m", str(texts), "--out", str(out), "--limit", "8"]
     subprocess.run([*command, "--sites", "intermediate", "--device", "cpu", "--length", "8"], cwd=ROOT, check=True)
     command = [sys.executable, "-m", "tools.rule_study", "data-free", str(out), "--out", str(tmp_path)]
+    command += ["--tables", str(tmp_path / "tables")]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert "`threshold`" in printed
-    rows = pd.read_csv(tmp_path / "data-free.csv")
+    rows = pd.read_csv(tmp_path / "tables" / "data-free.csv")
     assert set(rows["task"]) == {"animals", "numbers", calibration_data.ALL_TASKS}
     assert set(rows["comparison"]) == set(calibration_data.COMPARISONS)
     means = rows.groupby(["rule", "comparison"])["difference"]
