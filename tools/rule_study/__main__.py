@@ -29,14 +29,15 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, help="Table and figure to make.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="Directories of studies.")
     parser.add_argument("--out", type=Path, default=Path(), help="Directory of the files. Default: the current one.")
+    parser.add_argument("--tables", type=Path, help="Directory of the CSV file. Default: that of --out.")
     parser.add_argument("--name", help="Name of the files without suffix. Default: the command.")
     arguments = parser.parse_args()
 
     table = COMMANDS[arguments.command](read_study_curves(arguments.folders))
     print(table.markdown)
-    path = arguments.out / (arguments.name or arguments.command)
-    write_file(path.with_name(f"{path.name}.csv"), to_csv(table.rows))
-    write_file(path.with_name(f"{path.name}.svg"), to_svg(table.figure).encode())
+    name = arguments.name or arguments.command
+    write_file((arguments.tables or arguments.out) / f"{name}.csv", to_csv(table.rows))
+    write_file(arguments.out / f"{name}.svg", to_svg(table.figure).encode())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sparsedial.curves.curve import Curve, curve_from_scores
 from sparsedial.curves.matched_sparsity import retention_difference, scores_at_sparsity
 from sparsedial.rules import split_family
 from tools.rule_study.figures import draw_differences
-from tools.rule_study.study_curves import StudyCurve, StudyTable, format_points, list_models, markdown_table
+from tools.rule_study.study_curves import SITES, StudyCurve, StudyTable, format_points, list_models, markdown_table
 
 BASELINE = "top_p"
 CALIBRATED = ("threshold", "cett")
@@ -160,11 +160,17 @@ def _format(rows: pd.DataFrame, models: Sequence[str]) -> str:
     return markdown_table(["model", "site", "rule", "sparsity", *COMPARISONS], lines)
 
 
+def _panel_key(panel: str, models: Sequence[str]) -> tuple[int, str, int]:
+    """Return the sort key of a panel: a row of panels for each site and rule, a column for each model."""
+    model, site, rule = panel.split(", ")
+    return -SITES.index(site), rule, models.index(model)
+
+
 def _draw(rows: pd.DataFrame, models: Sequence[str]) -> Any:
     shown = rows[rows["comparison"].isin(COMPARISONS[:3])].copy()
     shown["panel"] = shown["model"] + ", " + shown["site"] + ", " + shown["rule"]
     shown["row"] = shown["task"]
     shown["series"] = shown["comparison"]
     tasks = [task for task in dict.fromkeys(shown["task"]) if task != ALL_TASKS]
-    panels = sorted(set(shown["panel"]), key=lambda panel: (models.index(panel.split(", ")[0]), panel))
+    panels = sorted(set(shown["panel"]), key=lambda panel: _panel_key(panel, models))
     return draw_differences(shown, panels, [*tasks, ALL_TASKS], COMPARISONS[:3], "difference in retention")

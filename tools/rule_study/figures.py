@@ -15,6 +15,8 @@ SERIES_HEIGHT = 7
 ROW_PADDING = 5
 PANEL_WIDTH = 150
 COLUMNS = 3
+SPACING = 30
+"""Distance of panels in pixels. Labels at the ends of two horizontal axes fit into it."""
 
 
 def draw_differences(
@@ -46,4 +48,4 @@ def draw_differences(
     layers = alt.layer(zero, intervals, points.encode(x=alt.X("difference:Q", title=title), **channels.mark))
     plot = layers.properties(width=PANEL_WIDTH, height=height, data=alt.Data(values=values))
     facet = alt.Facet("panel:N", sort=list(panels), header=alt.Header(title=None))
-    return plot.facet(facet=facet, columns=min(COLUMNS, len(panels)), spacing=16).configure(**THEME)
+    return plot.facet(facet=facet, columns=min(COLUMNS, len(panels)), spacing=SPACING).configure(**THEME)

@@ -38,6 +38,12 @@ RULES = (
     "n_of_m(m=16)",
 )
 
+COMPARED = {
+    "critical sparsity by score": ("difference", "low", "high"),
+    "retention at the critical sparsity of top-p": ("retention_difference", "retention_low", "retention_high"),
+}
+"""What is compared with top-p, with the columns of the difference and its interval."""
+
 
 def make_table(curves: Sequence[StudyCurve]) -> StudyTable:
     """Compare each rule with top-p.
@@ -46,15 +52,18 @@ def make_table(curves: Sequence[StudyCurve]) -> StudyTable:
         curves: The curves of a study of rules and sites.
     """
     rows = pd.DataFrame(_compare_all(curves))
+    models = list_models(curves)
     parts = []
-    for model in list_models(curves):
+    for title, names in COMPARED.items():
+        parts.append(f"All sites, {title}:\n\n{_summarize(rows, models, names)}")
+    for model in models:
         for criterion in (SCORE, PERPLEXITY):
             part = rows[(rows["model"] == model) & (rows["criterion"] == criterion)]
             if not part.empty:
                 parts.append(f"{model}, critical sparsity by {criterion}:\n\n{_format_model(part, _format_cell)}")
         part = rows[(rows["model"] == model) & (rows["criterion"] == SCORE)]
         parts.append(f"{model}, retention at the critical sparsity of top-p:\n\n{_format_model(part, _format_matched)}")
-    return StudyTable("\n\n".join(parts), rows, _draw(rows, list_models(curves)))
+    return StudyTable("\n\n".join(parts), rows, _draw(rows, models))
 
 
 def _compare_all(curves: Sequence[StudyCurve]) -> Iterator[dict[str, Any]]:
@@ -102,6 +111,27 @@ def _compare(curve: StudyCurve, baseline: StudyCurve | None, criterion: str) -> 
     return row
 
 
+def _summarize(rows: pd.DataFrame, models: Sequence[str], names: Sequence[str]) -> str:
+    """Return a table with a row per rule and a column per model: the range over the sites, and what is separated."""
+    shown = rows[(rows["criterion"] == SCORE) & (rows["rule"] != BASELINE)]
+    known = shown.dropna(subset=list(names))
+    lines = []
+    for rule in [rule for rule in RULES if rule in set(known["rule"])]:
+        cells = [f"`{rule}`"]
+        for model in models:
+            cells.append(_summarize_sites(known[(known["rule"] == rule) & (known["model"] == model)], names))
+        lines.append(cells)
+    return markdown_table(["rule", *models], lines)
+
+
+def _summarize_sites(rows: pd.DataFrame, names: Sequence[str]) -> str:
+    if rows.empty:
+        return "–"
+    differences, low, high = (100 * rows[name].astype(float) for name in names)
+    counts = f"{(high < 0).sum()} less, {(low > 0).sum()} more of {len(rows)}"
+    return f"{differences.min():+.1f} to {differences.max():+.1f}; {counts}"
+
+
 def _format_model(rows: pd.DataFrame, format_cell: Callable[[pd.Series], str]) -> str:
     """Return the table of one model and criterion: a row per rule, a column per site."""
     sites = [site for site in SITES if site in set(rows["site"])]
@@ -133,7 +163,9 @@ def _format_numbers(row: pd.Series, names: Sequence[str]) -> str:
 
 
 def _draw(rows: pd.DataFrame, models: Sequence[str]) -> alt.TopLevelMixin:
+    """Draw the differences. A rule without any estimate is left out: its intervals are wider than all others."""
     shown = rows[(rows["criterion"] == SCORE) & rows["low"].notna()].copy()
+    shown = shown[shown["rule"].isin(shown.loc[shown["difference"].notna(), "rule"])]
     shown["panel"] = shown["site"]
     shown["row"] = shown["rule"]
     shown["series"] = shown["model"]

@@ -54,6 +54,7 @@ class StudyCurve:
 
     Attributes:
         model: Name of the model, without directory and suffix.
+        family: Family of the model.
         parameters: Number of parameters.
         site: Where the rule was applied.
         rule: Family of the rule.
@@ -63,6 +64,7 @@ class StudyCurve:
     """
 
     model: str
+    family: str
     parameters: int
     site: str
     rule: str
@@ -113,6 +115,7 @@ def _shorten(curve: LabelledCurve) -> StudyCurve:
     likelihoods = curve.likelihoods
     return StudyCurve(
         model=Path(group.model).name.removesuffix(".gguf"),
+        family=group.family,
         parameters=group.parameters,
         site=group.site,
         rule=group.rule,
