@@ -34,6 +34,11 @@ def test_discovery_draws_no_random_numbers(qwen):
 @pytest.mark.parametrize("model_type", ["dbrx", "jetmoe", "llama4_text"])
 def test_experts_outside_the_experts_interface_are_named(model_type):
     model = build_model(model_type)
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.arange(3, 9)[None])
+    except RuntimeError as error:  # the model itself, in some versions of transformers
+        pytest.skip(f"{model_type} cannot be run: {error}")
     ffns = sd.find_ffns(model)
     name, reason = next(iter(ffns.unsupported.items()))
     assert type(model.get_submodule(name)).__name__ in reason
