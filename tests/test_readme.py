@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[1]
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     """The quick start runs as typed, on a model of the zoo and with few examples and points."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sd, "measure", partial(sd.measure, p=[0.9, 0.5], sequences=8, length=8, limit=8))
+    monkeypatch.setattr(sd, "measure", partial(sd.measure, p=[0.9, 0.5], sequences=8, length=8))
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     namespace = {}
     exec(compile(example.replace("smollm2-135m", "zoo:dense-0.4m"), "README.md", "exec"), namespace)
     output = capsys.readouterr().out
     assert "Critical sparsity" in output and "sparsity" in output
-    assert set(namespace["result"].critical["task"]) == {"self_prediction", "next_token"}
+    assert set(namespace["result"].critical["task"]) == {"self_prediction"}
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
 
