@@ -9,7 +9,7 @@ from unittest import mock
 
 from sparsedial.cli import console
 from sparsedial.cli.main import main
-from sparsedial.measurement.library_output import silent_libraries
+from sparsedial.measurement.silent_libraries import silent_libraries
 
 CONSOLES = (console.out, console.err, console.errors)
 

@@ -214,7 +214,7 @@ class Projections(ABC):
 
     def _run_operator(self, x: Tensor, index: int) -> Tensor:
         """Return the result of one projection by the operator that compilers call, once for all projections of x."""
-        previous = self._traced
+        previous = self._traced  # not by thread as in `_run_shared`: compilers cannot trace the number of a thread
         if previous is not None and previous[0] is x:
             self._traced = None
             return previous[1][index]
@@ -401,14 +401,6 @@ class FilteredOutputProjections(KeptInputProjections):
         self._ffn = ffn
         self._output_rule = rule
         self._select_output = self._make_selector(rule, ffn.width)
-
-    def decode(self, x: Tensor) -> Sequence[Tensor]:
-        """Return the result of the projection for a few vectors, which are contiguous.
-
-        Args:
-            x: Vectors, shape [..., width].
-        """
-        return (self.decode_joined(x),)
 
     def decode_joined(self, x: Tensor) -> Tensor:
         """Return the result of the projection for a few vectors, contiguous.

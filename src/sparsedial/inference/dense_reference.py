@@ -19,7 +19,7 @@ import torch
 
 from sparsedial.inference.logit_budget import LOGITS_PER_CHUNK, vocabulary_size
 from sparsedial.inference.output_stage import OutputStage
-from sparsedial.inference.token_likelihood import LOGITS_IN_CACHE, iterate_log_probabilities
+from sparsedial.inference.token_likelihood import iterate_log_probabilities, positions_in_cache
 from sparsedial.models.loading import LanguageModel
 
 TOP_TOKENS = 32
@@ -161,7 +161,7 @@ def summarize_logits(
     # On a GPU, all positions at once take the fewest kernels. On a CPU, a few positions stay in the cache.
     step = len(logits)
     if logits.device.type == "cpu":
-        step = max(1, LOGITS_IN_CACHE // logits.shape[-1])
+        step = positions_in_cache(logits.shape[-1])
     largest = [find_largest(chunk, count) for chunk in logits.split(step)]
     # The arg max comes first, because `find_largest` may choose another one of several equal logits.
     top_tokens = torch.cat([predicted_tokens[:, None], torch.cat(largest)], dim=-1)

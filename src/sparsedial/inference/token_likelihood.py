@@ -12,6 +12,15 @@ LOGITS_IN_CACHE = 1 << 18
 """Number of logits that are reduced at once on a CPU, so that they stay in its cache: 1 MiB."""
 
 
+def positions_in_cache(vocabulary: int) -> int:
+    """Return the number of positions whose logits are reduced at once on a CPU, at least 1.
+
+    Args:
+        vocabulary: Number of logits of one position.
+    """
+    return max(1, LOGITS_IN_CACHE // vocabulary)
+
+
 def iterate_log_probabilities(logits: torch.Tensor, temperature: float = 1.0) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the logarithms of the probabilities of all tokens, for a few positions after the other.
 
@@ -33,7 +42,7 @@ def iterate_log_probabilities(logits: torch.Tensor, temperature: float = 1.0) ->
     """
     count, vocabulary = logits.shape
     is_on_cpu = logits.device.type == "cpu"
-    step = max(1, (LOGITS_IN_CACHE if is_on_cpu else LOGITS_PER_CHUNK) // vocabulary)
+    step = positions_in_cache(vocabulary) if is_on_cpu else max(1, LOGITS_PER_CHUNK // vocabulary)
     outputs = torch.empty(min(step, count), vocabulary) if is_on_cpu else None
     inputs = torch.empty_like(outputs) if outputs is not None and logits.dtype != torch.float32 else None
     for first in range(0, count, step):

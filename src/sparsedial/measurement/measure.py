@@ -10,9 +10,9 @@ from typing import Any
 
 from sparsedial.curves.critical import RETAIN
 from sparsedial.measurement.arguments import describe_study
-from sparsedial.measurement.library_output import silent_libraries
 from sparsedial.measurement.progress_display import ProgressDisplay
 from sparsedial.measurement.result import Measurement
+from sparsedial.measurement.silent_libraries import silent_libraries
 from sparsedial.measurement.study_measurement import measure_study
 from sparsedial.study.criterion import SCORE
 from sparsedial.study.executors.base import ExecutorConfig
