@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import sparsedial as sd
+from tools.distributions import FEW_TRIALS
 
 pytestmark = pytest.mark.docs
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     """The quick start runs as typed, on a model of the zoo and with few examples and points."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sd, "measure", partial(sd.measure, p=[0.9, 0.5], sequences=8, length=8))
+    monkeypatch.setattr(sd, "measure", partial(sd.measure, **FEW_TRIALS))
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     namespace = {}
     exec(compile(example.replace("smollm2-135m", "zoo:dense-0.4m"), "README.md", "exec"), namespace)

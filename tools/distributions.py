@@ -33,12 +33,14 @@ REQUIRED_FILES = (
 )
 SMALL = ("--p", "0.9,0.5", "--sequences", "8", "--length", "8")
 
-README_SETTINGS = """
+FEW_TRIALS = {"p": [0.9, 0.5], "sequences": 8, "length": 8}
+"""Arguments of ``measure`` that keep the README's example short."""
+
+README_SETTINGS = f"""
 import functools
 import sparsedial
-sparsedial.measure = functools.partial(sparsedial.measure, p=[0.9, 0.5], sequences=8, length=8, limit=8)
+sparsedial.measure = functools.partial(sparsedial.measure, **{FEW_TRIALS})
 """
-"""Keep the README's example short: few values and examples."""
 
 
 def main() -> None:
