@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sparsedial.acceleration import timing_table
+from sparsedial.acceleration import call_timing, timing_table
 from sparsedial.acceleration.backend import ProductLimits, load_backend
 from sparsedial.acceleration.cpu_backend import make_backend
 from sparsedial.acceleration.timing_table import LimitTable, expect_kept_share
@@ -19,7 +19,7 @@ def small_measurement(monkeypatch, tmp_path):
     """Measure small matrices, and keep the limits in a temporary cache."""
     monkeypatch.setattr(timing_table, "MIN_BYTES", 0)
     monkeypatch.setattr(timing_table, "COLD_BYTES", 1)
-    monkeypatch.setattr(timing_table, "REPEATS", 1)
+    monkeypatch.setattr(call_timing, "REPEATS", 1)
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path))
     return tmp_path / "acceleration" / "limits.json"
 

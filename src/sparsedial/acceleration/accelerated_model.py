@@ -13,6 +13,7 @@ from torch import nn
 
 from sparsedial.acceleration.backend import Backend, load_backend
 from sparsedial.acceleration.kept_output_projections import OTHER_VECTOR, KeptOutputProjections
+from sparsedial.acceleration.linear_layers import LinearPatch, patch_linear_layers
 from sparsedial.acceleration.projections import (
     FilteredOutputProjections,
     KeptInputProjections,
@@ -52,6 +53,7 @@ def accelerate(  # noqa: PLR0913  # the options of one call
     layers: Iterable[int] | None = None,
     prefill: Prefill = "dense",
     when_slower: WhenSlower = "mask",
+    linear_layers: bool = True,
     ffns: FFNs | None = None,
     calibration: Calibration | None = None,
 ) -> AcceleratedModel:
@@ -73,6 +75,9 @@ def accelerate(  # noqa: PLR0913  # the options of one call
         when_slower: What a decode step runs where the rule and a kernel are not faster than a dense product, as
             measured on this machine. "mask" applies the rule nevertheless and reads all weights, so that the model is
             the same function everywhere. "dense" leaves out the rule. Defaults to "mask".
+        linear_layers: True to compute the other linear layers, such as those of attention and the output layer, with a
+            dense kernel in decode steps on a CPU, if it is measured to be faster than PyTorch. Their sums are added in
+            another order. False to leave them unchanged. Defaults to True.
         ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
         calibration: What `sparsedial.calibrate` returned for this model, rule and site. Defaults to None, for rules
             that need none.
@@ -105,7 +110,8 @@ def accelerate(  # noqa: PLR0913  # the options of one call
     selected = select_ffns(ffns, layers)
     check_model_contains(model, selected)
     vectors, rules = choose_vectors(selected, site, rule)
-    return _accelerate_vectors(model, AccelerationPlan(site, prefill, when_slower, vectors, rules, calibration))
+    plan = AccelerationPlan(site, prefill, when_slower, linear_layers, vectors, rules, calibration)
+    return _accelerate_vectors(model, plan)
 
 
 def _check_choices(site: str, prefill: str, when_slower: str) -> None:
@@ -145,7 +151,10 @@ def accelerate_as_saved(model: nn.Module, settings: SavedSettings) -> Accelerate
         )
     prefill: Prefill = "sparse" if settings.prefill == "sparse" else "dense"
     when_slower: WhenSlower = "dense" if settings.when_slower == "dense" else "mask"
-    plan = AccelerationPlan(settings.site, prefill, when_slower, vectors, tuple(rules), settings.make_calibration())
+    calibration = settings.make_calibration()
+    plan = AccelerationPlan(
+        settings.site, prefill, when_slower, settings.linear_layers, vectors, tuple(rules), calibration
+    )
     fast = _accelerate_vectors(model, plan)
     fast.evidence = settings.evidence
     return fast
@@ -172,6 +181,7 @@ class AccelerationPlan:
         site: Name of the site.
         prefill: "dense" or "sparse".
         when_slower: "mask" or "dense".
+        linear_layers: True to use the dense kernel for linear layers outside of these FFNs.
         vectors: The vectors that have a rule.
         rules: The rule of each vector.
         calibration: What the rules need to know about the model, or None.
@@ -180,6 +190,7 @@ class AccelerationPlan:
     site: str
     prefill: Prefill
     when_slower: WhenSlower
+    linear_layers: bool
     vectors: Sequence[SparsifiedVector]
     rules: RuleAssignment
     calibration: Calibration | None
@@ -293,7 +304,8 @@ class AcceleratedModel(nn.Module):
             products = projections.counts()
             without_rule = projections.calls_without_rule()
             counts.append(VectorCounts(ffn.layer, ffn.name, vector, products, projections.prefill_calls, without_rule))
-        return make_report(counts, self.prefill, self.when_slower)
+        linear_layers = sum(isinstance(patch, LinearPatch) for patch in self._patches)
+        return make_report(counts, self.prefill, self.when_slower, linear_layers)
 
     def reset(self) -> None:
         """Set the counts of the report to zero."""
@@ -356,6 +368,7 @@ class AcceleratedModel(nn.Module):
             site=self.site,
             prefill=self.prefill,
             when_slower=self.when_slower,
+            linear_layers=self._plan.linear_layers,
             rules=rules,
             calibration=None if calibration is None else dict(calibration.values),
             machine=self._backend.describe_device(),
@@ -373,13 +386,17 @@ class AcceleratedModel(nn.Module):
         """Rearrange the weights and patch the projections."""
         reserve_vectors(self._plan.vectors)
         self._is_attached = True
-        settings = ProjectionSettings(self._backend, self.prefill, LimitTable(self._backend), self.when_slower)
+        limits = LimitTable(self._backend)
+        settings = ProjectionSettings(self._backend, self.prefill, limits, self.when_slower)
         rules_by_ffn: dict[int, dict[str, BoundRule | None]] = {}
         for vector, rule in zip(self._plan.vectors, rules, strict=True):
             rules_by_ffn.setdefault(id(vector.ffn), {})[vector.name] = rule
+        ffns = self._plan.list_ffns()
         try:
-            for ffn in self._plan.list_ffns():
+            for ffn in ffns:
                 self._attach_ffn(ffn, rules_by_ffn[id(ffn)], settings)
+            if self._plan.linear_layers:
+                self._patches.extend(patch_linear_layers(self.dense_model, ffns, self._backend, limits))
             self._copies = DenseCopies(self.dense_model)
         except BaseException:
             self.restore()

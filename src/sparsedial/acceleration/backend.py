@@ -153,6 +153,22 @@ class KeptOutputProduct(Protocol):
         ...
 
 
+class DenseProduct(Protocol):
+    """Function that computes ``x @ weight.T + bias`` for a few vectors."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply a few vectors with the whole matrix.
+
+        Args:
+            x: At most `MAX_DECODE_VECTORS` vectors, shape [..., columns], contiguous, of the dtype and on the device of
+                the weight.
+
+        Returns:
+            The result, shape [..., rows]. Equal arguments give equal bits.
+        """
+        ...
+
+
 Selector = Callable[[torch.Tensor], torch.Tensor]
 """Function that applies a rule to a few vectors, shape [..., width], contiguous, and returns the sparse vectors."""
 
@@ -231,6 +247,8 @@ class Backend:
         describe_device: Function that returns a text that identifies what the speed depends on: the processor and the
             number of threads.
         ffn_kernels: The kernels of whole FFNs. None if there are none.
+        make_dense_product: Function of the weight and the bias of a linear layer, as for kept outputs. None if the
+            library of the device reads a matrix at the rate of the memory.
     """
 
     dtypes: tuple[torch.dtype, ...]
@@ -239,6 +257,7 @@ class Backend:
     make_kept_output_product: Callable[[torch.Tensor, torch.Tensor | None, ProductLimits], KeptOutputProduct]
     describe_device: Callable[[], str]
     ffn_kernels: FfnKernels | None = None
+    make_dense_product: Callable[[torch.Tensor, torch.Tensor | None], DenseProduct] | None = None
 
 
 def load_backend(device: torch.device) -> Backend:

@@ -7,7 +7,7 @@ import torch
 from sparsedial.acceleration.backend import Backend
 from sparsedial.acceleration.cpu_ffns import CpuFfnKernels
 from sparsedial.acceleration.cpu_kernels import FORMATS, converts_float16
-from sparsedial.acceleration.cpu_products import KeptInputs, KeptOutputs, describe_processor, make_selector
+from sparsedial.acceleration.cpu_products import AllOutputs, KeptInputs, KeptOutputs, describe_processor, make_selector
 
 
 def make_backend() -> Backend:
@@ -18,6 +18,7 @@ def make_backend() -> Backend:
         make_selector=make_selector,
         make_kept_input_product=KeptInputs,
         make_kept_output_product=KeptOutputs,
+        make_dense_product=AllOutputs,
         describe_device=describe_processor,
         ffn_kernels=CpuFfnKernels(),
     )

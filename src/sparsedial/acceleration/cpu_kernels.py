@@ -8,7 +8,7 @@ the vectors are written to a list. The outputs are divided into tiles. For each 
 the list per pass and adds them to the float32 sums of the tile, which stay in its first-level cache.
 
 *Kept outputs.* The matrix has one row per output. The dot products of the rows that are kept are computed, four rows
-at a time.
+at a time. The same code computes all outputs of a matrix that nothing is skipped of.
 
 Each output is computed by one thread, in the order of the inputs. The result depends neither on the number of threads
 nor on the tiles, so equal inputs give equal bits.
@@ -511,6 +511,12 @@ def _list_kept_outputs(product, x_address, mask_address, raw):
         kept_entries += keepers
     product.kept = kept
     product.kept_entries += kept_entries
+    _convert_vectors(product, x_address, raw)
+
+
+@_compiled
+def _convert_vectors(product, x_address, raw):
+    """Write x in float32."""
     size = product.vectors * product.columns
     x = carray(_pointer(x_address, raw), (size,))
     values = carray(_pointer(product.values_address, np.float32), (size,))
@@ -616,6 +622,39 @@ def compile_kept_outputs(dtype: torch.dtype) -> ProductKernel:
         else:
             _multiply_kept_outputs(address, raw, size)
         _clear_dropped_outputs(product, mask_address, raw)
+        return True
+
+    return _finish(run, work)
+
+
+@functools.cache
+def compile_all_outputs(dtype: torch.dtype) -> ProductKernel:
+    """Compile the product that reads the whole matrix. Later processes load it from numba's cache on disk.
+
+    The list of rows in the record has to be complete. It is not changed, and calls are not counted.
+
+    Args:
+        dtype: Dtype of the matrix, of x and of the result, one of `FORMATS`.
+
+    Returns:
+        The kernel.
+    """
+    _, raw, size, _ = FORMATS[dtype]
+
+    @cfunc(types.void(types.int64), cache=True)
+    def work(address):
+        _multiply_kept_outputs(address, raw, size)
+
+    @njit(_SIGNATURE, cache=True, error_model="numpy")
+    def run(address, worker, x_address, mask_address, out_address):
+        product = _record(address)
+        _convert_vectors(product, x_address, raw)
+        product.out_address = out_address
+        product.next_tile = 0
+        if product.threads > 1:
+            _call_parallel(product.parallel_address, worker, address, product.threads)
+        else:
+            _multiply_kept_outputs(address, raw, size)
         return True
 
     return _finish(run, work)

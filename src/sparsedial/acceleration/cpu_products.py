@@ -27,6 +27,7 @@ from sparsedial.acceleration.backend import (
 from sparsedial.acceleration.cpu_kernels import (
     PRODUCT,
     ProductKernel,
+    compile_all_outputs,
     compile_kept_inputs,
     compile_kept_outputs,
 )
@@ -301,6 +302,58 @@ class KeptOutputs(_Product):
             vectors: Number of vectors.
         """
         return ROWS_PER_TILE
+
+
+class AllOutputs(_Product):
+    """The product that reads the whole matrix: see `sparsedial.acceleration.backend.DenseProduct`.
+
+    Args:
+        weight: The matrix, one row per output, shape [rows, columns].
+        bias: Shape [rows], or None.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias, ProductLimits())
+        self._all_rows = _list_all_rows(self.rows)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply a few vectors, shape [..., columns].
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        out = x.new_empty((*x.shape[:-1], self.rows))
+        self.find_uncounted_call(x.numel() // self.columns).run(x.data_ptr(), 0, out.data_ptr())
+        return out
+
+    def kernel(self, vectors: int) -> ProductKernel:
+        """Return the compiled kernel, which is the same for all numbers of vectors.
+
+        Args:
+            vectors: Number of vectors.
+        """
+        return compile_all_outputs(self.weight.dtype)
+
+    def tile(self, threads: int, vectors: int) -> int:
+        """Return the number of rows that a thread claims.
+
+        Args:
+            threads: Number of threads.
+            vectors: Number of vectors.
+        """
+        return ROWS_PER_TILE
+
+    def _make_call(self, vectors: int, threads: int, limit: int) -> ProductCall:
+        call = super()._make_call(vectors, threads, limit)
+        call.record["indices_address"] = self._all_rows.ctypes.data
+        call.record["kept"] = self.rows
+        return call
+
+
+@functools.cache
+def _list_all_rows(rows: int) -> np.ndarray:
+    """Return the indices of all rows, with the additional entry that a list of rows has. Products share the memory."""
+    return np.arange(rows + 1, dtype=np.int64)
 
 
 @functools.cache

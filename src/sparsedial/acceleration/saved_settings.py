@@ -43,6 +43,7 @@ class SavedSettings:
         site: Name of the site.
         prefill: "dense" or "sparse".
         when_slower: "mask" or "dense".
+        linear_layers: True if the dense kernel computes linear layers outside of the FFNs.
         rules: The rule of each vector.
         calibration: Values of the calibration of the rules, or None.
         machine: The processor or GPU, and the number of threads, of the machine that saved the model.
@@ -53,6 +54,7 @@ class SavedSettings:
     site: str
     prefill: str
     when_slower: str
+    linear_layers: bool
     rules: Sequence[SavedRule]
     calibration: Mapping[str, Any] | None
     machine: str
@@ -100,7 +102,8 @@ def read_settings(folder: Path) -> SavedSettings | None:
         return SavedSettings(
             site=data["site"],
             prefill=data["prefill"],
-            when_slower=data.get("when_slower", "mask"),  # earlier files do not have it
+            when_slower=data.get("when_slower", "mask"),  # earlier files do not have these two
+            linear_layers=data.get("linear_layers", True),
             rules=[SavedRule(**entry) for entry in data["rules"]],
             calibration=data["calibration"],
             machine=data["machine"],

@@ -7,15 +7,16 @@ the cache of the user, in ``acceleration/limits.json``. To measure again, delete
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, KeptInputProduct, ProductLimits
+from sparsedial.acceleration.call_timing import time_in_turns
 from sparsedial.cache_location import cache_folder
 from sparsedial.errors import StorageError
 from sparsedial.files import write_atomically
@@ -26,11 +27,11 @@ VERSION = 3
 """Version of the kernels. Limits of other versions are measured again."""
 
 MIN_BYTES = 1 << 18  # smaller matrices stay in the caches, and the default limits are used
+MIN_LINEAR_BYTES = 1 << 16  # smaller linear layers outside of the FFNs are left to the library
 COLD_BYTES = 96 << 20  # memory that is read between two uses of the same matrix, so that it is not in a cache
 VECTOR_COUNTS = (1, 2, 4, 8)
 PREFILL_COUNTS = (16, 32)
 SHARES = (0.5, 1.0)
-REPEATS = 5
 RULE_CALLS = 16
 EXPECTED_SHARE = 0.5  # of the entries of a vector that a rule keeps, if nothing is known about them
 
@@ -136,6 +137,26 @@ class LimitTable:
             is_slower.append(times.is_slower(vectors, share, rule_seconds[_column(vectors)]))
         return replace(limits, rule_is_slower=tuple(is_slower))
 
+    def find_linear_vectors(self, weight: torch.Tensor) -> int:
+        """Return for how many vectors the kernel computes a linear layer faster than the library. 0 if for none.
+
+        Args:
+            weight: The weight of the layer, shape [outputs, inputs].
+        """
+        if weight.numel() * weight.element_size() < MIN_LINEAR_BYTES or self._backend.make_dense_product is None:
+            return 0
+        dtype = str(weight.dtype).removeprefix("torch.")
+        outputs, inputs = weight.shape
+        times = self._find(
+            f"{dtype}, linear layer of {inputs} x {outputs}", lambda: measure_linear_layer(weight, self._backend)
+        )
+        fastest = 0
+        for vectors, kernel, library in zip(VECTOR_COUNTS, times["kernel"], times["library"], strict=True):
+            if kernel >= library:
+                break
+            fastest = vectors
+        return fastest
+
     def _find(self, name: str, measure: Callable[[], Any]) -> Any:
         """Return an entry of the table, which is measured if it is missing."""
         key = f"{VERSION}, {self._device}, {name}"
@@ -173,23 +194,57 @@ def measure_product(weight: torch.Tensor, backend: Backend) -> ProductTimes:
     Returns:
         The times.
     """
-    size = weight.numel() * weight.element_size()
-    copies = max(2, COLD_BYTES // size)
     products = []
     libraries = []
-    for _ in range(min(copies, 64)):
-        copied = weight
-        if weight.is_cpu or size < COLD_BYTES:  # the caches of a GPU are smaller than this, and its memory may be full
-            copied = weight.clone()
+    for copied in _copy_weight(weight):
         products.append(backend.make_kept_input_product(copied, None, ProductLimits()))
         libraries.append(backend.make_kept_input_product(copied, None, ProductLimits(kernel_vectors=0)))
     measured = []
     for vectors in VECTOR_COUNTS:
         calls: list[Callable[[], None]] = [_repeat(libraries, _make_vectors(weight, vectors, 1.0), dense=True)]
         calls += [_repeat(products, _make_vectors(weight, vectors, share), dense=False) for share in SHARES]
-        measured.append([seconds / len(products) for seconds in _time_in_turns(calls, weight.device)])
+        measured.append([seconds / len(products) for seconds in time_in_turns(calls, weight.device)])
     dense, half, full = (tuple(column) for column in zip(*measured, strict=True))
     return ProductTimes(dense, half, full, _measure_kernel_vectors(weight, backend, products, libraries))
+
+
+def measure_linear_layer(weight: torch.Tensor, backend: Backend) -> dict[str, list[float]]:
+    """Time a linear layer with the kernel and with the library.
+
+    Args:
+        weight: The weight of the layer, shape [outputs, inputs].
+        backend: The kernels.
+
+    Returns:
+        Seconds of "kernel" and "library", one entry per number of vectors in `VECTOR_COUNTS`.
+    """
+    assert backend.make_dense_product is not None  # `find_linear_vectors` has checked it
+    copies = _copy_weight(weight)
+    products = [backend.make_dense_product(copied, None) for copied in copies]
+    times: dict[str, list[float]] = {"kernel": [], "library": []}
+    for vectors in VECTOR_COUNTS:
+        x = weight.new_ones(vectors, weight.shape[1])
+
+        def run_kernel(x: torch.Tensor = x) -> None:
+            for product in products:
+                product(x)
+
+        def run_library(x: torch.Tensor = x) -> None:
+            for copied in copies:
+                linear(x, copied)
+
+        for name, seconds in zip(times, time_in_turns([run_kernel, run_library], weight.device), strict=True):
+            times[name].append(seconds / len(copies))
+    return times
+
+
+def _copy_weight(weight: torch.Tensor) -> list[torch.Tensor]:
+    """Return copies of a matrix, so many that none is in a cache when it is used again."""
+    size = weight.numel() * weight.element_size()
+    count = min(max(2, COLD_BYTES // size), 64)
+    if weight.is_cpu or size < COLD_BYTES:  # the caches of a GPU are smaller than this, and its memory may be full
+        return [weight.clone() for _ in range(count)]
+    return [weight] * count
 
 
 def measure_rule(weight: torch.Tensor, rule: BoundRule, backend: Backend) -> list[float]:
@@ -213,7 +268,7 @@ def measure_rule(weight: torch.Tensor, rule: BoundRule, backend: Backend) -> lis
             for x in xs:
                 select(x)
 
-        seconds.append(_time_in_turns([call], weight.device)[0] / RULE_CALLS)
+        seconds.append(time_in_turns([call], weight.device)[0] / RULE_CALLS)
     return seconds
 
 
@@ -236,7 +291,7 @@ def _measure_kernel_vectors(
     ]
     for vectors in PREFILL_COUNTS:
         x = _make_vectors(weight, vectors, 1.0)
-        kernel, library = _time_in_turns(
+        kernel, library = time_in_turns(
             [_repeat(unlimited, x, dense=True), _repeat(libraries, x, dense=True)], weight.device
         )
         if kernel > library:
@@ -262,62 +317,6 @@ def _repeat(products: Sequence[Any], x: torch.Tensor, *, dense: bool) -> Callabl
                 product(x)
 
     return call
-
-
-def _time_in_turns(calls: Sequence[Callable[[], None]], device: torch.device) -> list[float]:
-    """Return the shortest time of each call. Other work on the machine makes all other times longer."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            return _repeat_in_turns([_capture_if_possible(call) for call in calls], _time_on_gpu)
-    return _repeat_in_turns(calls, _time_on_host)
-
-
-def _repeat_in_turns(
-    calls: Sequence[Callable[[], None]], time_call: Callable[[Callable[[], None]], float]
-) -> list[float]:
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(REPEATS):
-        for index, call in enumerate(calls):
-            times[index].append(time_call(call))
-    return [min(values) for values in times]
-
-
-def _time_on_host(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _time_on_gpu(call: Callable[[], None]) -> float:
-    start = torch.cuda.Event(enable_timing=True)
-    end = torch.cuda.Event(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def _capture(call: Callable[[], None]) -> Callable[[], None]:
-    """Return a CUDA graph of a call, so that the time of the host does not count."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()  # compiles
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        call()
-    return graph.replay
-
-
-def _capture_if_possible(call: Callable[[], None]) -> Callable[[], None]:
-    """Return a CUDA graph of a call, or the call if it waits for the device, as a rule of the user may do."""
-    try:
-        return _capture(call)
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return call
 
 
 def _table_path() -> Path | None:

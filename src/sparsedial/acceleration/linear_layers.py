@@ -1,0 +1,155 @@
+"""The linear layers outside of the FFNs, whose weights are read completely.
+
+In a decode step on a CPU, PyTorch reads the weights of attention and of the output layer at less than half of the rate
+of the memory. A dense kernel reads them at this rate. Nothing is skipped, and the layout of the weights stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from sparsedial.acceleration.backend import Backend, DenseProduct
+from sparsedial.acceleration.operators import register_operator
+from sparsedial.acceleration.supported_models import describe_problem
+from sparsedial.acceleration.timing_table import LimitTable
+from sparsedial.ffn.feed_forward import FFN
+from sparsedial.hooks.module_patch import ForwardPatch
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.tracing_state import is_tracing
+
+_handles = count()
+_layers: WeakValueDictionary[int, LinearLayer] = WeakValueDictionary()
+
+
+def patch_linear_layers(
+    model: nn.Module, ffns: Sequence[FFN], backend: Backend, limits: LimitTable
+) -> Iterator[ForwardPatch]:
+    """Let the dense kernel compute linear layers in decode steps, where it is faster than PyTorch.
+
+    Args:
+        model: The model.
+        ffns: FFNs whose projections are computed by other kernels.
+        backend: The kernels of the device of the FFNs.
+        limits: The measured limits of this device.
+
+    Yields:
+        ForwardPatch: The patch of a layer.
+    """
+    if backend.make_dense_product is None:
+        return
+    projections = {module for ffn in ffns for module in (*ffn.input_projections, ffn.down)}
+    for module in model.modules():
+        if type(module) is not nn.Linear or module in projections or not _is_supported(module, backend):
+            continue
+        vectors = limits.find_linear_vectors(module.weight)
+        if vectors > 0:
+            yield LinearPatch(module, LinearLayer(module, backend.make_dense_product, vectors))
+
+
+def _is_supported(module: nn.Linear, backend: Backend) -> bool:
+    """Return True if the kernel can read the weight of a layer. It may be tied to an embedding."""
+    if describe_problem(module) is not None or "forward" in vars(module):
+        return False
+    weight = module.weight
+    return weight.is_cpu and weight.dtype in backend.dtypes and weight.numel() > 0 and weight.stride(1) == 1
+
+
+class LinearLayer:
+    """A linear layer, computed by the dense kernel for a few vectors.
+
+    Args:
+        module: The layer.
+        make_product: Function that makes the dense product of the device.
+        max_vectors: Largest number of vectors for which the kernel is used.
+
+    Attributes:
+        handle: Number by which compiled code finds this object.
+        outputs: Number of entries of the result of one vector.
+    """
+
+    def __init__(
+        self, module: nn.Linear, make_product: Callable[[Tensor, Tensor | None], DenseProduct], max_vectors: int
+    ) -> None:
+        self._weight = module.weight.detach()
+        self._bias = None if module.bias is None else module.bias.detach()
+        self._parameters: dict[str, Any] = module._parameters
+        self._product = make_product(self._weight, self._bias)
+        self._dtype = self._weight.dtype
+        self._address = self._weight.data_ptr()
+        self._inputs = module.in_features
+        self._max_entries = max_vectors * module.in_features
+        self.outputs = module.out_features
+        self.handle = next(_handles)
+        _layers[self.handle] = self
+
+    def __call__(self, x: Tensor, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the result of the layer.
+
+        Args:
+            x: The vectors, shape [..., inputs].
+            inner: The forward of the module.
+        """
+        if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu:
+            return inner(x)
+        if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._inputs or is_tracing():
+            return inner(x)
+        if torch.is_grad_enabled() and self._needs_gradient(x):
+            return inner(x)
+        if not dispatcher_is_unobserved():
+            return torch.ops.sparsedial.dense_linear_layer.default(x, self.handle)
+        return self.compute(x)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """Return the result of the layer, by the kernel unless the module has got another weight or bias.
+
+        Args:
+            x: Vectors, shape [..., inputs].
+        """
+        weight = self._parameters["weight"]
+        bias = self._parameters["bias"]
+        if weight.data_ptr() == self._address and (bias is None) is (self._bias is None):
+            return self._product(x.contiguous())
+        return linear(x, weight, bias)
+
+    def _needs_gradient(self, x: Tensor) -> bool:
+        return x.requires_grad or any(
+            parameter is not None and parameter.requires_grad for parameter in self._parameters.values()
+        )
+
+
+class LinearPatch(ForwardPatch):
+    """Patch that lets `LinearLayer` compute the result of a module until `remove` is called.
+
+    Args:
+        module: The layer.
+        layer: What computes it.
+    """
+
+    def __init__(self, module: nn.Linear, layer: LinearLayer) -> None:
+        super().__init__(module, layer)  # type: ignore[arg-type]  # it is called with other arguments
+
+    def _select_forward(self) -> Callable[..., Any]:
+        return self._call
+
+    def _call(self, input: Tensor) -> Tensor:
+        if isinstance(self._apply, LinearLayer):
+            return self._apply(input, self._inner)
+        return self._inner(input)  # the patch was removed while another one covered it
+
+
+def _run_layer(x: Tensor, handle: int) -> Tensor:
+    return _layers[handle].compute(x)
+
+
+def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], _layers[handle].outputs))
+
+
+register_operator("dense_linear_layer", "Tensor x, int handle", _run_layer, _compute_fake_tensors)
