@@ -257,8 +257,37 @@ def test_dense_prefill_equals_the_dense_model():
         assert fast.report().prefill_calls == 4
 
 
-def test_steps_without_the_rule_are_counted_in_cuda_graphs(monkeypatch):
+@pytest.fixture
+def slow_rule(monkeypatch):
     monkeypatch.setattr(timing_table, "measure_rule", lambda *_: [1.0] * 4)  # a rule that takes a second
+
+
+def capture(call, graph=None):
+    """Capture a call in a CUDA graph, which has to be reset if it has captured another one."""
+    torch.cuda.synchronize()
+    graph = graph or torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph
+
+
+def replay(graph, times):
+    for _ in range(times):
+        graph.replay()
+
+
+def calls_by_vector(fast):
+    """Return the calls of each layer's projections of x and of i, after a check that none of them had a rule."""
+    report = fast.report()
+    assert report.calls == report.dense_calls == report.calls_without_rule
+    return report.table.calls.tolist()
+
+
+def make_inputs(*counts, device="cuda"):
+    return [torch.randn(1, vectors, 1024, device=device).bfloat16() for vectors in counts]
+
+
+def test_steps_without_the_rule_are_counted_in_cuda_graphs(slow_rule):
     model = make_wide_llama()
     mlp = model.model.layers[0].mlp
     x = torch.randn(1, 2, 1024, device="cuda").bfloat16()
@@ -271,11 +300,147 @@ def test_steps_without_the_rule_are_counted_in_cuda_graphs(monkeypatch):
             with torch.cuda.graph(graph):
                 result = mlp(x)
             fast.reset()
-            for _ in range(3):
-                graph.replay()
+            replay(graph, 3)
             report = fast.report()
     assert relative_difference(result, expected) < ERROR[torch.bfloat16]
     assert (report.calls, report.dense_calls, report.calls_without_rule) == (6, 6, 6)
+
+
+def test_each_graph_counts_the_steps_that_it_contains(slow_rule):
+    model = make_wide_llama()
+    first, second = (layer.mlp for layer in model.model.layers)
+    two, eight = make_inputs(2, 8)
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.5), when_slower="dense") as fast:
+        for x in (two, eight):
+            first(x), second(x)
+        fast.reset()
+        both = capture(lambda: (first(two), second(two)))
+        others = capture(lambda: (second(eight), second(two), first.gate_proj(eight), first.up_proj(eight)))
+        assert calls_by_vector(fast) == [0, 0, 0, 0]
+        replay(both, 3)
+        replay(others, 2)
+        first(two)
+        assert calls_by_vector(fast) == [3 + 2 + 1, 3 + 1, 3 + 4, 3 + 4]
+        fast.reset()
+        assert calls_by_vector(fast) == [0, 0, 0, 0]
+        replay(both, 1)
+        replay(others, 1)
+        assert calls_by_vector(fast) == [2, 1, 3, 3]
+        both.reset()
+        capture(lambda: second(two), both)
+        replay(both, 5)
+        replay(others, 1)
+        assert calls_by_vector(fast) == [3, 1, 3 + 5 + 2, 3 + 5 + 2]
+
+
+def test_a_graph_counts_steps_on_several_streams(slow_rule):
+    model = make_wide_llama()
+    first, second = (layer.mlp for layer in model.model.layers)
+    (x,) = make_inputs(2)
+    side = torch.cuda.Stream()
+
+    def call():
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            first(x)
+        second(x)
+        torch.cuda.current_stream().wait_stream(side)
+
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.5), when_slower="dense") as fast:
+        call()
+        fast.reset()
+        graph = capture(call)
+        replay(graph, 4)
+        torch.cuda.synchronize()
+        assert calls_by_vector(fast) == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("slow_rows", [1024, 2816])
+def test_only_the_projections_without_the_rule_are_counted_as_such(monkeypatch, slow_rows):
+    times = timing_table.ProductTimes(dense=(3.0,) * 4, half=(1.0,) * 4, full=(2.0,) * 4, kernel_vectors=8)
+    monkeypatch.setattr(timing_table, "measure_product", lambda *_: times)
+    seconds = {1024: 0.1, 2816: 0.1} | {slow_rows: 10.0}
+    monkeypatch.setattr(timing_table, "measure_rule", lambda weight, *_: [seconds[weight.shape[0]]] * 4)
+    model = make_wide_llama()
+    mlp = model.model.layers[1].mlp
+    (x,) = make_inputs(1)
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.5), layers=[1], when_slower="dense") as fast:
+        mlp(x)
+        graph = capture(lambda: (mlp(x), mlp(x)))
+        fast.reset()
+        replay(graph, 3)
+        mlp(x)
+        report = fast.report()
+    assert report.table.calls.tolist() == [7, 7]
+    assert (report.calls_without_rule, report.dense_calls) == (7, 7)
+
+
+def test_a_compiled_model_with_cuda_graphs_counts_its_steps(slow_rule):
+    model = make_wide_llama()
+    inputs = [torch.arange(1, 3, device="cuda")[None], torch.arange(1, 5, device="cuda")[None]]
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.5), when_slower="dense") as fast:
+        compiled = torch.compile(fast.dense_model, mode="reduce-overhead", fullgraph=True, dynamic=False)
+        for ids in inputs:
+            fast.reset()
+            for step in range(1, 6):
+                compiled(ids, use_cache=False)
+                assert calls_by_vector(fast) == [step] * 4
+        fast.reset()
+        for _ in range(3):
+            for ids in inputs:
+                compiled(ids, use_cache=False)
+        assert calls_by_vector(fast) == [6] * 4
+    torch._dynamo.reset()
+
+
+def test_a_graph_has_one_kernel_that_counts(slow_rule):
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+
+    def count_nodes(call):
+        graph = capture(call, torch.cuda.CUDAGraph(keep_graph=True))
+        error, _, nodes = runtime.cudaGraphGetNodes(runtime.cudaGraph_t(init_value=graph.raw_cuda_graph()))
+        assert error == runtime.cudaError_t.cudaSuccess
+        return nodes
+
+    model = make_wide_llama()
+    first, second = (layer.mlp for layer in model.model.layers)
+    (x,) = make_inputs(2)
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.5), when_slower="dense"):
+        first(x), second(x)
+        one = count_nodes(lambda: first(x))
+        two = count_nodes(lambda: (first(x), second(x)))
+    assert 2 * one - two == 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_steps_are_counted_on_each_device(slow_rule):
+    model = make_wide_llama(layers=1)
+    (x,) = make_inputs(2)
+    with torch.no_grad(), sd.accelerate(model, "all_inputs", TopP(0.5), when_slower="dense") as fast:
+        mlp = model.model.layers[0].mlp
+        mlp(x)
+        with torch.cuda.device(1):
+            other = make_wide_llama(layers=1)
+            (other_x,) = make_inputs(2, device="cuda:1")
+            other_mlp = other.model.layers[0].mlp
+            other_fast = sd.accelerate(other, "all_inputs", TopP(0.5), when_slower="dense")
+            other_mlp(other_x)
+
+            def call():
+                other_mlp(other_x)
+                with torch.cuda.device(0):
+                    other_mlp(other_x)  # the current device is not the one that captures
+
+            other_fast.reset()
+            other_graph = capture(call)
+            replay(other_graph, 3)
+            torch.cuda.synchronize()
+        fast.reset()
+        graph = capture(lambda: mlp(x))
+        replay(graph, 2)
+        assert calls_by_vector(fast) == [2, 2]
+        assert calls_by_vector(other_fast) == [6, 6]
+        other_fast.restore()
 
 
 def test_a_rule_without_a_kernel_can_be_timed():
