@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import sparsedial as sd
 from sparsedial.errors import NonFiniteOutputError
 from sparsedial.inference import dense_reference, next_token_prediction, token_likelihood
-from sparsedial.inference.dense_reference import TOP_TOKENS, find_largest
+from sparsedial.inference.dense_reference import TOP_TOKENS, find_largest, reference_key
 from sparsedial.inference.next_token_prediction import compute_dense_reference, find_dense_reference
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.sources import Source
+from tests.support.simulated_device import DEVICE, WAIT, DeviceLog
 
 SIZES = {"vocab_size": 160, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1,
@@ -184,6 +185,45 @@ def test_a_reference_is_found_again_for_the_same_model_sequences_and_weights_onl
         lm.model.get_output_embeddings().weight.mul_(2)
     doubled = find_dense_reference(lm, inputs, 2)
     np.testing.assert_allclose(doubled.best_probabilities, dense_probabilities(lm, inputs).amax(-1), rtol=1e-4)
+
+
+def test_the_device_summarizes_the_first_logits_while_the_host_checks_the_output_stage():
+    lm = build("gemma2")
+    lm = replace(lm, model=lm.model.to(DEVICE), device=DEVICE)
+    inputs = draw_inputs()
+    with DeviceLog() as log:
+        reference = compute_dense_reference(lm, inputs, batch=2, targets=inputs)
+    assert reference.stage is not None and reference.stage.is_divisible
+    own_waits = count_waits_of_forward(lm, inputs)
+    events = log.events
+    first_prediction = events.index("argmax")
+    assert events[:first_prediction].count(WAIT) == own_waits + 2  # copies of the inputs and of the targets
+    # Each batch waits once to check its numbers, and the first one to check the stage. Four tensors are copied.
+    assert events[first_prediction:].count(WAIT) == 2 * own_waits + 3 + 1 + 4
+    check_of_numbers = events.index(WAIT, first_prediction)
+    check_of_stage = events.index(WAIT, check_of_numbers + 1)
+    launched = events[check_of_numbers:check_of_stage]
+    assert launched.index("log_softmax") < launched.index("linspace")  # the summary is launched before the check
+
+
+def count_waits_of_forward(lm, inputs):
+    """Return how often the code of the model itself waits for the device in a forward pass."""
+    with DeviceLog() as log, torch.inference_mode():
+        lm.model(input_ids=inputs.to(DEVICE), use_cache=False)
+    return log.events.count(WAIT) - 1  # without the copy of the inputs
+
+
+def test_the_key_depends_on_every_weight():
+    model = build("mixtral").model
+    model.model.register_module("missing", None)
+    keys = {reference_key(model, "", draw_inputs())}
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        with torch.no_grad():
+            parameter.mul_(1)
+        keys.add(reference_key(model, "", draw_inputs()))
+    assert len(keys) == len(parameters) + 1
+    assert reference_key(model, "", draw_inputs()) in keys
 
 
 def test_the_memory_of_kept_references_is_bounded_and_they_end_with_their_model(monkeypatch):

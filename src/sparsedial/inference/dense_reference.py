@@ -205,8 +205,9 @@ def find_largest(values: torch.Tensor, count: int) -> torch.Tensor:
     best_groups = grouped.amax(1).topk(count).indices
     offsets = torch.arange(0, COLUMNS_PER_GROUP * groups, groups, device=values.device)
     candidates = (best_groups[..., None] + offsets).flatten(1)
-    rest = torch.arange(groups * COLUMNS_PER_GROUP, columns, device=values.device).expand(len(values), -1)
-    candidates = torch.cat([candidates, rest], dim=-1)
+    if columns % COLUMNS_PER_GROUP:
+        rest = torch.arange(groups * COLUMNS_PER_GROUP, columns, device=values.device).expand(len(values), -1)
+        candidates = torch.cat([candidates, rest], dim=-1)
     return candidates.gather(-1, values.gather(-1, candidates).topk(count).indices)
 
 
@@ -263,8 +264,11 @@ def reference_key(model: Any, settings: str, *sequences: torch.Tensor) -> str:
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     state = array("q")
-    # Unlike `model.parameters()`, this does not look for shared parameters, which takes longer than all the rest.
-    for module in model.modules():
+    # Unlike `model.parameters()`, this does not look for shared modules and parameters, which takes most of the time.
+    modules = [model]
+    for module in modules:
+        if module._modules:
+            modules += [child for child in module._modules.values() if child is not None]
         for parameter in module._parameters.values():
             if parameter is not None:
                 state.append(parameter.data_ptr())

@@ -76,8 +76,8 @@ def compute_dense_reference(
         NonFiniteOutputError: The model's logits are NaN or infinite.
     """
     with pause_sparsifiers():
-        reference = _run_dense_model(lm, inputs, batch, progress, targets)
-    keep_reference(lm.model, reference_key(lm.model, f"next tokens {batch}", inputs), reference)
+        key, reference = _run_dense_model(lm, inputs, batch, progress, targets)
+    keep_reference(lm.model, key, reference)
     return reference
 
 
@@ -95,31 +95,31 @@ def find_dense_reference(lm: LanguageModel, inputs: torch.Tensor, batch: int) ->
     Raises:
         NonFiniteOutputError: The model's logits are NaN or infinite.
     """
-    reference = find_reference(lm.model, reference_key(lm.model, f"next tokens {batch}", inputs))
+    reference = find_reference(lm.model, _key(lm, inputs, batch))
     if reference is None:
         return compute_dense_reference(lm, inputs, batch)
     return reference
 
 
+def _key(lm: LanguageModel, inputs: torch.Tensor, batch: int) -> str:
+    return reference_key(lm.model, f"next tokens {batch}", inputs)
+
+
 def _run_dense_model(
     lm: LanguageModel, inputs: torch.Tensor, batch: int, progress: Progress, targets: torch.Tensor | None
-) -> DenseReference:
+) -> tuple[str, DenseReference]:
+    """Return the key of a reference, and the reference."""
+    key = ""
     stage = None
+    if targets is not None:
+        targets = targets.to(lm.device)
     summaries: list[LogitSummary] = []
     hidden: list[torch.Tensor] = []
     nll: list[torch.Tensor] = []
     completed = 0
     with record_base_models(lm.model) as outputs:
-        for rows in inputs.split(batch):
-            logits, predicted_tokens = predict_next_tokens(lm.model, rows.to(lm.device))
-            if not completed:
-                stage = match_output_stage(lm.model, outputs, logits)
-            if stage is not None:
-                states = last_hidden_state(outputs[stage.base][0])
-                keeps_on_device = states[0].nbytes * len(inputs) <= MAX_DEVICE_BYTES
-                hidden.append(states if keeps_on_device else states.cpu())
-            for base_outputs in outputs.values():
-                base_outputs.clear()
+        for rows in inputs.to(lm.device).split(batch):  # copied once, because every copy waits for the device
+            logits, predicted_tokens = predict_next_tokens(lm.model, rows)
             wanted = None
             if targets is not None:
                 wanted = targets[completed : completed + len(rows)].flatten().to(logits.device)
@@ -127,14 +127,26 @@ def _run_dense_model(
             summaries.append(summary)
             if summary.nll is not None:
                 nll.append(summary.nll.unflatten(0, rows.shape).double().sum(1))
+            if not completed:  # while a GPU is still busy with the summary
+                key = _key(lm, inputs, batch)
+                stage = match_output_stage(lm.model, outputs, logits)
+            if stage is not None:
+                states = last_hidden_state(outputs[stage.base][0])
+                keeps_on_device = states[0].nbytes * len(inputs) <= MAX_DEVICE_BYTES
+                hidden.append(states if keeps_on_device else states.cpu())
+            for base_outputs in outputs.values():
+                base_outputs.clear()
             completed += len(rows)
             progress(completed, len(inputs))
-    # Copied to the CPU once, because every copy waits for the device.
-    return DenseReference(
+    top_tokens = torch.cat([summary.top_tokens for summary in summaries])
+    top_probabilities = torch.cat([summary.top_probabilities for summary in summaries])
+    normalizers = torch.cat([summary.normalizers for summary in summaries])
+    # Copied to the CPU once, after all other work has been started, because a copy waits for the device.
+    return key, DenseReference(
         partial(_repeat_sequences, inputs, batch),
-        torch.cat([summary.top_tokens for summary in summaries]).cpu().unflatten(0, inputs.shape),
-        torch.cat([summary.top_probabilities for summary in summaries]).cpu().unflatten(0, inputs.shape),
-        torch.cat([summary.normalizers for summary in summaries]).cpu().unflatten(0, inputs.shape),
+        top_tokens.cpu().unflatten(0, inputs.shape),
+        top_probabilities.cpu().unflatten(0, inputs.shape),
+        normalizers.cpu().unflatten(0, inputs.shape),
         torch.cat(hidden) if hidden else None,
         stage,
         nll=torch.cat(nll).cpu() if nll else None,

@@ -15,6 +15,8 @@ from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 BaseModelOutputs = dict[str, list[Any]]
 CHECKED_POSITIONS = 8
 """Positions whose logits are compared to find the output stage."""
+CHECKED_TOKENS = 4
+"""Tokens whose logits are also computed without those of the others. They are spread over the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,14 @@ def _match_base_model(model: nn.Module, base: str, output: Any, expected: torch.
     logits = stage.logits(model, hidden.flip(0)).flip(0).float()
     if logits.shape != expected.shape:
         return None
-    largest = torch.where(expected.isfinite(), expected.abs(), 0).max()
+    largest = expected.nan_to_num(0, posinf=0, neginf=0).abs().max()
     tolerance = max(1e-4, 8 * torch.finfo(hidden.dtype).eps) * largest
     is_equal = [_are_close(logits, expected, tolerance)]
-    some_logits, tokens = _evaluate_some_tokens(stage, model, hidden, expected.shape[-1])
+    # On the device from the start, because a copy from the CPU would wait for all earlier work of the device.
+    tokens = torch.linspace(expected.shape[-1] - 1, 0, CHECKED_TOKENS, device=expected.device).long()
+    some_logits = _evaluate_some_tokens(stage, model, hidden, tokens)
     if some_logits is not None:
-        wanted = expected[:, tokens]
+        wanted = expected.index_select(1, tokens)
         if some_logits.shape == wanted.shape:
             is_equal.append(_are_close(some_logits, wanted, tolerance))
     answers: list[bool] = torch.stack(is_equal).tolist()  # once, because it waits for the device
@@ -164,18 +168,16 @@ def _match_base_model(model: nn.Module, base: str, output: Any, expected: torch.
 
 
 def _evaluate_some_tokens(
-    stage: OutputStage, model: nn.Module, hidden: torch.Tensor, vocabulary: int
-) -> tuple[torch.Tensor | None, list[int]]:
-    """Return the logits of a few tokens alone, in reverse order, and their IDs. The logits are None if this fails."""
-    last = vocabulary - 1
-    tokens = [last, last // 2, last // 3, 0]
+    stage: OutputStage, model: nn.Module, hidden: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor | None:
+    """Return the logits of a few tokens alone, or None if this fails."""
     embedding = _output_embedding(model)
     if type(embedding) is not nn.Linear or "forward" in vars(embedding):
-        return None, tokens  # quantised, offloaded, or with an adapter
+        return None  # quantised, offloaded, or with an adapter
     try:
-        return stage.logits(model, hidden, torch.tensor(tokens)).float(), tokens
+        return stage.logits(model, hidden, tokens).float()
     except Exception:  # code that expects the whole vocabulary may fail in any way
-        return None, tokens
+        return None
 
 
 def _are_close(values: torch.Tensor, expected: torch.Tensor, tolerance: torch.Tensor) -> torch.Tensor:
@@ -201,7 +203,15 @@ def _list_base_models(model: nn.Module) -> list[str]:
     find_decoder: Callable[[], Any] = getattr(model, "get_decoder", lambda: None)
     candidates = [getattr(model, getattr(model, "base_model_prefix", "") or "model", None), find_decoder()]
     searched = {id(candidate) for candidate in candidates if candidate is not None}
-    return [name for name, module in model.named_modules() if name and id(module) in searched]
+    names = []
+    for name, module in model.named_modules():
+        if not searched:  # usually after one module, before the names of all others are known
+            break
+        if id(module) in searched:
+            searched.remove(id(module))
+            if name:
+                names.append(name)
+    return names
 
 
 @contextmanager

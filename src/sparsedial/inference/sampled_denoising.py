@@ -88,9 +88,10 @@ class SampledDenoising:
             best, is_finite = predict_tokens(logits)
             broken.append(~is_finite.all(1))
             mask = is_selected.cpu()
-            predicted_tokens[rows][mask] = best[is_selected].cpu()
+            selected = best[is_selected]
+            predicted_tokens[rows][mask] = selected.cpu()
             if on_step is not None:
-                on_step(rows, mask, logits[is_selected], best[is_selected])
+                on_step(rows, mask, logits[is_selected], selected)
         is_broken = torch.stack(broken).any(0)
         if is_broken.any():
             row = rows.start + int(is_broken.int().argmax())
