@@ -17,7 +17,7 @@ from sparsedial.inference.dense_reference import TOP_TOKENS, find_largest, refer
 from sparsedial.inference.next_token_prediction import compute_dense_reference, find_dense_reference
 from sparsedial.models.loading import LanguageModel
 from sparsedial.models.sources import Source
-from tests.support.simulated_device import DEVICE, WAIT, DeviceLog
+from tests.support.simulated_device import COPY, DEVICE, WAIT, DeviceLog
 
 SIZES = {"vocab_size": 160, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1,
@@ -198,8 +198,9 @@ def test_the_device_summarizes_the_first_logits_while_the_host_checks_the_output
     events = log.events
     first_prediction = events.index("argmax")
     assert events[:first_prediction].count(WAIT) == own_waits + 2  # copies of the inputs and of the targets
-    # Each batch waits once to check its numbers, and the first one to check the stage. Four tensors are copied.
-    assert events[first_prediction:].count(WAIT) == 2 * own_waits + 3 + 1 + 4
+    # Each batch waits once to check its numbers, and the first one to check the stage. The last copy waits for all.
+    assert events[first_prediction:].count(WAIT) == 2 * own_waits + 3 + 1 + 1
+    assert events.count(COPY) == 3 and events[-1] == WAIT
     check_of_numbers = events.index(WAIT, first_prediction)
     check_of_stage = events.index(WAIT, check_of_numbers + 1)
     launched = events[check_of_numbers:check_of_stage]

@@ -6,11 +6,12 @@ from torch.utils._pytree import tree_leaves
 
 DEVICE = torch.device("meta")
 WAIT = "wait"
+COPY = "copy that does not wait"
 READS = {"item", "_local_scalar_dense", "is_nonzero"}
 
 
 class DeviceLog(TorchDispatchMode):
-    """Records the operators on the device, and `WAIT` for each one that waits for it: a read or a copy.
+    """Records the operators on the device, and `WAIT` for each one that waits for it: a read or most copies.
 
     Every number that is read from the device is 1.
     """
@@ -32,7 +33,9 @@ class DeviceLog(TorchDispatchMode):
         if len(devices) == 1:
             self.events.append(name)
             return function(*args, **(kwargs or {}))
-        self.events.append(WAIT)
+        names = [argument.name for argument in function._schema.arguments]
+        arguments = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        self.events.append(COPY if arguments.get("non_blocking") else WAIT)
         (tensor,) = tensors
         if tensor.device == DEVICE:
             return torch.ones(tensor.shape, dtype=tensor.dtype)

@@ -115,7 +115,7 @@ def _run_dense_model(
         targets = targets.to(lm.device)
     summaries: list[LogitSummary] = []
     hidden: list[torch.Tensor] = []
-    nll: list[torch.Tensor] = []
+    nll_parts: list[torch.Tensor] = []
     completed = 0
     with record_base_models(lm.model) as outputs:
         for rows in inputs.to(lm.device).split(batch):  # copied once, because every copy waits for the device
@@ -126,7 +126,7 @@ def _run_dense_model(
             summary = summarize_logits(logits.flatten(0, 1), predicted_tokens.flatten(), targets=wanted)
             summaries.append(summary)
             if summary.nll is not None:
-                nll.append(summary.nll.unflatten(0, rows.shape).double().sum(1))
+                nll_parts.append(summary.nll.unflatten(0, rows.shape).double().sum(1))
             if not completed:  # while a GPU is still busy with the summary
                 key = _key(lm, inputs, batch)
                 stage = match_output_stage(lm.model, outputs, logits)
@@ -138,19 +138,25 @@ def _run_dense_model(
                 base_outputs.clear()
             completed += len(rows)
             progress(completed, len(inputs))
-    top_tokens = torch.cat([summary.top_tokens for summary in summaries])
-    top_probabilities = torch.cat([summary.top_probabilities for summary in summaries])
-    normalizers = torch.cat([summary.normalizers for summary in summaries])
-    # Copied to the CPU once, after all other work has been started, because a copy waits for the device.
+    top_tokens = _start_copy(torch.cat([summary.top_tokens for summary in summaries]))
+    top_probabilities = _start_copy(torch.cat([summary.top_probabilities for summary in summaries]))
+    nll = _start_copy(torch.cat(nll_parts)) if nll_parts else None
+    hidden_states = torch.cat(hidden) if hidden else None
+    normalizers = torch.cat([summary.normalizers for summary in summaries]).cpu()  # waits for the copies above as well
     return key, DenseReference(
         partial(_repeat_sequences, inputs, batch),
-        top_tokens.cpu().unflatten(0, inputs.shape),
-        top_probabilities.cpu().unflatten(0, inputs.shape),
-        normalizers.cpu().unflatten(0, inputs.shape),
-        torch.cat(hidden) if hidden else None,
+        top_tokens.unflatten(0, inputs.shape),
+        top_probabilities.unflatten(0, inputs.shape),
+        normalizers.unflatten(0, inputs.shape),
+        hidden_states,
         stage,
-        nll=torch.cat(nll).cpu() if nll else None,
+        nll=nll,
     )
+
+
+def _start_copy(values: torch.Tensor) -> torch.Tensor:
+    """Return a copy on the CPU, whose numbers are valid after the next copy that waits for the device."""
+    return values.to("cpu", non_blocking=True)
 
 
 def _repeat_sequences(
