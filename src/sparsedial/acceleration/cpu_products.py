@@ -37,6 +37,7 @@ from sparsedial.kernels.dispatch import BoundRule
 SUMS_PER_TILE = 3072  # fit into the first-level cache, and rows are read in long pieces
 MIN_COLUMNS_PER_TILE = 768  # for many vectors: shorter pieces of rows are read at a lower rate
 ROWS_PER_TILE = 64  # rows whose dot products a thread computes at a time
+CACHE_LINE_BYTES = 64
 COLUMN_MULTIPLE = 16  # entries of a cache line, so that no two threads write to the same one
 MIN_PARALLEL_BYTES = 1 << 18  # below this size, waking the other threads costs more time than they save
 COUNTS = ("calls", "dense_calls", "rows_read", "kept_entries", "entries")  # names in a record
@@ -360,7 +361,14 @@ def _list_all_rows(rows: int) -> np.ndarray:
 def _scratch_memory(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return memory for a list of rows, for the entries of x and for sums, as `PRODUCT` describes it."""
     entries = MAX_DECODE_VECTORS * (width + 1)
-    return np.empty(width + 1, np.int64), np.empty(entries, np.float32), np.empty(entries, np.float32)
+    return np.empty(width + 1, np.int64), _allocate_lines(entries), _allocate_lines(entries)
+
+
+def _allocate_lines(entries: int) -> np.ndarray:
+    """Return memory for float32 that begins with a cache line. A vector in two lines takes several times as long."""
+    memory = np.empty(entries + CACHE_LINE_BYTES // 4, np.float32)
+    first = -memory.ctypes.data % CACHE_LINE_BYTES // 4
+    return memory[first : first + entries]
 
 
 @functools.cache
