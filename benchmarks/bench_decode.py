@@ -6,10 +6,10 @@ the fastest of them.
     python -m benchmarks.bench_decode [--device cpu] [--models smollm2-135m,FILE.gguf] [--quick]
 
 The physical limit is printed first: the rate at which this machine reads memory. One line per measurement follows, and
-the result as JSON last. Each turn times every contender
-once, in the same process, and ratios are those of one turn. Their median is reported. The FFNs alone are also timed
-with OpenVINO if it is installed. On a machine with other work, ``--clock process --threads 1`` counts the processor
-time of this process on one thread instead of the elapsed time.
+the result as JSON last. Each turn times every contender once, in the same process, and ratios are those of one turn.
+Their median is reported. One row is timed in two loops: the model's ``generate``, and decode steps that are compiled
+with ``torch.compile``. The FFNs alone are also timed with OpenVINO if it is installed. On a machine with other work,
+``--clock process --threads 1`` counts the processor time of this process on one thread instead of the elapsed time.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 
 import sparsedial as sd
+from benchmarks.compiled_decoding import time_compiled
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.openvino_ffns import compare_ffns
 
@@ -118,6 +119,20 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(numerators, denominators, strict=True)), 3)
 
 
+def compare(seconds: dict[Contender, list[float]], sparse: Contender) -> dict[str, float]:
+    """Return the milliseconds per token of all contenders for one row, and the ratios of the sparse one."""
+    return {
+        "ms_stock": round(1e3 * statistics.median(seconds[STOCK]), 2),
+        "ms_own_dense": round(1e3 * statistics.median(seconds[OWN_DENSE]), 2),
+        "ms_p1": round(1e3 * statistics.median(seconds[OWN_P1]), 2),
+        "ms": round(1e3 * statistics.median(seconds[sparse]), 2),
+        "to_stock": median_ratio(seconds[STOCK], seconds[sparse]),
+        "to_own_dense": median_ratio(seconds[OWN_DENSE], seconds[sparse]),
+        "to_p1": median_ratio(seconds[OWN_P1], seconds[sparse]),
+        "to_fastest_dense": median_ratio(find_fastest_dense(seconds), seconds[sparse]),
+    }
+
+
 def observe(
     model: Any, input_ids: torch.Tensor, p: float, when_slower: Literal["mask", "dense"] = "mask"
 ) -> dict[str, float]:
@@ -160,20 +175,13 @@ def measure_model(name: str, dtype: str, settings: Settings, shares: tuple[float
     for p in values.values():
         sparse = Contender(p)
         seconds = time_in_turns(model, input_ids, [*DENSE, sparse], settings)
-        line = {
-            "p": p,
-            **observe(model, input_ids, p),
-            "ms_stock": round(1e3 * statistics.median(seconds[STOCK]), 2),
-            "ms_own_dense": round(1e3 * statistics.median(seconds[OWN_DENSE]), 2),
-            "ms_p1": round(1e3 * statistics.median(seconds[OWN_P1]), 2),
-            "ms": round(1e3 * statistics.median(seconds[sparse]), 2),
-            "to_stock": median_ratio(seconds[STOCK], seconds[sparse]),
-            "to_own_dense": median_ratio(seconds[OWN_DENSE], seconds[sparse]),
-            "to_p1": median_ratio(seconds[OWN_P1], seconds[sparse]),
-            "to_fastest_dense": median_ratio(find_fastest_dense(seconds), seconds[sparse]),
-        }
+        line = {"p": p, **observe(model, input_ids, p), **compare(seconds, sparse)}
         result["one_row"].append(line)
         print(result["model"], dtype, line, flush=True)
+    sparse = Contender(values[0.5])
+    seconds = time_compiled(model, input_ids, [*DENSE, sparse], settings.tokens, settings.turns, settings.clock)
+    result["compiled"] = {"p": values[0.5], **compare(seconds, sparse)}
+    print(result["model"], dtype, "compiled steps", result["compiled"], flush=True)
     for rows in ROWS:
         batch = torch.cat([input_ids.roll(shift, dims=1) for shift in range(rows)])
         p = values[0.5]
