@@ -155,15 +155,17 @@ def observe(
 
 
 def find_p(model: Any, input_ids: torch.Tensor, sparsity: float) -> float:
-    """Return p, to 0.01, at which about this share of all entries is dropped while the model generates."""
+    """Return the p at which the share of entries that is dropped while the model generates is nearest to a value."""
     low, high = 0.3, 1.0
-    while high - low > 0.011:
+    observed: dict[float, float] = {}
+    while high - low > 0.006:
         middle = round((low + high) / 2, 3)
-        if observe(model, input_ids, middle)["sparsity"] > sparsity:
+        observed[middle] = observe(model, input_ids, middle)["sparsity"]
+        if observed[middle] > sparsity:
             low = middle
         else:
             high = middle
-    return round(high, 2)
+    return min(observed, key=lambda p: abs(observed[p] - sparsity))
 
 
 def measure_model(name: str, dtype: str, settings: Settings, shares: tuple[float, ...]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_the_time_of_the_rule_is_part_of_the_limits(small_measurement):
     product, rule_times = json.loads(small_measurement.read_text())
     assert rule_times.endswith("threads, float32, TopK of 24")
     entry = {"dense": [3.0] * 4, "half": [2.5] * 4, "full": [4.5] * 4, "kernel_vectors": 8}
-    for seconds, expected in ((0.8, [False] + [True] * 7), (1.0, [True] * 8)):
+    for seconds, expected in ((0.7, [False] + [True] * 7), (0.8, [True] * 8)):  # 95% of a dense product take 2.85
         small_measurement.write_text(json.dumps({product: entry, rule_times: [seconds] * 4}))
         limits = table.find_limits(
             weight, rule, times_rule=True

@@ -60,8 +60,8 @@ class ProductLimits:
         joins_vectors: True to read a row once for all vectors that need it. False to compute each vector as if it were
             alone, if the bits of the result would otherwise depend on the other vectors.
         kept_share: Share of the entries of a vector that is expected to be kept.
-        rule_is_slower: For 1, 2, ... vectors, True if the rule and the kernel take longer than a product without the
-            rule, for the expected share.
+        rule_is_slower: For 1, 2, ... vectors, True if the rule and the kernel do not take clearly less time than a
+            product without the rule, for the expected share.
     """
 
     largest_share: tuple[float, ...] = (1.0,) * MAX_DECODE_VECTORS

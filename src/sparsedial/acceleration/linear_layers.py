@@ -44,7 +44,9 @@ def patch_linear_layers(
     """
     if backend.make_dense_product is None:
         return
-    projections = {module for ffn in ffns for module in (*ffn.input_projections, ffn.down)}
+    projections: set[nn.Module] = set()
+    for ffn in ffns:
+        projections.update((*ffn.input_projections, ffn.down))
     for module in model.modules():
         if type(module) is not nn.Linear or module in projections or not _is_supported(module, backend):
             continue

@@ -33,6 +33,7 @@ VECTOR_COUNTS = (1, 2, 4, 8)
 PREFILL_COUNTS = (16, 32)
 SHARES = (0.5, 1.0)
 RULE_CALLS = 16
+MIN_GAIN = 0.05  # share of the time of a dense product that a rule has to save: less is within the error of the times
 EXPECTED_SHARE = 0.5  # of the entries of a vector that a rule keeps, if nothing is known about them
 
 
@@ -72,7 +73,7 @@ class ProductTimes:
         return round(min(max(share, 0.0), 1.0), 3)
 
     def is_slower(self, vectors: int, share: float, rule_seconds: float) -> bool:
-        """Return True if a rule and the kernel take longer than a dense product.
+        """Return True if a rule and the kernel do not take clearly less time than a dense product.
 
         Args:
             vectors: Number of vectors.
@@ -81,7 +82,7 @@ class ProductTimes:
         """
         index = _column(vectors)
         kernel = self.full[index] - (1 - share) * self._slope(index)
-        return rule_seconds + kernel >= min(self.dense[index], self.full[index])
+        return rule_seconds + kernel >= (1 - MIN_GAIN) * min(self.dense[index], self.full[index])
 
     def _slope(self, index: int) -> float:
         """Return the additional seconds if the kernel reads all rows instead of none. They grow linearly."""

@@ -155,7 +155,8 @@ def _match_base_model(model: nn.Module, base: str, output: Any, expected: torch.
     tolerance = max(1e-4, 8 * torch.finfo(hidden.dtype).eps) * largest
     is_equal = [_are_close(logits, expected, tolerance)]
     # On the device from the start, because a copy from the CPU would wait for all earlier work of the device.
-    tokens = torch.linspace(expected.shape[-1] - 1, 0, CHECKED_TOKENS, device=expected.device).long()
+    last = expected.shape[-1] - 1
+    tokens = torch.linspace(last, 0, CHECKED_TOKENS, dtype=torch.float32, device=expected.device).long()
     some_logits = _evaluate_some_tokens(stage, model, hidden, tokens)
     if some_logits is not None:
         wanted = expected.index_select(1, tokens)
