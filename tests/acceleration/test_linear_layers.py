@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import sparsedial as sd
@@ -149,6 +150,13 @@ def test_a_module_that_gets_another_weight_uses_it(faster_kernel, make_model):
         assert fast(IDS).logits.shape[-1] == 70
         with torch.no_grad():
             model.lm_head.weight.zero_()
+        assert fast(IDS).logits.abs().max() == 0
+
+
+def test_a_layer_that_is_pruned_later_uses_its_mask(faster_kernel, make_model):
+    model = make_model()
+    with accelerate(model) as fast:
+        torch.nn.utils.prune.l1_unstructured(model.lm_head, "weight", amount=1.0)
         assert fast(IDS).logits.abs().max() == 0
 
 

@@ -102,6 +102,8 @@ class LinearLayer:
             return inner(x)
         if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._inputs or is_tracing():
             return inner(x)
+        if "weight" not in self._parameters:  # pruned or parametrized since then
+            return inner(x)
         if torch.is_grad_enabled() and self._needs_gradient(x):
             return inner(x)
         if not dispatcher_is_unobserved():
@@ -116,7 +118,8 @@ class LinearLayer:
         """
         weight = self._parameters["weight"]
         bias = self._parameters["bias"]
-        if weight.data_ptr() == self._address and (bias is None) is (self._bias is None):
+        is_same = type(weight) is nn.Parameter and weight.data_ptr() == self._address
+        if is_same and (bias is None) is (self._bias is None):
             return self._product(x.contiguous())
         return linear(x, weight, bias)
 
