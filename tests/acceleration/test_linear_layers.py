@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.utils.prune
 from torch import nn
+from torch.autograd import forward_ad
 
 import sparsedial as sd
 from sparsedial.acceleration import call_timing, timing_table
@@ -153,11 +154,108 @@ def test_a_module_that_gets_another_weight_uses_it(faster_kernel, make_model):
         assert fast(IDS).logits.abs().max() == 0
 
 
-def test_a_layer_that_is_pruned_later_uses_its_mask(faster_kernel, make_model):
+@pytest.fixture
+def biased_model(make_model):
+    """Return a model whose q, k and v have a bias."""
+
+    def make(dtype=torch.float32):
+        model = make_model(dtype=dtype, attention_bias=True)
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.q_proj.bias.normal_()
+        return model
+
+    return make
+
+
+def set_parameter(layer, name, value):
+    setattr(layer, name, nn.Parameter(value))
+
+
+def set_data(layer, name, value):
+    getattr(layer, name).data = value
+
+
+def copy_data(layer, name, value):
+    with torch.no_grad():
+        getattr(layer, name).copy_(value)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("change", [set_parameter, set_data, copy_data])
+def test_a_bias_that_is_changed_is_used(faster_kernel, biased_model, change, dtype):
+    model = biased_model(dtype)
+    layer = model.model.layers[0].self_attn.q_proj
+    x = torch.randn(2, 40).to(dtype)
+    with accelerate(model), torch.no_grad():
+        layer(x)
+        change(layer, "bias", torch.randn(40).to(dtype))
+        expected = nn.functional.linear(x, layer.weight, layer.bias)
+        assert relative_error(layer(x), expected) < 3 * ERROR[dtype]
+
+
+@pytest.mark.parametrize("change", [set_parameter, set_data])
+@pytest.mark.parametrize("part", [lambda weight: weight[:10], lambda weight: weight[:40].t()])
+def test_a_weight_that_becomes_another_view_of_its_memory_is_used(faster_kernel, make_model, change, part):
     model = make_model()
-    with accelerate(model) as fast:
-        torch.nn.utils.prune.l1_unstructured(model.lm_head, "weight", amount=1.0)
-        assert fast(IDS).logits.abs().max() == 0
+    x = torch.randn(2, 40)
+    with accelerate(model), torch.no_grad():
+        change(model.lm_head, "weight", part(model.lm_head.weight.detach()))
+        expected = nn.functional.linear(x, model.lm_head.weight)
+        assert relative_error(model.lm_head(x), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_layer_that_is_pruned_later_uses_its_mask(faster_kernel, biased_model, name):
+    model = biased_model()
+    layer = model.model.layers[0].self_attn.q_proj
+    x = torch.randn(2, 40)
+    with accelerate(model), torch.no_grad():
+        torch.nn.utils.prune.l1_unstructured(layer, name, amount=0.5)
+        layer(x)  # the mask is applied by a hook of the module
+        expected = nn.functional.linear(x, layer.weight, layer.bias)
+        assert relative_error(layer(x), expected) < 1e-5
+
+
+def test_results_have_the_dtype_of_autocast(faster_kernel, make_model):
+    model = make_model()
+    with accelerate(model), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model.lm_head(torch.randn(2, 40)).dtype is torch.bfloat16
+
+
+def apply_vmap(function, x):
+    return torch.func.vmap(function)(x)
+
+
+def apply_jvp(function, x):
+    return torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
+
+
+def apply_forward_mode(function, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+
+
+def apply_negated(function, x):
+    return function(torch._neg_view(x))
+
+
+def apply_sparse(function, x):
+    return function(x.to_sparse())
+
+
+def apply_trace(function, x):
+    return torch.jit.trace(function, (torch.ones_like(x),), check_trace=False)(x)
+
+
+@pytest.mark.parametrize("apply", [apply_vmap, apply_jvp, apply_forward_mode, apply_negated, apply_sparse, apply_trace])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_tensors_without_plain_memory_are_left_to_pytorch(faster_kernel, make_model, apply):
+    model = make_model().requires_grad_(False)
+    x = torch.randn(2, 40)
+    expected = apply(model.lm_head, x)
+    with accelerate(model):
+        assert relative_error(apply(model.lm_head, x), expected) < 1e-5
 
 
 def test_weights_that_are_changed_in_place_are_read(faster_kernel, make_model):
@@ -194,7 +292,7 @@ def test_compiled_code_calls_the_kernel(faster_kernel, make_model):
             return graph.forward
 
         torch._dynamo.reset()
-        compiled = torch.compile(fast.dense_model, backend=record)
+        compiled = torch.compile(fast.dense_model, backend=record, fullgraph=True)
         assert relative_error(compiled(IDS).logits, expected) < 1e-6
     torch._dynamo.reset()
     assert operators.count("sparsedial.dense_linear_layer.default") == OTHERS_OF_LLAMA

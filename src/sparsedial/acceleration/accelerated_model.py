@@ -75,9 +75,9 @@ def accelerate(  # noqa: PLR0913  # the options of one call
         when_slower: What a decode step runs where the rule and a kernel are not faster than a dense product, as
             measured on this machine. "mask" applies the rule nevertheless and reads all weights, so that the model is
             the same function everywhere. "dense" leaves out the rule. Defaults to "mask".
-        linear_layers: True to compute the other linear layers, such as those of attention and the output layer, with a
-            dense kernel in decode steps on a CPU, if it is measured to be faster than PyTorch. Their sums are added in
-            another order. False to leave them unchanged. Defaults to True.
+        linear_layers: True to compute the other linear layers, such as those of attention, the output layer and the
+            FFNs of other layers, with a dense kernel in decode steps on a CPU, if it is measured to be faster than
+            PyTorch. Their sums are added in another order. False to leave them unchanged. Defaults to True.
         ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
         calibration: What `sparsedial.calibrate` returned for this model, rule and site. Defaults to None, for rules
             that need none.
@@ -181,7 +181,7 @@ class AccelerationPlan:
         site: Name of the site.
         prefill: "dense" or "sparse".
         when_slower: "mask" or "dense".
-        linear_layers: True to use the dense kernel for linear layers outside of these FFNs.
+        linear_layers: True to use the dense kernel for all other linear layers.
         vectors: The vectors that have a rule.
         rules: The rule of each vector.
         calibration: What the rules need to know about the model, or None.

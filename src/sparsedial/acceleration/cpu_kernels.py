@@ -46,7 +46,7 @@ PRODUCT = np.dtype(
         ("row_bytes", np.int64),  # distance of two rows of the matrix
         ("rows", np.int64),  # rows that may be skipped: inputs or outputs
         ("columns", np.int64),  # entries of a row
-        ("bias_address", np.int64),  # float32 entries; 0 if there is no bias
+        ("bias_address", np.int64),  # entries of the dtype of the matrix; 0 if there is no bias
         ("indices_address", np.int64),  # memory for the list of rows: rows + 1 entries, int64
         ("values_address", np.int64),  # memory for entries of x: MAX_VECTORS * (max(rows, columns) + 1), float32
         ("sums_address", np.int64),  # memory for the sums: MAX_VECTORS * columns, float32
@@ -383,9 +383,9 @@ def _store_tile(product, first, last, raw, size):
         sums = carray(_pointer(product.sums_address + vector * columns * 4, np.float32), (columns,))
         out = carray(_pointer(product.out_address + vector * columns * size, raw), (columns,))
         if product.bias_address != 0:
-            bias = carray(_pointer(product.bias_address, np.float32), (columns,))
+            bias = carray(_pointer(product.bias_address, raw), (columns,))
             for column in range(first, last):
-                out[column] = _from_float32(raw, sums[column] + bias[column])
+                out[column] = _from_float32(raw, sums[column] + _to_float32(bias[column]))
         else:
             for column in range(first, last):
                 out[column] = _from_float32(raw, sums[column])
@@ -477,7 +477,7 @@ def _store_dots(product, rows, raw, size):
             for column in range(vector_columns, columns):
                 total += _to_float32(weights[column]) * x[column]
             if product.bias_address != 0:
-                total += carray(_pointer(product.bias_address, np.float32), (product.rows,))[rows[i]]
+                total += _to_float32(carray(_pointer(product.bias_address, raw), (product.rows,))[rows[i]])
             out[rows[i]] = _from_float32(raw, total)
 
 

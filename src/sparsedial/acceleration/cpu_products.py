@@ -93,7 +93,7 @@ class _Product:
         self.limits = limits
         self._bias = bias
         if bias is not None:
-            self._bias = bias.detach().to(torch.float32).contiguous()
+            self._bias = bias.detach().to(weight.dtype).contiguous()  # no copy if it has this dtype
         self._counted: dict[tuple[int, int], ProductCall] = {}
         self._uncounted: dict[tuple[int, int], ProductCall] = {}
 
@@ -242,7 +242,7 @@ class KeptInputs(_Product):
             part = slice(first, first + columns)
             bias = self._bias
             if bias is not None:
-                bias = bias[part]
+                bias = bias[part].float()
             out[..., part] = linear(wide_x, self.weight[:, part].float().t(), bias)
         return out
 

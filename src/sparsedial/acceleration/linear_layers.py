@@ -1,12 +1,13 @@
-"""The linear layers outside of the FFNs, whose weights are read completely.
+"""The linear layers outside of the accelerated FFNs, whose weights are read completely.
 
-In a decode step on a CPU, PyTorch reads the weights of attention and of the output layer at less than half of the rate
-of the memory. A dense kernel reads them at this rate. Nothing is skipped, and the layout of the weights stays as it is.
+In a decode step on a CPU, PyTorch reads the float32 weights of attention and of the output layer at less than half of
+the rate of the memory. A dense kernel reads them at this rate. Nothing is skipped, and the layout of the weights stays
+as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -21,7 +22,7 @@ from sparsedial.acceleration.supported_models import describe_problem
 from sparsedial.acceleration.timing_table import LimitTable
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.hooks.module_patch import ForwardPatch
-from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, has_plain_memory
 from sparsedial.tracing_state import is_tracing
 
 _handles = count()
@@ -60,7 +61,9 @@ def _is_supported(module: nn.Linear, backend: Backend) -> bool:
     if describe_problem(module) is not None or "forward" in vars(module):
         return False
     weight = module.weight
-    return weight.is_cpu and weight.dtype in backend.dtypes and weight.numel() > 0 and weight.stride(1) == 1
+    if not weight.is_cpu or weight.dtype not in backend.dtypes or weight.numel() == 0 or weight.stride(1) != 1:
+        return False
+    return module.bias is None or (module.bias.dtype is weight.dtype and module.bias.is_contiguous())
 
 
 class LinearLayer:
@@ -73,21 +76,20 @@ class LinearLayer:
 
     Attributes:
         handle: Number by which compiled code finds this object.
-        outputs: Number of entries of the result of one vector.
     """
 
     def __init__(
         self, module: nn.Linear, make_product: Callable[[Tensor, Tensor | None], DenseProduct], max_vectors: int
     ) -> None:
+        # While these tensors are in memory, no other ones have their addresses.
         self._weight = module.weight.detach()
         self._bias = None if module.bias is None else module.bias.detach()
         self._parameters: dict[str, Any] = module._parameters
         self._product = make_product(self._weight, self._bias)
         self._dtype = self._weight.dtype
-        self._address = self._weight.data_ptr()
+        self._memory = _describe_memory(self._parameters)
         self._inputs = module.in_features
         self._max_entries = max_vectors * module.in_features
-        self.outputs = module.out_features
         self.handle = next(_handles)
         _layers[self.handle] = self
 
@@ -100,9 +102,13 @@ class LinearLayer:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu:
             return inner(x)
-        if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._inputs or is_tracing():
+        if not torch.compiler.is_compiling() and not has_plain_memory(x):
             return inner(x)
-        if "weight" not in self._parameters:  # pruned or parametrized since then
+        if not 0 < x.numel() <= self._max_entries or x.shape[-1:] != (self._inputs,) or is_tracing():
+            return inner(x)
+        if "weight" not in self._parameters or "bias" not in self._parameters:  # pruned or parametrized since then
+            return inner(x)
+        if torch.is_autocast_enabled("cpu"):  # the result has another dtype
             return inner(x)
         if torch.is_grad_enabled() and self._needs_gradient(x):
             return inner(x)
@@ -116,12 +122,14 @@ class LinearLayer:
         Args:
             x: Vectors, shape [..., inputs].
         """
-        weight = self._parameters["weight"]
-        bias = self._parameters["bias"]
-        is_same = type(weight) is nn.Parameter and weight.data_ptr() == self._address
-        if is_same and (bias is None) is (self._bias is None):
+        if _describe_memory(self._parameters) == self._memory:
             return self._product(x.contiguous())
-        return linear(x, weight, bias)
+        return linear(x, self._parameters["weight"], self._parameters["bias"])
+
+    @property
+    def outputs(self) -> int:
+        """Number of entries of the result of one vector."""
+        return int(self._parameters["weight"].shape[0])
 
     def _needs_gradient(self, x: Tensor) -> bool:
         return x.requires_grad or any(
@@ -147,6 +155,20 @@ class LinearPatch(ForwardPatch):
         if isinstance(self._apply, LinearLayer):
             return self._apply(input, self._inner)
         return self._inner(input)  # the patch was removed while another one covered it
+
+
+def _describe_memory(parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return where the weight and the bias of a layer are. None if they are no plain parameters."""
+    weight = parameters["weight"]
+    bias = parameters["bias"]
+    if type(weight) is not nn.Parameter:
+        return None
+    address = weight.data_ptr(), weight.dtype, weight.shape, weight.stride()
+    if bias is None:
+        return address
+    if type(bias) is not nn.Parameter:
+        return None
+    return *address, bias.data_ptr(), bias.dtype, bias.shape, bias.stride()
 
 
 def _run_layer(x: Tensor, handle: int) -> Tensor:

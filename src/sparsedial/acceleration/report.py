@@ -50,8 +50,8 @@ class AccelerationReport:
         prefill: "dense" if the rule is not applied in prefill, otherwise "sparse".
         when_slower: What a decode step runs where the kernel is not faster: "mask" or "dense".
         calls_without_rule: How many of the dense calls ran without the rule. 0 if ``when_slower`` is "mask".
-        linear_layers: Number of linear layers outside of the FFNs that a dense kernel computes. Their weights are read
-            completely, and are not part of the bytes above.
+        linear_layers: Number of linear layers outside of the accelerated FFNs that a dense kernel computes. Their
+            weights are read completely, and are not part of the bytes above.
         table: One row per FFN and vector that projections read, with the columns layer, module, vector, calls,
             dense_calls, sparsity (of the entries of the vector, with entries that are zero without the rule) and
             read_share (of the weights).
@@ -106,7 +106,8 @@ def make_report(
         vectors: Counts of all vectors.
         prefill: "dense" or "sparse".
         when_slower: "mask" or "dense".
-        linear_layers: Number of linear layers outside of the FFNs that a dense kernel computes. Defaults to 0.
+        linear_layers: Number of linear layers outside of the accelerated FFNs that a dense kernel computes. Defaults
+            to 0.
 
     Returns:
         The report.

@@ -23,17 +23,18 @@ from sparsedial.files import write_atomically
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import Rule, TopK
 
-VERSION = 4
+VERSION = 5
 """Version of the kernels. Limits of other versions are measured again."""
 
 MIN_BYTES = 1 << 18  # smaller matrices stay in the caches, and the default limits are used
-MIN_LINEAR_BYTES = 1 << 16  # smaller linear layers outside of the FFNs are left to the library
+MIN_LINEAR_BYTES = 1 << 17  # smaller linear layers outside of the FFNs are left to the library
 COLD_BYTES = 96 << 20  # memory that is read between two uses of the same matrix, so that it is not in a cache
+MAX_COPIES = 128
 VECTOR_COUNTS = (1, 2, 4, 8)
 PREFILL_COUNTS = (16, 32)
 SHARES = (0.5, 1.0)
 RULE_CALLS = 16
-MIN_GAIN = 0.05  # share of the time of a dense product that a rule has to save: less is within the error of the times
+MIN_GAIN = 0.05  # share of the time of the library that has to be saved: less is within the error of the times
 EXPECTED_SHARE = 0.5  # of the entries of a vector that a rule keeps, if nothing is known about them
 
 
@@ -153,7 +154,7 @@ class LimitTable:
         )
         fastest = 0
         for vectors, kernel, library in zip(VECTOR_COUNTS, times["kernel"], times["library"], strict=True):
-            if kernel >= library:
+            if kernel >= (1 - MIN_GAIN) * library:
                 break
             fastest = vectors
         return fastest
@@ -220,7 +221,7 @@ def measure_linear_layer(weight: torch.Tensor, backend: Backend) -> dict[str, li
         Seconds of "kernel" and "library", one entry per number of vectors in `VECTOR_COUNTS`.
     """
     assert backend.make_dense_product is not None  # `find_linear_vectors` has checked it
-    copies = _copy_weight(weight)
+    copies = _copy_weight(weight.detach())
     products = [backend.make_dense_product(copied, None) for copied in copies]
     times: dict[str, list[float]] = {"kernel": [], "library": []}
     for vectors in VECTOR_COUNTS:
@@ -240,12 +241,14 @@ def measure_linear_layer(weight: torch.Tensor, backend: Backend) -> dict[str, li
 
 
 def _copy_weight(weight: torch.Tensor) -> list[torch.Tensor]:
-    """Return copies of a matrix, so many that none is in a cache when it is used again."""
+    """Return copies of a matrix, so many that none is in a cache when it is used again. At most `MAX_COPIES`.
+
+    A matrix of `COLD_BYTES` replaces the contents of the caches by itself, and a copy may not fit into the memory.
+    """
     size = weight.numel() * weight.element_size()
-    count = min(max(2, COLD_BYTES // size), 64)
-    if weight.is_cpu or size < COLD_BYTES:  # the caches of a GPU are smaller than this, and its memory may be full
-        return [weight.clone() for _ in range(count)]
-    return [weight] * count
+    if size >= COLD_BYTES:
+        return [weight] * 2
+    return [weight.clone() for _ in range(min(max(2, COLD_BYTES // size), MAX_COPIES))]
 
 
 def measure_rule(weight: torch.Tensor, rule: BoundRule, backend: Backend) -> list[float]:

@@ -1,4 +1,4 @@
-"""The state of torch's dispatcher."""
+"""What runs between a call of an operator and its kernel."""
 
 from __future__ import annotations
 
@@ -11,4 +11,22 @@ def dispatcher_is_unobserved() -> bool:
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch.autograd.profiler._is_profiler_enabled
+    )
+
+
+def has_plain_memory(x: torch.Tensor) -> bool:
+    """Return True if the memory of a tensor has all that its value depends on.
+
+    It does not if the tensor is sparse or lazily negated, or inside of `torch.func` transforms, forward-mode
+    differentiation and `torch.jit.trace`.
+
+    Args:
+        x: The tensor.
+    """
+    return (
+        torch._C._functorch.maybe_current_level() is None
+        and torch._C._get_tracing_state() is None
+        and torch.autograd.forward_ad._current_level < 0
+        and x.layout is torch.strided
+        and not x.is_neg()
     )
