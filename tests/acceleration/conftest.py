@@ -51,6 +51,19 @@ def make_opt():
     return OPTForCausalLM(config)
 
 
+def compute_with_threads(compute, counts=(1, 2, 3)):
+    """Return the results of a function for several numbers of threads."""
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            results.append(compute())
+    finally:
+        torch.set_num_threads(threads)
+    return results
+
+
 MODELS = {"llama": make_llama, "gpt2": make_gpt2, "phi3": make_phi3, "opt": make_opt}
 
 

@@ -12,6 +12,7 @@ from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import MaxP, NOfM, TopK, TopP
 from sparsedial.rules.threshold import AboveThreshold
 from sparsedial.testing import check_kernel
+from tests.acceleration.conftest import compute_with_threads
 
 DTYPES = make_backend().dtypes
 KERNELS = CpuFfnKernels()
@@ -147,13 +148,6 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
     products = (KeptInputs(torch.randn(300, 2000), None, limits), KeptInputs(torch.randn(1000, 300), None, limits))
     step = KERNELS.make_step(GatedFormula("silu", 1000, 0, 1000), products, (BoundRule(TopP(0.7)),) * 2)
     x = torch.randn(1, 300)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(step(x))
-    finally:
-        torch.set_num_threads(threads)
+    results = compute_with_threads(lambda: step(x))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])

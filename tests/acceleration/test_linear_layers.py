@@ -15,6 +15,7 @@ from sparsedial.acceleration.cpu_products import AllOutputs
 from sparsedial.acceleration.linear_layers import LinearPatch
 from sparsedial.acceleration.saved_settings import FILE_NAME
 from sparsedial.acceleration.timing_table import LimitTable
+from tests.acceleration.conftest import compute_with_threads
 
 DTYPES = make_backend().dtypes
 ERROR = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -63,14 +64,7 @@ def test_the_result_depends_neither_on_the_threads_nor_on_the_number_of_vectors(
     weight = torch.randn(1000, 300).to(dtype)  # large enough for several threads
     x = torch.randn(1, 300).to(dtype)
     product = AllOutputs(weight, None)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(product(x))
-    finally:
-        torch.set_num_threads(threads)
+    results = compute_with_threads(lambda: product(x))
     results.append(product(torch.cat([x, x, x]))[:1])
     assert all(torch.equal(result, results[0]) for result in results)
 

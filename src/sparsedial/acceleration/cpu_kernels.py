@@ -525,6 +525,18 @@ def _convert_vectors(product, x_address, raw):
 
 
 @_compiled
+def _run_kept_outputs(address, worker, out_address, raw, size):
+    """Compute the outputs of the list on all threads of the record."""
+    product = _record(address)
+    product.out_address = out_address
+    product.next_tile = 0
+    if product.threads > 1:
+        _call_parallel(product.parallel_address, worker, address, product.threads)
+    else:
+        _multiply_kept_outputs(address, raw, size)
+
+
+@_compiled
 def _clear_dropped_outputs(product, mask_address, raw):
     """Set the outputs that a vector drops to zero."""
     size = product.vectors * product.rows
@@ -605,26 +617,17 @@ def compile_kept_outputs(dtype: torch.dtype) -> ProductKernel:
     """
     _, raw, size, _ = FORMATS[dtype]
 
-    @cfunc(types.void(types.int64), cache=True)
-    def work(address):
-        _multiply_kept_outputs(address, raw, size)
-
     @njit(_SIGNATURE, cache=True, error_model="numpy")
     def run(address, worker, x_address, mask_address, out_address):
         product = _record(address)
         _list_kept_outputs(product, x_address, mask_address, raw)
         if not _count_call(product):
             return False
-        product.out_address = out_address
-        product.next_tile = 0
-        if product.threads > 1:
-            _call_parallel(product.parallel_address, worker, address, product.threads)
-        else:
-            _multiply_kept_outputs(address, raw, size)
+        _run_kept_outputs(address, worker, out_address, raw, size)
         _clear_dropped_outputs(product, mask_address, raw)
         return True
 
-    return _finish(run, work)
+    return _finish(run, _compile_output_worker(dtype))
 
 
 @functools.cache
@@ -641,23 +644,26 @@ def compile_all_outputs(dtype: torch.dtype) -> ProductKernel:
     """
     _, raw, size, _ = FORMATS[dtype]
 
-    @cfunc(types.void(types.int64), cache=True)
-    def work(address):
-        _multiply_kept_outputs(address, raw, size)
-
     @njit(_SIGNATURE, cache=True, error_model="numpy")
     def run(address, worker, x_address, mask_address, out_address):
         product = _record(address)
         _convert_vectors(product, x_address, raw)
-        product.out_address = out_address
-        product.next_tile = 0
-        if product.threads > 1:
-            _call_parallel(product.parallel_address, worker, address, product.threads)
-        else:
-            _multiply_kept_outputs(address, raw, size)
+        _run_kept_outputs(address, worker, out_address, raw, size)
         return True
 
-    return _finish(run, work)
+    return _finish(run, _compile_output_worker(dtype))
+
+
+@functools.cache
+def _compile_output_worker(dtype: torch.dtype) -> Any:
+    """Compile the function that each thread runs to compute the outputs of a list."""
+    _, raw, size, _ = FORMATS[dtype]
+
+    @cfunc(types.void(types.int64), cache=True)
+    def work(address):
+        _multiply_kept_outputs(address, raw, size)
+
+    return work
 
 
 def _finish(run: Any, work: Any) -> ProductKernel:

@@ -22,7 +22,7 @@ from sparsedial.acceleration.supported_models import describe_problem
 from sparsedial.acceleration.timing_table import LimitTable
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.hooks.module_patch import ForwardPatch
-from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, has_plain_memory
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
 from sparsedial.tracing_state import is_tracing
 
 _handles = count()
@@ -81,12 +81,11 @@ class LinearLayer:
     def __init__(
         self, module: nn.Linear, make_product: Callable[[Tensor, Tensor | None], DenseProduct], max_vectors: int
     ) -> None:
-        # While these tensors are in memory, no other ones have their addresses.
-        self._weight = module.weight.detach()
-        self._bias = None if module.bias is None else module.bias.detach()
         self._parameters: dict[str, Any] = module._parameters
-        self._product = make_product(self._weight, self._bias)
-        self._dtype = self._weight.dtype
+        bias = None if module.bias is None else module.bias.detach()
+        self._product = make_product(module.weight.detach(), bias)
+        self._dtype = module.weight.dtype
+        # The product keeps the weight and the bias in memory, so no other tensors get their addresses.
         self._memory = _describe_memory(self._parameters)
         self._inputs = module.in_features
         self._max_entries = max_vectors * module.in_features
@@ -102,7 +101,7 @@ class LinearLayer:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu:
             return inner(x)
-        if not torch.compiler.is_compiling() and not has_plain_memory(x):
+        if not torch.compiler.is_compiling() and not kernel_can_read(x):
             return inner(x)
         if not 0 < x.numel() <= self._max_entries or x.shape[-1:] != (self._inputs,) or is_tracing():
             return inner(x)

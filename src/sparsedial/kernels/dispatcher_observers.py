@@ -1,4 +1,4 @@
-"""What runs between a call of an operator and its kernel."""
+"""Whether a kernel can be called directly, without PyTorch's dispatcher."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def dispatcher_is_unobserved() -> bool:
     )
 
 
-def has_plain_memory(x: torch.Tensor) -> bool:
-    """Return True if the memory of a tensor has all that its value depends on.
+def kernel_can_read(x: torch.Tensor) -> bool:
+    """Return True if a kernel finds the values of a tensor at its address.
 
     It does not if the tensor is sparse or lazily negated, or inside of `torch.func` transforms, forward-mode
     differentiation and `torch.jit.trace`.
