@@ -21,8 +21,8 @@ from sparsedial.study.study_lock import lock_study
 with lock_study(Path(sys.argv[1]), json.loads(sys.argv[2])):
     helper = os.fork()  # as a task may do
     if helper == 0:
+        print(os.getpid(), flush=True)  # here, because the copy of the lock is closed before the fork returns
         time.sleep(600)
-    print(helper, flush=True)
     sys.stdin.read()
 """
 
