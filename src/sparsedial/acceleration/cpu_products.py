@@ -25,6 +25,8 @@ from sparsedial.acceleration.backend import (
     Selector,
 )
 from sparsedial.acceleration.cpu_kernels import (
+    CACHE_LINE_BYTES,
+    PARTS,
     PRODUCT,
     ProductKernel,
     compile_all_outputs,
@@ -34,10 +36,8 @@ from sparsedial.acceleration.cpu_kernels import (
 from sparsedial.kernels.cpu_backend import find_openmp_parallel
 from sparsedial.kernels.dispatch import BoundRule
 
-SUMS_PER_TILE = 3072  # fit into the first-level cache, and rows are read in long pieces
-MIN_COLUMNS_PER_TILE = 768  # for many vectors: shorter pieces of rows are read at a lower rate
+SUMS_PER_TILE = 48 * 1024  # they fit into the second-level cache, and rows are read in long pieces
 ROWS_PER_TILE = 64  # rows whose dot products a thread computes at a time
-CACHE_LINE_BYTES = 64
 COLUMN_MULTIPLE = 16  # entries of a cache line, so that no two threads write to the same one
 MIN_PARALLEL_BYTES = 1 << 18  # below this size, waking the other threads costs more time than they save
 COUNTS = ("calls", "dense_calls", "rows_read", "kept_entries", "entries")  # names in a record
@@ -145,7 +145,7 @@ class _Product:
         record["limit"] = limit
         record["tile"] = self.tile(threads, vectors)
         record["threads"] = threads
-        record["parallel_address"] = _parallel_address()
+        record["parallel_address"] = parallel_address()
         kernel = self.kernel(vectors)
         return ProductCall(functools.partial(kernel.run, record.ctypes.data, kernel.worker), record, kernel)
 
@@ -255,14 +255,13 @@ class KeptInputs(_Product):
         return compile_kept_inputs(self.weight.dtype, 1 << (vectors - 1).bit_length())
 
     def tile(self, threads: int, vectors: int) -> int:
-        """Return the number of columns that a thread claims: about as many for each thread.
+        """Return the number of columns that a thread claims: all of them, if the sums and the threads permit it.
 
         Args:
             threads: Number of threads.
             vectors: Number of vectors.
         """
-        tiles = -(-self.columns // max(SUMS_PER_TILE // vectors, MIN_COLUMNS_PER_TILE))
-        tiles = -(-tiles // threads) * threads
+        tiles = max(-(-self.columns * vectors // SUMS_PER_TILE), -(-threads // PARTS))
         return -(-self.columns // (tiles * COLUMN_MULTIPLE)) * COLUMN_MULTIPLE
 
 
@@ -361,7 +360,7 @@ def _list_all_rows(rows: int) -> np.ndarray:
 def _scratch_memory(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return memory for a list of rows, for the entries of x and for sums, as `PRODUCT` describes it."""
     entries = MAX_DECODE_VECTORS * (width + 1)
-    return np.empty(width + 1, np.int64), _allocate_lines(entries), _allocate_lines(entries)
+    return np.empty(width + 1, np.int64), _allocate_lines(entries), _allocate_lines(PARTS * entries)
 
 
 def _allocate_lines(entries: int) -> np.ndarray:
@@ -372,7 +371,8 @@ def _allocate_lines(entries: int) -> np.ndarray:
 
 
 @functools.cache
-def _parallel_address() -> int:
+def parallel_address() -> int:
+    """Return the address of the function that runs another one on several threads. 0 if there is none."""
     parallel = find_openmp_parallel()
     if parallel is None:
         return 0

@@ -115,7 +115,7 @@ class Projections(ABC):
         can_accelerate = x.dtype is self.dtype and x.get_device() == self._device_index and not x.requires_grad
         if is_eager and can_accelerate and type(x) is Tensor and x.numel() > 0:
             if x.numel() > self._max_entries:
-                return self._run_shared(self._prefill, x, index)
+                return self._run_shared(self.prefill, x, index)
             return self._run_shared(self.decode, x, index)
         if is_tracing():
             return inner(x)
@@ -195,7 +195,12 @@ class Projections(ABC):
             select(weight.new_zeros((1, width)))
         return select
 
-    def _prefill(self, x: Tensor) -> Sequence[Tensor]:
+    def prefill(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the results of all projections for many vectors, which are contiguous, as the settings say.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
         self.prefill_calls += 1
         if self.settings.prefill == "sparse":
             return self.multiply_masked(x)
@@ -308,7 +313,7 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
-        if self._single_products:
+        if self._single_products and self._limits.prefers_library(x.numel() // self.width):
             return [product.multiply_dense(x) for product in self._single_products]
         return self._split(self._product.multiply_dense(x))
 
@@ -353,12 +358,13 @@ class KeptInputProjections(Projections):
         self._product.reset()
 
     def _make_single_products(self) -> list[KeptInputProduct]:
-        """Return a product for each projection, for prefill on a GPU if there are two.
+        """Return a product for each projection, for prefill, if there are two that PyTorch computes faster one by one.
 
-        There, PyTorch's activations take longer for parts of a joined result.
+        On a GPU, its activations take longer for parts of a joined result. On a CPU, its float32 product does.
         """
         products: list[KeptInputProduct] = []
-        if self._device_index < 0 or not self._shares:
+        is_faster_together = self._device_index < 0 and self.dtype is not torch.float32
+        if is_faster_together or not self._shares:
             return products
         start = 0
         for matrix, width in zip(self.layout.matrices, self.output_widths, strict=True):

@@ -23,7 +23,7 @@ from sparsedial.files import write_atomically
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import Rule, TopK
 
-VERSION = 5
+VERSION = 6
 """Version of the kernels. Limits of other versions are measured again."""
 
 MIN_BYTES = 1 << 18  # smaller matrices stay in the caches, and the default limits are used
