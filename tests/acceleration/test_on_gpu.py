@@ -266,7 +266,8 @@ def capture(call, graph=None):
     """Capture a call in a CUDA graph, which has to be reset if it has captured another one."""
     torch.cuda.synchronize()
     graph = graph or torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    stream = torch.cuda.Stream()  # PyTorch's default for captures belongs to the device of the first capture
+    with torch.cuda.graph(graph, stream=stream):
         call()
     return graph
 
