@@ -313,7 +313,7 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
-        if self._single_products and self._limits.prefers_library(x.numel() // self.width):
+        if self._single_products:
             return [product.multiply_dense(x) for product in self._single_products]
         return self._split(self._product.multiply_dense(x))
 
@@ -358,13 +358,12 @@ class KeptInputProjections(Projections):
         self._product.reset()
 
     def _make_single_products(self) -> list[KeptInputProduct]:
-        """Return a product for each projection, for prefill, if there are two that PyTorch computes faster one by one.
+        """Return a product for each projection, for prefill on a GPU if there are two.
 
-        On a GPU, its activations take longer for parts of a joined result. On a CPU, its float32 product does.
+        There, PyTorch's activations take longer for parts of a joined result.
         """
         products: list[KeptInputProduct] = []
-        is_faster_together = self._device_index < 0 and self.dtype is not torch.float32
-        if is_faster_together or not self._shares:
+        if self._device_index < 0 or not self._shares:
             return products
         start = 0
         for matrix, width in zip(self.layout.matrices, self.output_widths, strict=True):

@@ -248,7 +248,10 @@ def _copy_weight(weight: torch.Tensor) -> list[torch.Tensor]:
     size = weight.numel() * weight.element_size()
     if size >= COLD_BYTES:
         return [weight] * 2
-    return [weight.clone() for _ in range(min(max(2, COLD_BYTES // size), MAX_COPIES))]
+    copies = []
+    for _ in range(min(max(2, COLD_BYTES // size), MAX_COPIES)):
+        copies.append(weight.new_empty_strided(weight.shape, weight.stride()).copy_(weight))
+    return copies
 
 
 def measure_rule(weight: torch.Tensor, rule: BoundRule, backend: Backend) -> list[float]:

