@@ -1,10 +1,13 @@
 """The products of the CPU against their definition."""
 
+import numpy as np
 import pytest
 import torch
 
+from sparsedial.acceleration import cpu_products
 from sparsedial.acceleration.backend import ProductLimits
 from sparsedial.acceleration.cpu_backend import make_backend
+from sparsedial.acceleration.cpu_kernels import PARTS
 from sparsedial.acceleration.cpu_products import KeptInputs, KeptOutputs, make_selector
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import MaxP, TopK, TopP
@@ -63,9 +66,71 @@ def test_the_result_depends_neither_on_the_threads_nor_on_the_number_of_vectors(
     weight = torch.randn(300, 1000).to(dtype)  # large enough for several threads
     x = make_sparse(1, 300, dtype)
     product = KeptInputs(weight, None, ProductLimits())
-    results = compute_with_threads(lambda: product(x))
-    results.append(product(torch.cat([x, x, x]))[:1])
+    results = compute_with_threads(lambda: product(x), counts=(1, 2, 3, PARTS + 1, 2 * PARTS + 1))
+    results.append(product(torch.cat([x, make_sparse(2, 300, dtype)]))[:1])  # the others need further rows
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1000, 1008, 1024])  # steps of eight vectors may have twice the columns
+def test_a_vector_has_the_same_bits_among_eight(dtype, columns):
+    torch.manual_seed(0)
+    product = KeptInputs(torch.randn(300, columns).to(dtype), None, ProductLimits())
+    x = make_sparse(8, 300, dtype)
+    for together in compute_with_threads(lambda: product(x), counts=(1, 2, 12)):
+        assert torch.equal(together, torch.cat([product(row[None]) for row in x]))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 130), (130, 3), (64, 64)])
+@pytest.mark.parametrize("vectors", [1, 3, 8])
+def test_kernels_stay_inside_of_the_scratch_memory(monkeypatch, rows, columns, vectors):
+    guards = []
+    scratch = []
+    make_scratch = cpu_products._scratch_memory.__wrapped__
+
+    def allocate(entries):
+        memory = np.full(entries + 64, 12345, np.float32)
+        guards.append(memory[entries:])
+        return memory[:entries]
+
+    def keep_scratch(width):
+        scratch.append(make_scratch(width))  # a record has only addresses
+        return scratch[-1]
+
+    monkeypatch.setattr(cpu_products, "_allocate_lines", allocate)
+    monkeypatch.setattr(cpu_products, "_scratch_memory", keep_scratch)
+    KeptInputs(torch.randn(rows, columns), None, ProductLimits())(torch.randn(vectors, rows))
+    assert len(guards) == 2
+    assert all((guard == 12345).all() for guard in guards)
+
+
+@pytest.mark.parametrize("rows", [1, PARTS - 1, PARTS, PARTS + 1])
+def test_a_matrix_with_few_rows_has_empty_parts(rows):
+    torch.manual_seed(0)
+    weight = torch.randn(rows, 20)
+    x = torch.randn(2, rows)
+    assert relative_error(KeptInputs(weight, None, ProductLimits())(x), x.double() @ weight.double()) < 1e-6
+
+
+@pytest.mark.parametrize("vectors", [1, 8])
+def test_a_row_longer_than_a_tile_is_computed_in_pieces(monkeypatch, vectors):
+    torch.manual_seed(0)
+    weight = torch.randn(40, 200)
+    x = make_sparse(vectors, 40, torch.float32)
+    expected = KeptInputs(weight, None, ProductLimits())(x)
+    monkeypatch.setattr(cpu_products, "SUMS_PER_TILE", 48 * vectors)
+    product = KeptInputs(weight, None, ProductLimits())
+    assert product.tile(1, vectors) < 200
+    assert torch.equal(product(x), expected)
+
+
+def test_rows_with_unused_memory_between_them_are_read():
+    torch.manual_seed(0)
+    weight = torch.randn(30, 64)[:, :50]
+    x = make_sparse(3, 30, torch.float32)
+    assert torch.equal(
+        KeptInputs(weight, None, ProductLimits())(x), KeptInputs(weight.contiguous(), None, ProductLimits())(x)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -78,3 +78,15 @@ def test_small_matrices_are_not_measured(monkeypatch, tmp_path):
 def test_a_device_without_kernels_raises_an_error():
     with pytest.raises(ModelError, match="on the device 'xla': expected cpu"):
         load_backend(torch.device("xla"))
+
+
+@pytest.mark.parametrize("weight", [
+    torch.randn(24, 40), torch.randn(24, 48)[:, :40], torch.randn(24, 400)[:, :40], torch.randn(1, 40).expand(24, 40),
+])  # fmt: skip
+def test_copies_have_the_layout_of_the_matrix_without_much_unused_memory(monkeypatch, weight):
+    monkeypatch.setattr(timing_table, "COLD_BYTES", 1 << 14)
+    copies = timing_table._copy_weight(weight)
+    assert len(copies) > 2
+    for copied in copies:
+        assert torch.equal(copied, weight)
+        assert copied.stride() == (48 if weight.stride(0) == 48 else 40, 1)

@@ -93,6 +93,28 @@ def test_decode_steps_are_computed_in_one_call_and_prefill_is_not(make_model, st
         assert fast.report().calls == 4
 
 
+@pytest.mark.parametrize("prefill", ["dense", "sparse"])
+def test_prefill_agrees_with_the_modules_and_is_counted(make_model, prefill):
+    model = make_model()
+    ids = torch.arange(1, 40).reshape(3, 13)
+    with torch.no_grad():
+        if prefill == "dense":
+            expected = model(ids).logits
+        else:
+            with sd.sparsify(model, "all_inputs", RULE):
+                expected = model(ids).logits
+    with sd.accelerate(model, "all_inputs", RULE, prefill=prefill) as fast:
+        result = fast(ids).logits
+        assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert torch.equal(fast(ids).logits, result)
+        assert fast.report().prefill_calls == 8  # two layers, two vectors, two calls
+        seen = []
+        handle = model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
+        assert torch.equal(fast(ids).logits, result)
+        handle.remove()
+    assert seen == [1]
+
+
 def test_calls_that_need_the_modules_run_them(make_model, steps):
     model = make_model()
     with sd.accelerate(model, "all_inputs", RULE) as fast:

@@ -18,17 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]  # numba exports it untyped
+from numba import carray, njit, types  # type: ignore[attr-defined]  # numba exports it untyped
 from numba.extending import intrinsic
 
-from sparsedial.acceleration.cpu_kernels import (
-    FORMATS,
-    _call_parallel,
-    _fetch_and_add,
-    _from_float32,
-    _pointer,
-    _to_float32,
-)
+from sparsedial.acceleration.cpu_kernels import FORMATS, _from_float32, _pointer, _to_float32
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3}
 """Codes of the activations."""
@@ -73,27 +66,6 @@ FFN_STEP = np.dtype(
     align=True,
 )
 """Arguments of one FFN."""
-
-ACTIVATION_CALL = np.dtype(
-    [
-        ("gate_address", np.int64),
-        ("up_address", np.int64),
-        ("out_address", np.int64),
-        ("gate_pitch", np.int64),  # bytes from one vector to the next
-        ("up_pitch", np.int64),
-        ("out_pitch", np.int64),
-        ("vectors", np.int64),
-        ("width", np.int64),
-        ("part", np.int64),  # vectors that a thread claims
-        ("threads", np.int64),
-        ("parallel_address", np.int64),  # GOMP_parallel, if there is more than one thread
-        ("next_part", np.int64),
-    ],
-    align=True,
-)
-"""Arguments of the activation of several vectors."""
-
-NEXT_PART_OFFSET = ACTIVATION_CALL.fields["next_part"][1]  # type: ignore[index]  # a structured dtype has fields
 
 # Results of a step.
 DONE = 0
@@ -251,47 +223,24 @@ def compile_ffn_step(dtype: torch.dtype, activation: str) -> Callable[[int, int,
     return run.overloads[run.signatures[0]].entry_point  # type: ignore[attr-defined]  # defined in C
 
 
-@_compiled
-def _activate_rows(address, raw, activation):
-    """Claim parts of the vectors and activate them until all are claimed. Every thread of a call runs this function."""
-    call = carray(_pointer(address, ACTIVATION_CALL), (1,))[0]
-    next_part = _pointer(address + NEXT_PART_OFFSET, np.int64)
-    width = call.width
-    first = _fetch_and_add(next_part, 1) * call.part
-    while first < call.vectors:
-        for i in range(first, min(first + call.part, call.vectors)):
-            gate = carray(_pointer(call.gate_address + i * call.gate_pitch, raw), (width,))
-            up = carray(_pointer(call.up_address + i * call.up_pitch, raw), (width,))
-            out = carray(_pointer(call.out_address + i * call.out_pitch, raw), (width,))
-            _activate_row(gate, up, out, raw, activation)
-        first = _fetch_and_add(next_part, 1) * call.part
-
-
 @functools.cache
-def compile_activation(dtype: torch.dtype, activation: str) -> tuple[Callable[[int, int], None], int]:
-    """Compile the product of u and g for any number of vectors, with the bits that it has in `compile_ffn_step`.
+def compile_activation(dtype: torch.dtype, activation: str) -> Callable[[int, int, int, int], None]:
+    """Compile the product of u and g, with the bits that it has in `compile_ffn_step`.
 
     Args:
         dtype: Dtype of the vectors.
         activation: Name of the activation, one of `ACTIVATIONS`.
 
     Returns:
-        A function of the address of an `ACTIVATION_CALL` record and of the worker, and the worker: the address of the
-        function that each thread runs.
+        A function of the addresses of the output of the gate, of u and of the result, and of the number of entries.
     """
     _, raw, _, _ = FORMATS[dtype]
     code = ACTIVATIONS[activation]
 
-    @cfunc(types.void(types.int64), cache=True)
-    def work(address):
-        _activate_rows(address, raw, code)
+    @njit(types.void(types.int64, types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+    def run(gate_address, up_address, out_address, entries):
+        gate = carray(_pointer(gate_address, raw), (entries,))
+        up = carray(_pointer(up_address, raw), (entries,))
+        _activate_row(gate, up, carray(_pointer(out_address, raw), (entries,)), raw, code)
 
-    @njit(types.void(types.int64, types.int64), cache=True, error_model="numpy")
-    def run(address, worker):
-        call = carray(_pointer(address, ACTIVATION_CALL), (1,))[0]
-        if call.threads > 1:
-            _call_parallel(call.parallel_address, worker, address, call.threads)
-        else:
-            _activate_rows(address, raw, code)
-
-    return run.overloads[run.signatures[0]].entry_point, int(work.address or 0)  # type: ignore[attr-defined]  # defined in C
+    return run.overloads[run.signatures[0]].entry_point  # type: ignore[attr-defined]  # defined in C

@@ -12,7 +12,6 @@ import torch
 
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, FfnStep, GatedFormula, KeptInputProduct
 from sparsedial.acceleration.cpu_ffn_kernels import (
-    ACTIVATION_CALL,
     DONE,
     FFN_STEP,
     INPUT_TOO_DENSE,
@@ -22,13 +21,10 @@ from sparsedial.acceleration.cpu_ffn_kernels import (
     compile_activation,
     compile_ffn_step,
 )
-from sparsedial.acceleration.cpu_products import KeptInputs, parallel_address
-from sparsedial.kernels.cpu_backend import find_openmp_parallel
+from sparsedial.acceleration.cpu_products import KeptInputs
 from sparsedial.kernels.cpu_numba import compile_decode_function
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules.threshold import AboveThreshold
-
-ENTRIES_PER_PART = 1 << 13  # entries that a thread activates at a time: a few microseconds
 
 
 class CpuFfnKernels:
@@ -77,30 +73,12 @@ class CpuFfnKernels:
         Returns:
             u times the activation of the gate, shape [..., width].
         """
-        gates = _flatten(gate)
-        ups = _flatten(up)
-        out = gate.new_empty(gate.shape)
-        vectors, width = gates.shape
-        size = gate.element_size()
-        record = np.zeros(1, ACTIVATION_CALL)
-        for name, tensor, pitch in (("gate", gates, gates.stride(0)), ("up", ups, ups.stride(0)), ("out", out, width)):
-            record[f"{name}_address"] = tensor.data_ptr()
-            record[f"{name}_pitch"] = pitch * size
-        record["vectors"] = vectors
-        record["width"] = width
-        record["part"] = max(1, ENTRIES_PER_PART // width)
-        is_long = vectors * width > ENTRIES_PER_PART and find_openmp_parallel() is not None
-        record["threads"] = torch.get_num_threads() if is_long else 1
-        record["parallel_address"] = parallel_address()
-        kernel, worker = compile_activation(gate.dtype, formula.activation)
-        kernel(record.ctypes.data, worker)
+        gate = gate.contiguous()
+        up = up.contiguous()
+        out = torch.empty_like(gate)
+        kernel = compile_activation(gate.dtype, formula.activation)
+        kernel(gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel())
         return out
-
-
-def _flatten(vectors: torch.Tensor) -> torch.Tensor:
-    """Return vectors as a matrix with contiguous rows, which is a view of parts of a joined result."""
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    return flat if flat.stride(1) == 1 else flat.contiguous()
 
 
 class _Selection(NamedTuple):

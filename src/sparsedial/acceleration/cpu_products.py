@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ from sparsedial.kernels.dispatch import BoundRule
 
 SUMS_PER_TILE = 48 * 1024  # they fit into the second-level cache, and rows are read in long pieces
 ROWS_PER_TILE = 64  # rows whose dot products a thread computes at a time
-COLUMN_MULTIPLE = 16  # entries of a cache line, so that no two threads write to the same one
+COLUMN_MULTIPLE = 32  # sums of one step of a kernel, in whole cache lines
 MIN_PARALLEL_BYTES = 1 << 18  # below this size, waking the other threads costs more time than they save
 COUNTS = ("calls", "dense_calls", "rows_read", "kept_entries", "entries")  # names in a record
 CHUNK_ENTRIES = 1 << 20  # entries of a float16 matrix that are converted to float32 at a time
@@ -145,7 +146,7 @@ class _Product:
         record["limit"] = limit
         record["tile"] = self.tile(threads, vectors)
         record["threads"] = threads
-        record["parallel_address"] = parallel_address()
+        record["parallel_address"] = _parallel_address()
         kernel = self.kernel(vectors)
         return ProductCall(functools.partial(kernel.run, record.ctypes.data, kernel.worker), record, kernel)
 
@@ -255,13 +256,16 @@ class KeptInputs(_Product):
         return compile_kept_inputs(self.weight.dtype, 1 << (vectors - 1).bit_length())
 
     def tile(self, threads: int, vectors: int) -> int:
-        """Return the number of columns that a thread claims: all of them, if the sums and the threads permit it.
+        """Return the number of columns that a thread claims in one part of the matrix.
+
+        These are all columns, unless the sums exceed `SUMS_PER_TILE`, or the threads cannot share the parts evenly.
 
         Args:
             threads: Number of threads.
             vectors: Number of vectors.
         """
-        tiles = max(-(-self.columns * vectors // SUMS_PER_TILE), -(-threads // PARTS))
+        multiple = threads // math.gcd(threads, PARTS)
+        tiles = -(-self.columns * vectors // (SUMS_PER_TILE * multiple)) * multiple
         return -(-self.columns // (tiles * COLUMN_MULTIPLE)) * COLUMN_MULTIPLE
 
 
@@ -371,8 +375,7 @@ def _allocate_lines(entries: int) -> np.ndarray:
 
 
 @functools.cache
-def parallel_address() -> int:
-    """Return the address of the function that runs another one on several threads. 0 if there is none."""
+def _parallel_address() -> int:
     parallel = find_openmp_parallel()
     if parallel is None:
         return 0

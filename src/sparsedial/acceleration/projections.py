@@ -313,7 +313,8 @@ class KeptInputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
-        if self._single_products:
+        is_on_gpu = self._device_index >= 0
+        if self._single_products and (is_on_gpu or self._limits.prefers_library(x.numel() // self.width)):
             return [product.multiply_dense(x) for product in self._single_products]
         return self._split(self._product.multiply_dense(x))
 
@@ -358,12 +359,12 @@ class KeptInputProjections(Projections):
         self._product.reset()
 
     def _make_single_products(self) -> list[KeptInputProduct]:
-        """Return a product for each projection, for prefill on a GPU if there are two.
+        """Return a product for each projection, for prefill, if there are two.
 
-        There, PyTorch's activations take longer for parts of a joined result.
+        PyTorch's activations take longer for parts of a joined result, and so do its float32 products on a CPU.
         """
         products: list[KeptInputProduct] = []
-        if self._device_index < 0 or not self._shares:
+        if not self._shares:
             return products
         start = 0
         for matrix, width in zip(self.layout.matrices, self.output_widths, strict=True):

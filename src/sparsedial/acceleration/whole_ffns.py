@@ -6,7 +6,7 @@ caches. The projections stay patched: their patches run whenever the FFN is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, FfnKernels, FfnStep, GatedFormula
 from sparsedial.acceleration.dense_calls import DenseCalls
 from sparsedial.acceleration.operators import register_operator
-from sparsedial.acceleration.projections import KeptInputProjections, Projections
+from sparsedial.acceleration.projections import KeptInputProjections
 from sparsedial.ffn.expression import Expression
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import out_features
@@ -131,10 +131,8 @@ class WholeFfn:
         formula: What the FFN computes.
         kernels: The kernels of the device.
         ffn: The FFN.
-        max_entries: Number of entries of the longest argument that compiled code passes here and not to the module.
+        max_entries: Number of entries of the longest argument that is computed here and not by the module.
         steps: The kernels of decode steps, by the number of vectors. The projections are called for other numbers.
-        projections: The projections of x and of the intermediate vector, whose prefill is called without their modules.
-            Defaults to None, to call the modules for any number of vectors.
 
     Attributes:
         handle: Number by which compiled code finds this object.
@@ -148,9 +146,7 @@ class WholeFfn:
         ffn: FFN,
         max_entries: int,
         steps: Mapping[int, FfnDecode] = MappingProxyType({}),
-        projections: tuple[Projections, Projections] | None = None,
     ) -> None:
-        self._readers = projections
         self._formula = formula
         self._kernels = kernels
         self._ffn = ffn
@@ -188,11 +184,11 @@ class WholeFfn:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
             return inner(x)
-        if x.numel() == 0 or is_tracing() or not _are_unchanged(self._others):
+        if not 0 < x.numel() <= self._max_entries or is_tracing():
+            return inner(x)
+        if not _are_unchanged(self._others):
             return inner(x)
         if not dispatcher_is_unobserved():
-            if x.numel() > self._max_entries:
-                return inner(x)
             return torch.ops.sparsedial.accelerated_ffn.default(x, self.handle)
         return self.compute(x.contiguous())
 
@@ -202,26 +198,19 @@ class WholeFfn:
         Args:
             x: Vectors, shape [..., hidden], contiguous.
         """
-        ffn = self._ffn
-        vectors = x.numel() // ffn.hidden
+        vectors = x.numel() // self._ffn.hidden
         step = self._steps.get(vectors)
-        is_unchanged = _are_unchanged(self._projections)
-        if step is not None and is_unchanged:
+        if step is not None and _are_unchanged(self._projections):
             for dense_calls in step.dense_calls:
                 dense_calls.add(vectors)
             return step.compute(x)
-        if vectors > MAX_DECODE_VECTORS and is_unchanged and self._readers is not None:
-            first, second = self._readers
-            return second.prefill(self._activate(first.prefill(x)))[0]
-        result: Tensor = ffn.down(self._activate([module(x) for module in ffn.input_projections]))
-        return result
-
-    def _activate(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Return the intermediate vectors for the outputs of the projections that read x."""
         ffn = self._ffn
         assert ffn.gate is not None
-        gate, up = (part.select(outputs[ffn.input_projections.index(part.module)]) for part in (ffn.gate, ffn.up))
-        return self._kernels.activate(self._formula, gate, up)
+        outputs = {module: module(x) for module in ffn.input_projections}
+        gate = ffn.gate.select(outputs[ffn.gate.module])
+        up = ffn.up.select(outputs[ffn.up.module])
+        result: Tensor = ffn.down(self._kernels.activate(self._formula, gate, up))
+        return result
 
 
 def make_decode_ffn(
@@ -249,7 +238,7 @@ def make_decode_ffn(
         dense_parts = [part for part, is_dense in zip((first, second), dense, strict=True) if is_dense]
         if step is not None and not any(part.limits.prefers_library(vectors) for part in dense_parts):
             steps[vectors] = FfnDecode(step, tuple(part.dense_calls for part in dense_parts))
-    return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps, projections)
+    return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps)
 
 
 class FfnPatch(ForwardPatch):
