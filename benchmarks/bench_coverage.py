@@ -1,13 +1,13 @@
 """How often do the intervals of critical sparsity contain the truth, and how wide are they?
 
-    python -m benchmarks.bench_coverage [--quick] [--repetitions 300]
+    python -m benchmarks.bench_coverage [--quick] [--repetitions 200]
 
 The scores of models whose curve is known are drawn again and again, and measured as a study measures them: on the grid
-of the paper (24 values of p between 0 and 1), by the adaptive search, or by a search that starts with 64 examples and
-adds examples where the tests do not decide, as `--precision` does. The table has one line per number of examples,
-tasks, kind of score and choice of points, over eight shapes of curves. Then the per-example scores of a real model of
-the zoo are resampled. Then come differences of two curves and trends over model size. The last line is JSON, also kept
-in benchmarks/results.
+of the paper (24 values of p between 0 and 1), on 24 points that are 4 points of sparsity apart, by the adaptive search,
+or by a search that starts with 64 examples and adds examples where the tests do not decide, as `--precision` does. The
+table has one line per number of examples, tasks, kind of score and choice of points, over eight shapes of curves. Then
+the per-example scores of a real model of the zoo are resampled. Then come differences of two curves and trends over
+model size. The last line is JSON, also kept in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ from sparsedial.tasks.spec import TaskSpec
 REQUIRED_COVERAGE = 0.93
 WIDTH_TOLERANCE = 1.15
 MAX_BIAS = 0.015
-REPETITIONS = 200
+REPETITIONS = 100
 QUICK_REPETITIONS = 20
 QUICK_EXAMPLES = (64,)
 GRID = find_value_grid("paper")[1:-1]  # values of p, without the dense model and p = 0
+EVEN_GRID = tuple((0.04 * np.arange(1, 25)).round(3).tolist())  # sparsities
 # Few points, shifted from model to model, because models differ in their sparsity at the same p.
 COARSE_GRID = (0.1, 0.3, 0.5, 0.7)
 COARSE_SHIFTS = (0.0, 0.1, 0.05, 0.15)
@@ -80,7 +81,8 @@ REAL_SITES = ("input", "intermediate")
 # Number of texts (the zoo has 384) and values of p.
 REAL_STUDY = (384, (0.995, 0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.5))
 QUICK_STUDY = (16, (0.97, 0.9, 0.7))
-GRID_NAME = "grid"
+GRID_NAME = "paper"
+EVEN_NAME = "even"
 SEARCH_NAME = "search"
 ADDED_NAME = "added"
 COARSE_NAME = "coarse"
@@ -113,7 +115,8 @@ class Cell:
         kind: ``0/1`` or ``smooth``.
         examples: Number of examples of each task.
         tasks: Number of tasks that are averaged.
-        points: ``grid``, ``coarse``, ``search`` with all examples, or ``added``: a search that adds examples.
+        points: ``paper``, ``even`` or ``coarse`` for a grid, ``search`` with all examples, or ``added`` for a search
+            that adds examples.
         name: Name of the curve, pair of curves or family.
         shared: Share of the variance of an example's tolerance that several models have in common.
     """
@@ -154,6 +157,8 @@ def measure_curve(tasks: Sequence[SimulatedTask], points: str, model: int = 0) -
     examples = len(tasks[0].dense)
     if points == GRID_NAME:
         return _curve(tasks, dict.fromkeys(GRID, examples))
+    if points == EVEN_NAME:
+        return _curve(tasks, {1 - sparsity**2: examples for sparsity in EVEN_GRID})
     if points == COARSE_NAME:
         return _curve(tasks, {1 - (sparsity + COARSE_SHIFTS[model]) ** 2: examples for sparsity in COARSE_GRID})
     ends = block_ends(examples)
@@ -333,7 +338,7 @@ def make_cells(quick: bool) -> dict[str, list[Cell]]:
     examples = QUICK_EXAMPLES if quick else EXAMPLES
     kinds = (BINARY, SMOOTH)
     curves = []
-    choices = (GRID_NAME, SEARCH_NAME, ADDED_NAME)
+    choices = (GRID_NAME, EVEN_NAME, SEARCH_NAME, ADDED_NAME)
     for kind, n, tasks, points, name in itertools.product(kinds, examples, TASKS, choices, SHAPES):
         if points != ADDED_NAME or len(block_ends(n)) > 1:
             curves.append(Cell(kind, n, tasks, points, name))
@@ -397,7 +402,7 @@ def check(results: dict[str, list[Summary]]) -> list[str]:
     found: dict[tuple[str, int, str], list[float]] = {}
     for summary in results.get(CURVES, []):
         cell = summary.cell
-        if cell.tasks == 1 and cell.points in (GRID_NAME, SEARCH_NAME):
+        if cell.tasks == 1 and cell.points in (GRID_NAME, EVEN_NAME, SEARCH_NAME):
             found.setdefault((cell.kind, cell.examples, cell.points), []).append(summary.width)
     for (kind, examples, points), widths in found.items():
         limit = WIDTH_TOLERANCE * EXPECTED_WIDTHS[kind][examples]
@@ -413,7 +418,7 @@ def main() -> None:
     """Run all parts, print their tables, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cells and repetitions")
-    parser.add_argument("--repetitions", type=int, help="repetitions of each cell; default: 200, or 20 with --quick")
+    parser.add_argument("--repetitions", type=int, help="repetitions of each cell; default: 100, or 20 with --quick")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to run; default: all")
     parser.add_argument("--workers", type=int, default=2, help="number of processes; default: 2")
     parser.add_argument("--name", default="coverage", help="name of the result in benchmarks/results")

@@ -125,7 +125,7 @@ def converts_float16() -> bool:
 
 
 def _load_weights(builder: Any, address: Any, name: str, lanes: int) -> Any:
-    """Load neighbouring entries of a matrix and convert them to float32."""
+    """Load neighboring entries of a matrix and convert them to float32."""
     element = _FLOAT if name == "float32" else _INT16
     loaded = builder.load(builder.inttoptr(address, ir.VectorType(element, lanes).as_pointer()))
     loaded.align = _entry_size(name)
@@ -194,9 +194,9 @@ def _add_rows(  # noqa: PLR0913  # what one step of the innermost loop needs
     values: Any,
     column: Any,
 ) -> Any:
-    """Add the products of some rows with entries of x to neighbouring sums.
+    """Add the products of some rows with entries of x to neighboring sums.
 
-    ``vectors`` and ``lanes`` are tuples, whose lengths are the number of vectors and of neighbouring sums.
+    ``vectors`` and ``lanes`` are tuples, whose lengths are the number of vectors and of neighboring sums.
     """
     name = _NAMES[raw.dtype]
     size = _entry_size(name)
@@ -490,7 +490,7 @@ def _count_call(product):
 
 @_compiled
 def _multiply_kept_outputs(address, raw, size):
-    """Claim parts of the list of rows and compute their dot products with each vector, until all are claimed."""
+    """Claim pieces of the list of rows and compute their dot products with each vector, until all are claimed."""
     product = _record(address)
     next_tile = _pointer(address + NEXT_TILE_OFFSET, np.int64)
     indices = carray(_pointer(product.indices_address, np.int64), (product.rows + 1,))
