@@ -1,6 +1,6 @@
 """How often do the intervals of critical sparsity contain the truth, and how wide are they?
 
-    python -m benchmarks.bench_coverage [--quick] [--repetitions 200]
+    python -m benchmarks.bench_coverage [--quick] [--repetitions 100]
 
 The scores of models whose curve is known are drawn again and again, and measured as a study measures them: on the grid
 of the paper (24 values of p between 0 and 1), on 24 points that are 4 points of sparsity apart, by the adaptive search,
@@ -62,10 +62,10 @@ from sparsedial.tasks.spec import TaskSpec
 REQUIRED_COVERAGE = 0.93
 WIDTH_TOLERANCE = 1.15
 MAX_BIAS = 0.015
-REPETITIONS = 100
+REPETITIONS = 200
 QUICK_REPETITIONS = 20
 QUICK_EXAMPLES = (64,)
-GRID = find_value_grid("paper")[1:-1]  # values of p, without the dense model and p = 0
+PAPER_GRID = find_value_grid("paper")[1:-1]  # values of p, without the dense model and p = 0
 EVEN_GRID = tuple((0.04 * np.arange(1, 25)).round(3).tolist())  # sparsities
 # Few points, shifted from model to model, because models differ in their sparsity at the same p.
 COARSE_GRID = (0.1, 0.3, 0.5, 0.7)
@@ -81,7 +81,7 @@ REAL_SITES = ("input", "intermediate")
 # Number of texts (the zoo has 384) and values of p.
 REAL_STUDY = (384, (0.995, 0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.5))
 QUICK_STUDY = (16, (0.97, 0.9, 0.7))
-GRID_NAME = "paper"
+PAPER_NAME = "paper"
 EVEN_NAME = "even"
 SEARCH_NAME = "search"
 ADDED_NAME = "added"
@@ -155,8 +155,8 @@ class Summary:
 def measure_curve(tasks: Sequence[SimulatedTask], points: str, model: int = 0) -> Curve:
     """Measure the average of some tasks on a grid, or by an adaptive search. The coarse grid depends on the model."""
     examples = len(tasks[0].dense)
-    if points == GRID_NAME:
-        return _curve(tasks, dict.fromkeys(GRID, examples))
+    if points == PAPER_NAME:
+        return _curve(tasks, dict.fromkeys(PAPER_GRID, examples))
     if points == EVEN_NAME:
         return _curve(tasks, {1 - sparsity**2: examples for sparsity in EVEN_GRID})
     if points == COARSE_NAME:
@@ -327,7 +327,7 @@ def resample_real_curves(quick: bool, repetitions: int) -> list[Summary]:
     summaries = []
     for (kind, site), curve in curves.items():
         for examples in QUICK_EXAMPLES if quick else EXAMPLES:
-            cell = Cell(kind, examples, 1, GRID_NAME, f"{REAL_MODEL}, {site}")
+            cell = Cell(kind, examples, 1, PAPER_NAME, f"{REAL_MODEL}, {site}")
             summaries.append(resample_real_curve(curve, cell, repetitions))
     print_part(REAL, summaries)
     return summaries
@@ -338,14 +338,14 @@ def make_cells(quick: bool) -> dict[str, list[Cell]]:
     examples = QUICK_EXAMPLES if quick else EXAMPLES
     kinds = (BINARY, SMOOTH)
     curves = []
-    choices = (GRID_NAME, EVEN_NAME, SEARCH_NAME, ADDED_NAME)
+    choices = (PAPER_NAME, EVEN_NAME, SEARCH_NAME, ADDED_NAME)
     for kind, n, tasks, points, name in itertools.product(kinds, examples, TASKS, choices, SHAPES):
         if points != ADDED_NAME or len(block_ends(n)) > 1:
             curves.append(Cell(kind, n, tasks, points, name))
     pairs = itertools.combinations_with_replacement(DIFFERENCE_SHAPES, 2)
     names = [" - ".join(pair) for pair in pairs]
-    differences = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), (GRID_NAME,), names, SHARED)]
-    grids = (GRID_NAME, COARSE_NAME)
+    differences = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), (PAPER_NAME,), names, SHARED)]
+    grids = (PAPER_NAME, COARSE_NAME)
     trends = [Cell(*cell) for cell in itertools.product(kinds, examples, (1,), grids, FAMILIES, SHARED)]
     return {CURVES: curves, DIFFERENCES: differences, TRENDS: trends}
 
@@ -402,7 +402,7 @@ def check(results: dict[str, list[Summary]]) -> list[str]:
     found: dict[tuple[str, int, str], list[float]] = {}
     for summary in results.get(CURVES, []):
         cell = summary.cell
-        if cell.tasks == 1 and cell.points in (GRID_NAME, EVEN_NAME, SEARCH_NAME):
+        if cell.tasks == 1 and cell.points in (PAPER_NAME, EVEN_NAME, SEARCH_NAME):
             found.setdefault((cell.kind, cell.examples, cell.points), []).append(summary.width)
     for (kind, examples, points), widths in found.items():
         limit = WIDTH_TOLERANCE * EXPECTED_WIDTHS[kind][examples]
@@ -418,7 +418,7 @@ def main() -> None:
     """Run all parts, print their tables, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cells and repetitions")
-    parser.add_argument("--repetitions", type=int, help="repetitions of each cell; default: 100, or 20 with --quick")
+    parser.add_argument("--repetitions", type=int, help="repetitions of each cell; default: 200, or 20 with --quick")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to run; default: all")
     parser.add_argument("--workers", type=int, default=2, help="number of processes; default: 2")
     parser.add_argument("--name", default="coverage", help="name of the result in benchmarks/results")

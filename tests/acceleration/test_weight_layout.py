@@ -31,7 +31,7 @@ def test_a_single_matrix_is_not_copied_if_it_has_the_layout():
     assert join_rows([weight.t()]).is_contiguous()
 
 
-def test_padded_models_are_computed_saved_and_pickled(make_model, monkeypatch, tmp_path):
+def test_padded_models_are_computed_saved_and_copied(make_model, monkeypatch, tmp_path):
     monkeypatch.setattr(weight_layout, "MIN_PADDED_BYTES", 0)
     monkeypatch.setattr(weight_layout, "CONFLICTING_BYTES", 4)  # every row is padded
     model = make_model()

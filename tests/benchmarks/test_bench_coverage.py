@@ -8,7 +8,7 @@ import pytest
 from benchmarks.bench_coverage import (
     CURVES,
     DIFFERENCES,
-    GRID_NAME,
+    PAPER_NAME,
     SEARCH_NAME,
     TRENDS,
     Cell,
@@ -38,7 +38,7 @@ def test_the_critical_sparsity_of_a_dip_is_behind_it():
     assert true_critical_sparsity(SHAPES["dip that recovers"]) > 0.35
 
 
-@pytest.mark.parametrize("points", [GRID_NAME, SEARCH_NAME])
+@pytest.mark.parametrize("points", [PAPER_NAME, SEARCH_NAME])
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_curves_are_covered(points, tasks):
     summary = simulate_curves(Cell(SMOOTH, 100, tasks, points, "middle"), repetitions=4)
@@ -48,8 +48,8 @@ def test_curves_are_covered(points, tasks):
 
 
 def test_differences_and_trends_are_covered():
-    difference = simulate_differences(Cell(SMOOTH, 2000, 1, GRID_NAME, "steep - late knee", 0.5), repetitions=3)
-    trend = simulate_trends(Cell(SMOOTH, 2000, 1, GRID_NAME, "rising", 0.5), repetitions=3)
+    difference = simulate_differences(Cell(SMOOTH, 2000, 1, PAPER_NAME, "steep - late knee", 0.5), repetitions=3)
+    trend = simulate_trends(Cell(SMOOTH, 2000, 1, PAPER_NAME, "rising", 0.5), repetitions=3)
     for summary in (difference, trend):
         assert summary.coverage == 1.0
         assert (summary.decided, summary.wrong) == (1.0, 0.0)
@@ -59,12 +59,12 @@ def test_real_scores_are_resampled():
     random = np.random.default_rng(0)
     dense = random.random(300)
     curve = make_curve([(0.2, dense, 0.9), (0.4, dense * 0.9, 0.8)], dense)
-    summary = resample_real_curve(curve, Cell(SMOOTH, 64, 1, GRID_NAME, "real"), repetitions=5)
+    summary = resample_real_curve(curve, Cell(SMOOTH, 64, 1, PAPER_NAME, "real"), repetitions=5)
     assert summary.coverage == 1.0
 
 
 def test_what_is_worse_than_required_is_listed():
-    good = simulate_curves(Cell(SMOOTH, 200, 1, GRID_NAME, "steep"), repetitions=2)
+    good = simulate_curves(Cell(SMOOTH, 200, 1, PAPER_NAME, "steep"), repetitions=2)
     results = {CURVES: [replace(good, coverage=1.0, bias=0.0, width=0.12)], DIFFERENCES: [], TRENDS: []}
     assert check(results) == []
     results[CURVES] = [replace(good, coverage=0.9, bias=0.02, width=0.3)]

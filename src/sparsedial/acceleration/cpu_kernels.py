@@ -36,8 +36,9 @@ from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]  # nu
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
+from sparsedial.acceleration.weight_layout import CACHE_LINE_BYTES
+
 LANES = 16  # entries of an LLVM vector
-CACHE_LINE_BYTES = 64
 ROWS_PER_PASS = 8  # rows that a pass adds to the sums
 ROWS_AT_END = 4  # rows of a pass, if fewer than `ROWS_PER_PASS` are left
 PARTS = 4  # parts of a matrix, whose kept rows are added to separate sums

@@ -26,7 +26,6 @@ from sparsedial.acceleration.backend import (
     Selector,
 )
 from sparsedial.acceleration.cpu_kernels import (
-    CACHE_LINE_BYTES,
     PARTS,
     PRODUCT,
     ProductKernel,
@@ -34,6 +33,7 @@ from sparsedial.acceleration.cpu_kernels import (
     compile_kept_inputs,
     compile_kept_outputs,
 )
+from sparsedial.acceleration.weight_layout import CACHE_LINE_BYTES
 from sparsedial.kernels.cpu_backend import find_openmp_parallel
 from sparsedial.kernels.dispatch import BoundRule
 
