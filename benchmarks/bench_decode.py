@@ -7,19 +7,21 @@ the fastest of them.
 
 The physical limit is printed first: the rate at which this machine reads memory. One line per measurement follows, and
 the result as JSON last. Each turn times every contender once, in the same process, and ratios are those of one turn.
-Their median is reported. One row is timed in two loops: the model's ``generate``, and decode steps that are compiled
-with ``torch.compile``. The FFNs alone are also timed with OpenVINO if it is installed. On a machine with other work,
-``--clock process --threads 1`` counts the processor time of this process on one thread instead of the elapsed time.
+Their median is reported. One row is timed in two ways: with ``generate`` as it is, and with a static cache and compiled
+decode steps (`AcceleratedModel.compile_decoding`), those of the dense models as well. The FFNs alone are also timed
+with OpenVINO if it is installed. On a machine with other work, ``--clock process --threads 1`` counts the processor time
+of this process on one thread instead of the elapsed time.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +29,9 @@ from typing import Any, Literal
 import torch
 
 import sparsedial as sd
-from benchmarks.compiled_decoding import time_compiled
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.openvino_ffns import compare_ffns
+from sparsedial.acceleration.compiled_decoding import DecodingPatch
 
 PROMPT = "def quicksort(values):\n    # Sort the values in place and return them, without other memory.\n"
 SITE = "all_inputs"
@@ -59,33 +61,45 @@ def measure_read_rate(clock: Callable[[], float]) -> float:
     return READ_BYTES / min(seconds) / 1e9
 
 
-def generate(model: Any, input_ids: torch.Tensor, tokens: int) -> None:
-    """Generate a fixed number of tokens, greedily."""
-    model.generate(
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
-
-
 @dataclass(frozen=True)
 class Contender:
-    """What generates: the stock model if p is None, otherwise an accelerated one."""
+    """What generates: the stock model if p is None, otherwise an accelerated one.
+
+    Attributes:
+        p: The p of top-p, or None.
+        when_slower: What a step computes that the kernels do not make faster.
+        compiled: True for a static cache and compiled decode steps.
+    """
 
     p: float | None
     when_slower: Literal["mask", "dense"] = "mask"
+    compiled: bool = False
 
     @contextmanager
     def attach(self, model: Any) -> Iterator[Any]:
         """Provide the model."""
         if self.p is None:
+            patch = DecodingPatch(model) if self.compiled else None
             yield model
+            if patch is not None:
+                patch.remove()
             return
         with sd.accelerate(model, SITE, sd.TopP(self.p), when_slower=self.when_slower) as fast:
+            if self.compiled:
+                fast.compile_decoding()
             yield fast
+
+    def generate(self, model: Any, input_ids: torch.Tensor, tokens: int) -> None:
+        """Generate a fixed number of tokens, greedily, with the model that `attach` provides."""
+        model.generate(
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+            cache_implementation="static" if self.compiled else None,
+        )
 
 
 STOCK = Contender(None)
@@ -102,11 +116,38 @@ def time_in_turns(
     for _ in range(settings.turns):
         for contender in contenders:
             with contender.attach(model) as current:
-                generate(current, input_ids, 4)
+                contender.generate(current, input_ids, 4)
                 start = settings.clock()
-                generate(current, input_ids, settings.tokens)
+                contender.generate(current, input_ids, settings.tokens)
                 seconds[contender].append((settings.clock() - start) / settings.tokens)
     return seconds
+
+
+def compare_compiled(model: Any, input_ids: torch.Tensor, p: float, settings: Settings) -> dict[str, float]:
+    """Return the times and ratios of `compare` for compiled steps, and the ratio to the stock model without.
+
+    Each contender has a copy of the model, which is compiled once.
+    """
+    torch._dynamo.reset()
+    contenders = [replace(contender, compiled=True) for contender in (*DENSE, Contender(p))]
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in (STOCK, *contenders)}
+    with ExitStack() as stack:
+        models = {contender: stack.enter_context(contender.attach(copy.deepcopy(model))) for contender in seconds}
+        for contender, current in models.items():
+            contender.generate(current, input_ids, settings.tokens)
+        for _ in range(settings.turns):
+            for contender, current in models.items():
+                contender.generate(current, input_ids, 4)
+                start = settings.clock()
+                contender.generate(current, input_ids, settings.tokens)
+                seconds[contender].append((settings.clock() - start) / settings.tokens)
+    compiled = {replace(contender, compiled=False): seconds[contender] for contender in contenders}
+    return {
+        "p": p,
+        **compare(compiled, Contender(p)),
+        "ms_stock_not_compiled": round(1e3 * statistics.median(seconds[STOCK]), 2),
+        "to_stock_not_compiled": median_ratio(seconds[STOCK], compiled[Contender(p)]),
+    }
 
 
 def find_fastest_dense(seconds: dict[Contender, list[float]]) -> list[float]:
@@ -140,8 +181,9 @@ def observe(
     model: Any, input_ids: torch.Tensor, p: float, when_slower: Literal["mask", "dense"] = "mask"
 ) -> dict[str, float]:
     """Return the sparsity of all entries, and the shares of what was read, over 24 tokens."""
-    with Contender(p, when_slower).attach(model) as fast:
-        generate(fast, input_ids, 24)
+    contender = Contender(p, when_slower)
+    with contender.attach(model) as fast:
+        contender.generate(fast, input_ids, 24)
         report = fast.report()
     widths = {"input": model.config.hidden_size, "intermediate": model.config.intermediate_size}
     means = report.table.groupby("vector").sparsity.mean()
@@ -183,9 +225,7 @@ def measure_model(name: str, dtype: str, settings: Settings, shares: tuple[float
         line = {"p": p, **observe(model, input_ids, p), **compare(seconds, sparse)}
         result["one_row"].append(line)
         print(result["model"], dtype, line, flush=True)
-    sparse = Contender(values[0.5])
-    seconds = time_compiled(model, input_ids, [*DENSE, sparse], settings.tokens, settings.turns, settings.clock)
-    result["compiled"] = {"p": values[0.5], **compare(seconds, sparse)}
+    result["compiled"] = compare_compiled(model, input_ids, values[0.5], settings)
     print(result["model"], dtype, "compiled steps", result["compiled"], flush=True)
     for rows in ROWS:
         batch = torch.cat([input_ids.roll(shift, dims=1) for shift in range(rows)])

@@ -8,6 +8,7 @@ import torch
 import sparsedial as sd
 from sparsedial.acceleration import timing_table
 from sparsedial.acceleration.cpu_backend import make_backend
+from sparsedial.acceleration.cpu_products import KeptInputs
 from sparsedial.acceleration.kernel_execution import run_on_kernels
 from sparsedial.acceleration.saved_settings import FILE_NAME
 from sparsedial.acceleration.timing_table import LimitTable, ProductTimes
@@ -66,6 +67,28 @@ def test_dense_leaves_out_the_rule_where_the_table_says_slower(make_model):
     assert report.read_share == report.dense_byte_share == 1
     assert report.table.sparsity.tolist() == [0, 0, 0, 0]
     assert "100.0% without the rule" in str(report)
+
+
+def test_a_whole_ffn_without_the_rule_reads_its_weights_with_the_library(make_model, monkeypatch):
+    multiplied = []
+    multiply = KeptInputs.multiply_with_library
+
+    def record(product, x):
+        multiplied.append((product.rows, x.numel() // product.rows))
+        return multiply(product, x)
+
+    monkeypatch.setattr(KeptInputs, "multiply_with_library", record)
+    model = make_model()
+    with sd.accelerate(model, "all_inputs", RULE, when_slower="dense") as fast:
+        mlp = fast.model.layers[0].mlp
+        with torch.no_grad():
+            x = torch.randn(1, 2, mlp.up_proj.in_features)
+            result = mlp(x)
+            assert multiplied == [(mlp.up_proj.in_features, 2), (mlp.down_proj.in_features, 2)]
+            handle = mlp.up_proj.register_forward_hook(lambda *_: None)  # the projections are called one by one
+            assert torch.equal(mlp(x), result)
+            handle.remove()
+    assert len(multiplied) > 2
 
 
 def test_compiled_steps_without_the_rule_are_counted(make_model):

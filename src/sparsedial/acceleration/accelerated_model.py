@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sparsedial.acceleration.backend import Backend, load_backend
+from sparsedial.acceleration.compiled_decoding import DecodingPatch
 from sparsedial.acceleration.kept_output_projections import OTHER_VECTOR, KeptOutputProjections
 from sparsedial.acceleration.linear_layers import LinearPatch, patch_linear_layers
 from sparsedial.acceleration.projections import (
@@ -292,6 +293,41 @@ class AcceleratedModel(nn.Module):
             What the model returns.
         """
         return self.dense_model(*args, **kwargs)
+
+    def compile_decoding(self, **options: Any) -> None:
+        """Compile decode steps with ``torch.compile``, for generation with a cache of a fixed size.
+
+        The cache is requested by ``fast.generate(..., cache_implementation="static")``. Calls with one new token per
+        sequence, for at most eight sequences, run the compiled code, which has little of Python's part of norms and
+        attention. Prompts and other calls run as before. The first step compiles, which takes up to a minute and needs
+        a C++ compiler on a CPU. A larger cache or another number of sequences compiles again. Compiled code may differ
+        in the last bits. `restore` ends it, and a saved model does not have it.
+
+        On a GPU, ``generate`` compiles its decode steps itself if the cache has a fixed size.
+
+        Args:
+            **options: Arguments of ``torch.compile``. ``dynamic`` defaults to False.
+
+        Raises:
+            AttachError: The decode steps are compiled already, or the model was restored.
+
+        Example:
+            >>> import sparsedial as sd, torch
+            >>> from transformers import LlamaConfig, LlamaForCausalLM
+            >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            ...                                      num_attention_heads=2, vocab_size=64))
+            >>> with sd.accelerate(model, site="all_inputs", rule=sd.TopP(0.9)) as fast:
+            ...     fast.compile_decoding(backend="eager")  # without backend=: a C++ compiler
+            ...     prompt = torch.arange(12)[None]
+            ...     tokens = fast.generate(prompt, cache_implementation="static", max_new_tokens=4, pad_token_id=0)
+            >>> tokens.shape[1] > 12
+            True
+        """
+        if not self._is_attached:
+            raise AttachError("compile_decoding: the model was restored. Call accelerate again.")
+        if any(isinstance(patch, DecodingPatch) for patch in self._patches):
+            raise AttachError("compile_decoding: the decode steps are compiled already.")
+        self._patches.append(DecodingPatch(self.dense_model, **options))
 
     def report(self) -> AccelerationReport:
         """Return what was read and skipped since the last `reset`.

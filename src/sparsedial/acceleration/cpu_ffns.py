@@ -26,6 +26,8 @@ from sparsedial.kernels.cpu_numba import compile_decode_function
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules.threshold import AboveThreshold
 
+NO_ROWS = -1  # limit of a product that the library computes, whatever the vectors
+
 
 class CpuFfnKernels:
     """The kernels of whole FFNs: see `sparsedial.acceleration.backend.FfnKernels`."""
@@ -122,7 +124,7 @@ class _CpuFfnStep:
         formula: The FFN.
         products: The products of x and of the intermediate vector.
         selections: How their vectors are made sparse.
-        dense: Whether their calls have no limit and are not counted.
+        dense: Whether their calls are not counted, and their limits depend only on the number of vectors.
     """
 
     def __init__(
@@ -191,7 +193,8 @@ class _CpuFfnStep:
             selected["y_address"] = memory.data_ptr()
             call = product.find_call(vectors)
             if is_dense:
-                call = product.find_uncounted_call(vectors)
+                limit = NO_ROWS if product.limits.prefers_library(vectors) else None
+                call = product.find_uncounted_call(vectors, limit)
             multiplied = record[f"multiply_{name}"]
             multiplied["function_address"] = call.kernel.run_address
             multiplied["record_address"] = call.record.ctypes.data

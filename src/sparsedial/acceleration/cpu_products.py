@@ -96,7 +96,7 @@ class _Product:
         if bias is not None:
             self._bias = bias.detach().to(weight.dtype).contiguous()  # no copy if it has this dtype
         self._counted: dict[tuple[int, int], ProductCall] = {}
-        self._uncounted: dict[tuple[int, int], ProductCall] = {}
+        self._uncounted: dict[tuple[int, int, int], ProductCall] = {}
 
     def call_for(self, vectors: int) -> KernelCall:
         """Return the kernel for a number of vectors, which counts its calls.
@@ -117,15 +117,18 @@ class _Product:
             self._counted[key] = self._make_call(*key, int(self.limits.largest_share[vectors - 1] * self.rows))
         return self._counted[key]
 
-    def find_uncounted_call(self, vectors: int) -> ProductCall:
-        """Return the kernel for a number of vectors, without a limit. Its calls are not among the counts.
+    def find_uncounted_call(self, vectors: int, limit: int | None = None) -> ProductCall:
+        """Return the kernel for a number of vectors. Its calls are not among the counts.
 
         Args:
             vectors: Number of vectors.
+            limit: Number of kept rows above which the result is not written. Defaults to None: there is no limit.
         """
-        key = (vectors, torch.get_num_threads())
+        if limit is None:
+            limit = self.rows
+        key = (vectors, torch.get_num_threads(), limit)
         if key not in self._uncounted:
-            self._uncounted[key] = self._make_call(*key, self.rows)
+            self._uncounted[key] = self._make_call(*key)
         return self._uncounted[key]
 
     def _make_call(self, vectors: int, threads: int, limit: int) -> ProductCall:

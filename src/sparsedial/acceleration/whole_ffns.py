@@ -236,7 +236,7 @@ def make_decode_ffn(
             )
         step = steps_by_choice[dense]
         dense_parts = [part for part, is_dense in zip((first, second), dense, strict=True) if is_dense]
-        if step is not None and not any(part.limits.prefers_library(vectors) for part in dense_parts):
+        if step is not None:
             steps[vectors] = FfnDecode(step, tuple(part.dense_calls for part in dense_parts))
     return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps)
 
