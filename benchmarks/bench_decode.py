@@ -9,8 +9,8 @@ The physical limit is printed first: the rate at which this machine reads memory
 the result as JSON last. Each turn times every contender once, in the same process, and ratios are those of one turn.
 Their median is reported. One row is timed in two ways: with ``generate`` as it is, and with a static cache and compiled
 decode steps (`AcceleratedModel.compile_decoding`), those of the dense models as well. The FFNs alone are also timed
-with OpenVINO if it is installed. On a machine with other work, ``--clock process --threads 1`` counts the processor time
-of this process on one thread instead of the elapsed time.
+with OpenVINO if it is installed. On a machine with other work, ``--clock process --threads 1`` counts the processor
+time of this process on one thread instead of the elapsed time.
 """
 
 from __future__ import annotations

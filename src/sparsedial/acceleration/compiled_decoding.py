@@ -1,8 +1,8 @@
 """Decode steps that ``torch.compile`` compiles, while prompts run as before.
 
 In a decode step of a small model on a CPU, Python's part of norms and attention takes as long as the products. Compiled
-code has no such part, but it is compiled for fixed shapes, and a prompt has any length. So only calls with one new token
-per sequence are compiled, and only if the cache of keys and values has a fixed size.
+code has no such part. But it is compiled for fixed shapes, and a prompt has any length. So only calls with one new
+token for each sequence are compiled, and only if the cache of keys and values has a fixed size.
 """
 
 from __future__ import annotations
