@@ -19,7 +19,7 @@ import argparse
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ SITE = "all_inputs"
 READ_BYTES = 1 << 29
 CROSSOVER = (0.2, 0.35, 0.5, 0.7)  # shares of dropped entries
 ROWS = (2, 4, 8)
+PARTS = ("one_row", "compiled", "rows", "ffns", "prefill")
 CLOCKS = {"elapsed": time.perf_counter, "process": time.process_time}
 
 
@@ -48,6 +49,7 @@ class Settings:
     tokens: int
     turns: int
     clock: Callable[[], float]
+    parts: tuple[str, ...]
 
 
 def measure_read_rate(clock: Callable[[], float]) -> float:
@@ -214,36 +216,57 @@ def find_p(model: Any, input_ids: torch.Tensor, sparsity: float) -> float:
 
 
 def measure_model(name: str, dtype: str, settings: Settings, shares: tuple[float, ...]) -> dict[str, Any]:
-    """Time one model in one dtype: several sparsities for one row, and several rows at half of the entries."""
+    """Time one model in one dtype: several sparsities for one row, and the other parts at half of the entries."""
     model, tokenizer = sd.load_model(name, device="cpu", dtype=dtype)
     input_ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    result: dict[str, Any] = {"model": Path(name).stem, "dtype": dtype, "one_row": [], "rows": []}
+    result: dict[str, Any] = {"model": Path(name).stem, "dtype": dtype}
+
+    def add(part: str, measured: Any) -> None:
+        result[part] = measured
+        for line in measured if isinstance(measured, list) else [measured]:
+            print(result["model"], dtype, part, line, flush=True)
+
     values = {share: find_p(model, input_ids, share) for share in shares}
-    for p in values.values():
+    p = values[0.5]
+    if "one_row" in settings.parts:
+        add("one_row", measure_one_row(model, input_ids, values.values(), settings))
+    if "compiled" in settings.parts:
+        add("compiled", compare_compiled(model, input_ids, p, settings))
+    if "rows" in settings.parts:
+        add("rows", measure_rows(model, input_ids, p, settings))
+    if "ffns" in settings.parts:
+        add("ffns", compare_ffns(model, p, settings.turns, settings.clock))
+    if "prefill" in settings.parts:
+        add("prefill", measure_prefill(model, tokenizer, settings))
+    return result
+
+
+def measure_one_row(
+    model: Any, input_ids: torch.Tensor, values: Iterable[float], settings: Settings
+) -> list[dict[str, float]]:
+    """Time ``generate`` with one sequence, for several values of p."""
+    lines = []
+    for p in values:
         sparse = Contender(p)
         seconds = time_in_turns(model, input_ids, [*DENSE, sparse], settings)
-        line = {"p": p, **observe(model, input_ids, p), **compare(seconds, sparse)}
-        result["one_row"].append(line)
-        print(result["model"], dtype, line, flush=True)
-    result["compiled"] = compare_compiled(model, input_ids, values[0.5], settings)
-    print(result["model"], dtype, "compiled steps", result["compiled"], flush=True)
+        lines.append({"p": p, **observe(model, input_ids, p), **compare(seconds, sparse)})
+    return lines
+
+
+def measure_rows(model: Any, input_ids: torch.Tensor, p: float, settings: Settings) -> list[dict[str, Any]]:
+    """Time ``generate`` with several sequences."""
+    lines = []
     for rows in ROWS:
         batch = torch.cat([input_ids.roll(shift, dims=1) for shift in range(rows)])
-        p = values[0.5]
         both = [Contender(p), Contender(p, "dense")]
         seconds = time_in_turns(model, batch, [*DENSE, *both], settings)
         for sparse in both:
-            line = {"rows": rows, "p": p, "when_slower": sparse.when_slower}
+            line: dict[str, Any] = {"rows": rows, "p": p, "when_slower": sparse.when_slower}
             line |= observe(model, batch, p, sparse.when_slower)
             line["to_fastest_dense"] = median_ratio(find_fastest_dense(seconds), seconds[sparse])
             line["to_stock"] = median_ratio(seconds[STOCK], seconds[sparse])
-            result["rows"].append(line)
-            print(result["model"], dtype, line, flush=True)
-    result["ffns"] = compare_ffns(model, values[0.5], settings.turns, settings.clock)
-    print(result["model"], dtype, "FFNs only, one token:", result["ffns"], flush=True)
-    result["prefill"] = measure_prefill(model, tokenizer, settings)
-    print(result["model"], dtype, "prefill", result["prefill"], flush=True)
-    return result
+            lines.append(line)
+    return lines
 
 
 def measure_prefill(model: Any, tokenizer: Any, settings: Settings) -> list[dict[str, float]]:
@@ -274,10 +297,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7, help="Turns of each measurement. Default: 7.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="Threads of PyTorch.")
     parser.add_argument("--clock", default="elapsed", choices=list(CLOCKS), help="Time to count. Default: elapsed.")
+    parser.add_argument("--parts", default=",".join(PARTS), help="Comma-separated parts to measure. Default: all.")
     parser.add_argument("--quick", action="store_true", help="One sparsity and three turns.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    settings = Settings(arguments.tokens, 3 if arguments.quick else arguments.turns, CLOCKS[arguments.clock])
+    parts = tuple(arguments.parts.split(","))
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts {arguments.parts}: expected some of {','.join(PARTS)}")
+    settings = Settings(arguments.tokens, 3 if arguments.quick else arguments.turns, CLOCKS[arguments.clock], parts)
     limit = measure_read_rate(settings.clock)
     print(f"physical limit: memory is read at {limit:.1f} GB/s with {arguments.threads} threads", flush=True)
     measure = partial(measure_model, settings=settings, shares=(0.5,) if arguments.quick else CROSSOVER)

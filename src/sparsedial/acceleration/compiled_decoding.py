@@ -67,4 +67,3 @@ def _is_decode_step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if not isinstance(tokens, torch.Tensor) or tokens.ndim < 2:
         return False
     return tokens.shape[1] == 1 and 0 < tokens.shape[0] <= MAX_DECODE_VECTORS
-
