@@ -246,3 +246,46 @@ def test_weights_can_be_trained_after_acceleration_in_inference_mode(make_model)
         fast(ids)
     model(ids).logits.sum().backward()
     assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def apply_vmap(function, x):
+    return torch.func.vmap(function)(x)
+
+
+def apply_trace(function, x):
+    return torch.jit.trace(function, (torch.ones_like(x),), check_trace=False)(x)
+
+
+def apply_negated(function, x):
+    return function(torch._neg_view(-x))
+
+
+@pytest.mark.parametrize("apply", [apply_vmap, apply_trace, apply_negated])
+@pytest.mark.parametrize("site", ["all_inputs", "gate"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_transformed_ffn_applies_the_rule(make_model, apply, site):
+    model = make_model().requires_grad_(False)
+    x = torch.randn(2, 40)
+    with sd.sparsify(model, site, sd.TopP(0.6)):
+        expected = model.model.layers[0].mlp(x)
+    with sd.accelerate(model, site, sd.TopP(0.6)):
+        assert relative_difference(apply(model.model.layers[0].mlp, x), expected) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_forward_mode_differentiation_has_the_derivative_of_sparsify(make_model):
+    model = make_model().requires_grad_(False)
+    x, direction = torch.randn(2, 2, 40).unbind()
+    with sd.sparsify(model, "all_inputs", sd.TopP(0.6)):
+        expected = torch.func.jvp(model.model.layers[0].mlp, (x,), (direction,))[1]
+    with sd.accelerate(model, "all_inputs", sd.TopP(0.6)):
+        tangent = torch.func.jvp(model.model.layers[0].mlp, (x,), (direction,))[1]
+    assert relative_difference(tangent, expected) < TOLERANCE[torch.float32]
+
+
+def test_a_vector_of_another_width_is_the_error_of_the_layer(make_model):
+    model = make_model()
+    with sd.accelerate(model, "all_inputs", sd.TopP(0.6)), torch.no_grad():
+        for module in (model.model.layers[0].mlp, model.model.layers[0].mlp.down_proj):
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+                module(torch.ones(1, 1, 20))

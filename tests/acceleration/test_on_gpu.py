@@ -220,6 +220,19 @@ def test_a_static_cache_with_compiled_steps_gives_tokens_that_eager_steps_find_m
     torch._dynamo.reset()
 
 
+def test_steps_that_generate_compiles_contain_compiled_decoding():
+    model = make_wide_llama()
+    ids = torch.arange(1, 13, device="cuda")[None]
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    options |= {"pad_token_id": 0, "cache_implementation": "static"}
+    with sd.accelerate(model, "all_inputs", TopP(0.8)) as fast:
+        expected = fast.generate(ids, **options)
+        torch._dynamo.reset()
+        fast.compile_decoding()
+        assert torch.equal(fast.generate(ids, **options), expected)
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_model_gives_equal_bits_for_equal_inputs(mode):
     model = make_wide_llama()

@@ -201,3 +201,37 @@ def test_steps_without_the_rule_are_one_call_where_the_kernel_is_faster_than_the
         assert (fast(IDS).logits - expected).abs().max() < 1e-5 * expected.abs().max()
         report = fast.report()
     assert (len(steps), report.calls, report.calls_without_rule, report.read_share) == (2, 4, 4, 1)
+
+
+@pytest.mark.parametrize("change", [lambda u: u.double(), lambda u: u.expand(2, *u.shape[1:]), lambda u: -u])
+def test_a_hook_may_change_an_output_of_a_projection(make_model, change):
+    model = make_model()
+    mlp = model.model.layers[0].mlp
+    x = torch.randn(1, 2, HIDDEN)
+
+    def call():
+        with torch.no_grad():
+            return mlp(x)
+
+    def run_hook(_module, _arguments, output):
+        return change(output)
+
+    handle = mlp.up_proj.register_forward_hook(run_hook)
+    down_hook = mlp.down_proj.register_forward_pre_hook(lambda _, arguments: (arguments[0].float(),))
+    with sd.sparsify(model, "all_inputs", RULE):
+        expected = call()
+    with sd.accelerate(model, "all_inputs", RULE):
+        torch.testing.assert_close(call(), expected, rtol=1e-4, atol=1e-6)
+    handle.remove()
+    down_hook.remove()
+
+
+def test_a_hook_that_adds_a_gradient_gets_it(make_model):
+    model = make_model().requires_grad_(False)
+    mlp = model.model.layers[0].mlp
+    shift = torch.zeros((), requires_grad=True)
+    with sd.accelerate(model, "all_inputs", RULE):
+        mlp.up_proj.register_forward_hook(lambda _module, _arguments, output: output + shift)
+        mlp(torch.randn(1, 2, HIDDEN)).sum().backward()
+    assert shift.grad is not None
+    assert shift.grad != 0

@@ -45,8 +45,17 @@ def assert_equal_gradients(actual, expected):
         assert torch.equal(actual[name], gradient), name
 
 
+@pytest.fixture
+def deterministic_sums():
+    """Let the backward passes of indexing add in a fixed order, whatever the threads do."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize(("model", "site"), CASES, indirect=["model"])
 @pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.usefixtures("deterministic_sums")
 def test_at_the_dense_value_all_gradients_are_those_of_the_dense_model(model, site, is_autocast, tokens):
     with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
         dense = parameter_gradients(model, tokens)
@@ -183,3 +192,39 @@ def test_the_gradient_of_a_dropped_entry_is_zero():
         model(torch.tensor([[3]])).sum().backward()
     assert (model.down.weight.grad.abs().sum(0) > 0).tolist() == [True, False, True, False]
     assert (model.embed.weight.grad[3] != 0).tolist() == [True, False, True, False]
+
+
+def apply_vmap(function, x):
+    return torch.func.vmap(function)(x)
+
+
+def apply_trace(function, x):
+    return torch.jit.trace(function, (torch.ones_like(x),), check_trace=False)(x)
+
+
+def apply_negated(function, x):
+    return function(torch._neg_view(-x))
+
+
+@pytest.mark.parametrize("apply", [apply_vmap, apply_trace, apply_negated])
+@pytest.mark.parametrize("site", ["all_inputs", "gate"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_transformed_ffn_applies_the_rule(llama, apply, site):
+    model = copy.deepcopy(llama).requires_grad_(False)
+    mlp = model.model.layers[0].mlp
+    x = torch.randn(2, mlp.up_proj.in_features)
+    with sd.sparsify(model, site, sd.TopP(0.6)):
+        torch.testing.assert_close(apply(mlp, x), mlp(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("site", ["all_inputs", "up"])
+def test_forward_mode_differentiation_agrees_with_finite_differences(llama, site):
+    model = copy.deepcopy(llama).double().requires_grad_(False)
+    mlp = model.model.layers[0].mlp
+    x = torch.randn(2, mlp.up_proj.in_features, dtype=torch.float64)
+    direction = torch.randn_like(x)
+    with sd.sparsify(model, site, sd.TopP(0.6)):
+        tangent = torch.func.jvp(mlp, (x,), (direction,))[1]
+        difference = mlp(x + 1e-7 * direction) - mlp(x - 1e-7 * direction)
+    torch.testing.assert_close(tangent, difference / 2e-7, rtol=1e-4, atol=1e-8)

@@ -38,7 +38,7 @@ from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import in_features, out_features
 from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.kernels.dispatch import BoundRule
-from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
 from sparsedial.tracing_state import is_tracing
 
 Prefill = Literal["dense", "sparse"]
@@ -111,8 +111,12 @@ class Projections(ABC):
             index: Index of the projection in ``modules``.
             inner: The forward of the module.
         """
+        if x.shape[-1:] != (self.width,):
+            return inner(x)  # which raises an error
         is_eager = not is_tracing() and dispatcher_is_unobserved()
         can_accelerate = x.dtype is self.dtype and x.get_device() == self._device_index and not x.requires_grad
+        if not torch.compiler.is_compiling() and not kernel_can_read(x):
+            can_accelerate = False
         if is_eager and can_accelerate and type(x) is Tensor and x.numel() > 0:
             if x.numel() > self._max_entries:
                 return self._run_shared(self.prefill, x, index)

@@ -23,7 +23,7 @@ from sparsedial.ffn.expression import Expression
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import out_features
 from sparsedial.hooks.module_patch import ForwardPatch
-from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
 from sparsedial.tracing_state import is_tracing, tracing
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -184,7 +184,9 @@ class WholeFfn:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
             return inner(x)
-        if not 0 < x.numel() <= self._max_entries or is_tracing():
+        if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._ffn.hidden or is_tracing():
+            return inner(x)
+        if not torch.compiler.is_compiling() and not kernel_can_read(x):
             return inner(x)
         if not _are_unchanged(self._others):
             return inner(x)
@@ -209,8 +211,17 @@ class WholeFfn:
         outputs = {module: module(x) for module in ffn.input_projections}
         gate = ffn.gate.select(outputs[ffn.gate.module])
         up = ffn.up.select(outputs[ffn.up.module])
-        result: Tensor = ffn.down(self._kernels.activate(self._formula, gate, up))
+        if self._can_activate(gate) and self._can_activate(up) and gate.shape == up.shape:
+            intermediate = self._kernels.activate(self._formula, gate, up)
+        else:  # a hook has replaced an output
+            intermediate = up * ffn.compute_vector("gate", outputs[ffn.gate.module])
+        result: Tensor = ffn.down(intermediate)
         return result
+
+    def _can_activate(self, vector: Tensor) -> bool:
+        """Return True if the kernel of the activation can read an output of a projection."""
+        is_plain = type(vector) is Tensor and vector.dtype is self._dtype and vector.is_cpu
+        return is_plain and not vector.requires_grad and kernel_can_read(vector)
 
 
 def make_decode_ffn(

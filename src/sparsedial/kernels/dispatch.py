@@ -24,8 +24,8 @@ import torch
 
 from sparsedial.errors import SpecError
 from sparsedial.kernels import reference, threshold_kernel  # noqa: F401 - registers its kernel
-from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved
-from sparsedial.kernels.gradient import register_gradient
+from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, is_transformed
+from sparsedial.kernels.gradient import find_kept_entries, register_batching, register_gradient
 from sparsedial.kernels.kernel_registry import Select, find_kernel
 from sparsedial.rules import MaxP, Rule, TopK, TopP, VectorRule, check_rule, make_rule
 
@@ -134,10 +134,10 @@ def _select_on_fake_tensors(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, tor
 
 _library.impl("select", _select, "CompositeExplicitAutograd")
 _library.impl("select_custom", _select_custom, "CompositeExplicitAutograd")
-torch.library.register_fake("sparsedial::select", _select_on_fake_tensors, lib=_library)
-torch.library.register_fake("sparsedial::select_custom", _select_on_fake_tensors, lib=_library)
-register_gradient("sparsedial::select", make_rule, _library)
-register_gradient("sparsedial::select_custom", _find_custom_rule, _library)
+for _operator, _make_rule in (("sparsedial::select", make_rule), ("sparsedial::select_custom", _find_custom_rule)):
+    torch.library.register_fake(_operator, _select_on_fake_tensors, lib=_library)
+    register_gradient(_operator, _make_rule, _library)
+    register_batching(_operator, _library)
 
 
 class BoundRule:
@@ -184,8 +184,8 @@ class BoundRule:
     def call_backend(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the rule without PyTorch's dispatcher, which must be idle (see `dispatcher_is_unobserved`).
 
-        The result has no gradient. A tensor subclass, and a tensor on a device other than CPU and CUDA, still goes
-        through the dispatcher.
+        The result has no gradient. A tensor subclass, a lazily negated tensor, and a tensor on a device other than CPU
+        and CUDA still go through the dispatcher.
 
         Args:
             x: Vectors, shape [..., D], float32, bfloat16, float16 or float64.
@@ -195,7 +195,7 @@ class BoundRule:
             The sparse vectors and the number of entries kept in each, as `apply_rule` returns them. The counts may be
             in memory other than ``kept``.
         """
-        if type(x) is torch.Tensor:
+        if type(x) is torch.Tensor and not x.is_neg():
             if x.is_cuda:
                 self._cuda = self._cuda or _backend_for("cuda", self.rule)
                 return self._cuda(x, self.rule, kept, warm_start=True)
@@ -205,6 +205,20 @@ class BoundRule:
         return self._call_operator(x)
 
     def _call_operator(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not torch.compiler.is_compiling() and is_transformed():
+            return self._call_in_transform(x)
+        return self._call_registered_operator(x)
+
+    def _call_in_transform(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the rule by operations that `torch.func` and forward-mode differentiation can differentiate."""
+        constant = x.detach()
+        y, kept = self._call_registered_operator(constant)
+        rule = self.rule
+        if isinstance(rule, Rule) and rule.value == rule.dense_value:
+            return x.clone(), kept
+        return torch.where(find_kept_entries(constant, y, kept), x, 0), kept
+
+    def _call_registered_operator(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self._handle is not None:
             return torch.ops.sparsedial.select_custom.default(x, self._handle)
         rule: Any = self.rule
@@ -257,8 +271,9 @@ def apply_rule(x: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]
         raise SpecError(f"apply_rule: expected a float tensor [..., D], got {type(x)!r}")
     if x.dtype not in DTYPES or x.dim() == 0:
         raise SpecError(f"apply_rule: expected a float tensor [..., D], got {x.dtype} tensor of shape {tuple(x.shape)}")
-    if has_backend(rule):
+    is_compiling = torch.compiler.is_compiling()
+    if has_backend(rule) and (is_compiling or not is_transformed()):
         return torch.ops.sparsedial.select(x, rule.name, rule.value)
-    if torch.compiler.is_compiling():
+    if is_compiling:
         return reference.select(x, rule)  # a compiler cannot trace the creation of a handle
     return BoundRule(rule)(x)

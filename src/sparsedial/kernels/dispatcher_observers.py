@@ -6,11 +6,16 @@ import torch
 
 
 def dispatcher_is_unobserved() -> bool:
-    """Return True if no compiler, dispatch mode (fake tensors, tracers) or profiler observes torch's operators."""
+    """Return True if nothing observes torch's operators.
+
+    Observers are compilers, dispatch modes (fake tensors, tracers), profilers, `torch.func` transforms, forward-mode
+    differentiation and `torch.jit.trace`.
+    """
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch.autograd.profiler._is_profiler_enabled
+        or is_transformed()
     )
 
 
@@ -23,10 +28,13 @@ def kernel_can_read(x: torch.Tensor) -> bool:
     Args:
         x: The tensor.
     """
+    return not is_transformed() and x.layout is torch.strided and not x.is_neg()
+
+
+def is_transformed() -> bool:
+    """Return True inside of `torch.func` transforms, forward-mode differentiation and `torch.jit.trace`."""
     return (
-        torch._C._functorch.maybe_current_level() is None
-        and torch._C._get_tracing_state() is None
-        and torch.autograd.forward_ad._current_level < 0
-        and x.layout is torch.strided
-        and not x.is_neg()
+        torch._C._functorch.maybe_current_level() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd.forward_ad._current_level >= 0
     )

@@ -1,4 +1,4 @@
-"""Gradient of the operators that apply a rule.
+"""Gradient of the operators that apply a rule, and their computation inside of `torch.func.vmap`.
 
 The kept set of a vector is piecewise constant, so the operator is differentiated as ``y = m * x`` with a constant mask
 m, which is 1 for the kept entries.
@@ -64,3 +64,23 @@ def register_gradient(operator: str, make_rule: Callable[..., VectorRule], libra
         return (gradient, *[None] * ctx.argument_count)
 
     torch.library.register_autograd(operator, backward, setup_context=save_mask, lib=library)
+
+
+def register_batching(operator: str, library: torch.library.Library) -> None:
+    """Define the operator ``(x, *rule arguments) -> (y, kept)`` inside of `torch.func.vmap`.
+
+    Args:
+        operator: Name of the operator, such as "sparsedial::select".
+        library: Library that defines the operator.
+    """
+    namespace, name = operator.split("::")
+    call = getattr(getattr(torch.ops, namespace), name).default
+
+    def compute_batch(
+        _info: Any, in_dims: tuple[int | None, ...], x: torch.Tensor, *arguments: Any
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[int, int]]:
+        dimension = in_dims[0]
+        assert dimension is not None  # x is the only tensor
+        return call(x.movedim(dimension, 0), *arguments), (0, 0)
+
+    torch.library.register_vmap(operator, compute_batch, lib=library)
