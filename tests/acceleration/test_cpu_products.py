@@ -8,7 +8,7 @@ from sparsedial.acceleration import cpu_products
 from sparsedial.acceleration.backend import ProductLimits
 from sparsedial.acceleration.cpu_backend import make_backend
 from sparsedial.acceleration.cpu_kernels import PARTS
-from sparsedial.acceleration.cpu_products import KeptInputs, KeptOutputs, make_selector
+from sparsedial.acceleration.cpu_products import MIN_CONVERTED_VECTORS, KeptInputs, KeptOutputs, make_selector
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import MaxP, TopK, TopP
 from sparsedial.testing import check_kernel
@@ -191,3 +191,22 @@ def test_selectors_keep_exactly_the_entries_of_the_rule(rule_class):
         return y, bound(x)[1]
 
     check_kernel(select, rule_class, dtypes=DTYPES, widths=(1, 33, 576))
+
+
+@pytest.mark.parametrize("multiplies_bfloat16", [False, True])
+def test_many_vectors_in_bfloat16_with_and_without_instructions_for_it(monkeypatch, multiplies_bfloat16):
+    monkeypatch.setattr(cpu_products, "_multiplies_bfloat16", lambda: multiplies_bfloat16)
+    monkeypatch.setattr(cpu_products, "CHUNK_ENTRIES", 90 * 50)  # two parts of a different width
+    torch.manual_seed(0)
+    weight = torch.randn(90, 77).bfloat16()
+    bias = torch.randn(77).bfloat16()
+    product = KeptInputs(weight, bias, ProductLimits())
+    for vectors in (MIN_CONVERTED_VECTORS - 1, MIN_CONVERTED_VECTORS):
+        x = torch.randn(2, vectors // 2, 90).bfloat16() if vectors % 2 == 0 else torch.randn(vectors, 90).bfloat16()
+        is_converted = not multiplies_bfloat16 and vectors == MIN_CONVERTED_VECTORS
+        assert product._is_converted(vectors) == is_converted
+        result = product.multiply_with_library(x)
+        expected = x.double() @ weight.double() + bias.double()
+        assert result.dtype is torch.bfloat16
+        assert result.shape == expected.shape
+        assert (result.double() - expected).abs().max() / expected.abs().max() < ERROR[torch.bfloat16]

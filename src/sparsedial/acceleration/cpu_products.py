@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import llvmlite.binding
 import numpy as np
 import torch
 from torch.nn.functional import linear
@@ -42,7 +43,8 @@ ROWS_PER_TILE = 64  # rows whose dot products a thread computes at a time
 COLUMN_MULTIPLE = 32  # sums of one step of a kernel, in whole cache lines
 MIN_PARALLEL_BYTES = 1 << 18  # below this size, waking the other threads costs more time than they save
 COUNTS = ("calls", "dense_calls", "rows_read", "kept_entries", "entries")  # names in a record
-CHUNK_ENTRIES = 1 << 20  # entries of a float16 matrix that are converted to float32 at a time
+CHUNK_ENTRIES = 1 << 20  # entries of a 16-bit matrix that are converted to float32 at a time
+MIN_CONVERTED_VECTORS = 64  # for fewer vectors, the conversion takes longer than the product
 
 KernelCall = Callable[[int, int, int], bool]
 """Function of the addresses of x, of the mask (or 0) and of the result. False if the result was not written."""
@@ -230,6 +232,7 @@ class KeptInputs(_Product):
 
         PyTorch's product of float16 matrices takes ten times as long if the rows belong to inputs. So parts of the
         matrix are converted to float32, which is also faster than the product of float16 matrices in either layout.
+        The same holds for many vectors in bfloat16, if the processor cannot multiply bfloat16.
 
         Args:
             x: Vectors, shape [..., rows].
@@ -237,7 +240,7 @@ class KeptInputs(_Product):
         Returns:
             The product, shape [..., columns].
         """
-        if self.weight.dtype is not torch.float16:
+        if not self._is_converted(x.numel() // self.rows):
             return linear(x, self.weight.t(), self.bias)
         out = x.new_empty((*x.shape[:-1], self.columns))
         wide_x = x.float()
@@ -249,6 +252,12 @@ class KeptInputs(_Product):
                 bias = bias[part].float()
             out[..., part] = linear(wide_x, self.weight[:, part].float().t(), bias)
         return out
+
+    def _is_converted(self, vectors: int) -> bool:
+        """Return True if the product of a number of vectors is computed in float32."""
+        if self.weight.dtype is torch.bfloat16:
+            return vectors >= MIN_CONVERTED_VECTORS and not _multiplies_bfloat16()
+        return self.weight.dtype is torch.float16
 
     def kernel(self, vectors: int) -> ProductKernel:
         """Return the compiled kernel for a number of vectors.
@@ -375,6 +384,15 @@ def _allocate_lines(entries: int) -> np.ndarray:
     memory = np.empty(entries + CACHE_LINE_BYTES // 4, np.float32)
     first = -memory.ctypes.data % CACHE_LINE_BYTES // 4
     return memory[first : first + entries]
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    """Return True if the processor has instructions that multiply bfloat16, or if this is not known."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx512bf16") or features.get("amx-bf16"))
 
 
 @functools.cache
