@@ -220,8 +220,9 @@ class WholeFfn:
 
     def _can_activate(self, vector: Tensor) -> bool:
         """Return True if the kernel of the activation can read an output of a projection."""
-        is_plain = type(vector) is Tensor and vector.dtype is self._dtype and vector.is_cpu
-        return is_plain and not vector.requires_grad and kernel_can_read(vector)
+        if type(vector) is not Tensor or vector.dtype is not self._dtype or not vector.is_cpu:
+            return False
+        return not vector.requires_grad and kernel_can_read(vector)
 
 
 def make_decode_ffn(
