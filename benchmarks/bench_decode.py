@@ -103,6 +103,13 @@ class Contender:
             cache_implementation="static" if self.compiled else None,
         )
 
+    def time(self, model: Any, input_ids: torch.Tensor, settings: Settings) -> float:
+        """Return the seconds per generated token, after a few tokens that are not timed."""
+        self.generate(model, input_ids, 4)
+        start = settings.clock()
+        self.generate(model, input_ids, settings.tokens)
+        return (settings.clock() - start) / settings.tokens
+
 
 STOCK = Contender(None)
 OWN_DENSE = Contender(1.0, "dense")  # the kernels without the rule
@@ -118,10 +125,7 @@ def time_in_turns(
     for _ in range(settings.turns):
         for contender in contenders:
             with contender.attach(model) as current:
-                contender.generate(current, input_ids, 4)
-                start = settings.clock()
-                contender.generate(current, input_ids, settings.tokens)
-                seconds[contender].append((settings.clock() - start) / settings.tokens)
+                seconds[contender].append(contender.time(current, input_ids, settings))
     return seconds
 
 
@@ -139,10 +143,7 @@ def compare_compiled(model: Any, input_ids: torch.Tensor, p: float, settings: Se
             contender.generate(current, input_ids, settings.tokens)
         for _ in range(settings.turns):
             for contender, current in models.items():
-                contender.generate(current, input_ids, 4)
-                start = settings.clock()
-                contender.generate(current, input_ids, settings.tokens)
-                seconds[contender].append((settings.clock() - start) / settings.tokens)
+                seconds[contender].append(contender.time(current, input_ids, settings))
     compiled = {replace(contender, compiled=False): seconds[contender] for contender in contenders}
     return {
         "p": p,

@@ -12,6 +12,7 @@ from sparsedial.errors import AttachError, ModelError, SpecError
 from sparsedial.ffn.feed_forward import SITES
 from tests.acceleration.conftest import HIDDEN
 from tests.support.expert_models import build_model
+from tests.support.transformed_calls import apply_negated, apply_trace, apply_vmap
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 8e-3}
 
@@ -246,18 +247,6 @@ def test_weights_can_be_trained_after_acceleration_in_inference_mode(make_model)
         fast(ids)
     model(ids).logits.sum().backward()
     assert not any(parameter.is_inference() for parameter in model.parameters())
-
-
-def apply_vmap(function, x):
-    return torch.func.vmap(function)(x)
-
-
-def apply_trace(function, x):
-    return torch.jit.trace(function, (torch.ones_like(x),), check_trace=False)(x)
-
-
-def apply_negated(function, x):
-    return function(torch._neg_view(-x))
 
 
 @pytest.mark.parametrize("apply", [apply_vmap, apply_trace, apply_negated])

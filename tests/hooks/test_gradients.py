@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 import sparsedial as sd
 from sparsedial.ffn.feed_forward import SITES
 from tests.support.expert_models import GATHERS, ListedExpertsModel, build_model
+from tests.support.transformed_calls import apply_negated, apply_trace, apply_vmap
 
 MODELS = ("llama", "phi3", "gpt2", "listed", "grouped_mm", "batched_mm", "eager")
 PLAIN = ("gpt2", "listed")
@@ -192,18 +193,6 @@ def test_the_gradient_of_a_dropped_entry_is_zero():
         model(torch.tensor([[3]])).sum().backward()
     assert (model.down.weight.grad.abs().sum(0) > 0).tolist() == [True, False, True, False]
     assert (model.embed.weight.grad[3] != 0).tolist() == [True, False, True, False]
-
-
-def apply_vmap(function, x):
-    return torch.func.vmap(function)(x)
-
-
-def apply_trace(function, x):
-    return torch.jit.trace(function, (torch.ones_like(x),), check_trace=False)(x)
-
-
-def apply_negated(function, x):
-    return function(torch._neg_view(-x))
 
 
 @pytest.mark.parametrize("apply", [apply_vmap, apply_trace, apply_negated])

@@ -242,14 +242,12 @@ class DecodeDescription:
     Attributes:
         product: The product of all projections.
         rule: The rule, or None.
-        limits: The limits of the product.
         dense_steps: Numbers of vectors for which the product runs without the rule.
         dense_calls: Counts of such calls.
     """
 
     product: KeptInputProduct
     rule: BoundRule | None
-    limits: ProductLimits
     dense_steps: frozenset[int]
     dense_calls: DenseCalls
 
@@ -346,7 +344,7 @@ class KeptInputProjections(Projections):
 
     def describe_decode(self) -> DecodeDescription:
         """Return what a decode step computes."""
-        return DecodeDescription(self._product, self.rule, self._limits, self._dense_steps, self._dense_calls)
+        return DecodeDescription(self._product, self.rule, self._dense_steps, self._dense_calls)
 
     def counts(self) -> list[ProductCounts]:
         """Return the counts of all products."""
