@@ -312,17 +312,22 @@ def test_times_are_measured_once_and_read_from_the_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(call_timing, "REPEATS", 1)
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path))
     weight = torch.randn(40, 24)
-    assert LimitTable(make_backend()).find_linear_vectors(weight) in (0, 1, 2, 4, 8)
+    assert LimitTable(make_backend()).find_linear_vectors(weight) <= set(range(1, 9))
     path = tmp_path / "acceleration" / "limits.json"
     [(key, entry)] = json.loads(path.read_text()).items()
     assert key.endswith("threads, float32, linear layer of 24 x 40")
     assert {name: len(seconds) for name, seconds in entry.items()} == {"kernel": 4, "library": 4}
-    for kernel, expected in (([1, 1, 3, 1], 2), ([3, 1, 1, 1], 0), ([1, 1, 1, 1], 8)):
+    for kernel, expected in (
+        ([1, 1, 3, 1], {1, 2, 5, 6, 7, 8}),
+        ([3, 3, 1, 3], {3, 4}),
+        ([3, 3, 3, 3], set()),
+        ([1, 1, 1, 1], set(range(1, 9))),
+    ):
         path.write_text(json.dumps({key: {"kernel": kernel, "library": [2] * 4}}))
         assert LimitTable(make_backend()).find_linear_vectors(weight) == expected
 
 
 def test_small_layers_are_left_to_the_library(monkeypatch, tmp_path):
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path))
-    assert LimitTable(make_backend()).find_linear_vectors(torch.randn(24, 40)) == 0
+    assert LimitTable(make_backend()).find_linear_vectors(torch.randn(24, 40)) == set()
     assert not list(tmp_path.rglob("*.json"))

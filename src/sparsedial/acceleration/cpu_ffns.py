@@ -139,6 +139,7 @@ class _CpuFfnStep:
         self._first, self._second = products
         self._selections = selections
         self._hidden = self._first.rows
+        self._keeps_shape = self._second.columns == self._hidden  # new memory of the same shape takes less time
         self._calls: dict[tuple[int, int, int], _StepCall] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -154,7 +155,7 @@ class _CpuFfnStep:
         call = self._calls.get(key)
         if call is None:
             call = self._calls[key] = self._make_call(key[0])
-        out = x.new_empty((*x.shape[:-1], self._second.columns))
+        out = torch.empty_like(x) if self._keeps_shape else x.new_empty((*x.shape[:-1], self._second.columns))
         result = call.run(x.data_ptr(), out.data_ptr(), False)
         if result == INPUT_TOO_DENSE:
             sparse_x = call.sparse_x

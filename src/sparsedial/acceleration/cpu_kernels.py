@@ -9,7 +9,8 @@ whole rows are read at a higher rate than pieces of them. A thread streams eight
 to the float32 sums of the part, which stay in its caches. At the end, the sums of the parts are added.
 
 *Kept outputs.* The matrix has one row per output. The dot products of the rows that are kept are computed, four rows
-at a time. The same code computes all outputs of a matrix that nothing is skipped of.
+at a time. They are apart from each other, so that each is the first of a sequence of neighboring rows. The same code
+computes all outputs of a matrix that nothing is skipped of.
 
 The products of an output are added in an order that depends on the shape of the matrix alone, and not on the number of
 threads, on the tiles, or on what other vectors keep. So equal inputs give equal bits.
@@ -498,14 +499,13 @@ def _multiply_kept_outputs(address, raw, size):
     first = _fetch_and_add(next_tile, 1) * product.tile
     while first < product.kept:
         last = min(first + product.tile, product.kept)
-        i = first
-        while i < last:
-            if i + DOT_ROWS <= last:
-                _store_dots(product, (indices[i], indices[i + 1], indices[i + 2], indices[i + 3]), raw, size)
-                i += DOT_ROWS
-            else:
-                _store_dots(product, (indices[i],), raw, size)
-                i += 1
+        step = (last - first) // DOT_ROWS
+        for i in range(first, first + step):
+            # Each of the four rows is followed by its neighbor, which the processor can load in advance.
+            some = (indices[i], indices[i + step], indices[i + 2 * step], indices[i + 3 * step])
+            _store_dots(product, some, raw, size)
+        for i in range(first + DOT_ROWS * step, last):
+            _store_dots(product, (indices[i],), raw, size)
         first = _fetch_and_add(next_tile, 1) * product.tile
 
 

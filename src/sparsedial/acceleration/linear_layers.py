@@ -25,6 +25,10 @@ from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
 from sparsedial.tracing_state import is_tracing
 
+COMPILED_CALL_SECONDS = 5e-5
+"""Additional time of a call by compiled code: it goes through PyTorch's dispatcher, and the code of PyTorch's own
+products has no Python in it. On a Xeon, 40 to 80 microseconds were measured."""
+
 _handles = count()
 _layers: WeakValueDictionary[int, LinearLayer] = WeakValueDictionary()
 
@@ -52,8 +56,9 @@ def patch_linear_layers(
         if type(module) is not nn.Linear or module in projections or not _is_supported(module, backend):
             continue
         vectors = limits.find_linear_vectors(module.weight)
-        if vectors > 0:
-            yield LinearPatch(module, LinearLayer(module, backend.make_dense_product, vectors))
+        compiled_vectors = limits.find_linear_vectors(module.weight, COMPILED_CALL_SECONDS)
+        if vectors:
+            yield LinearPatch(module, LinearLayer(module, backend.make_dense_product, vectors, compiled_vectors))
 
 
 def _is_supported(module: nn.Linear, backend: Backend) -> bool:
@@ -72,14 +77,19 @@ class LinearLayer:
     Args:
         module: The layer.
         make_product: Function that makes the dense product of the device.
-        max_vectors: Largest number of vectors for which the kernel is used.
+        vectors: Numbers of vectors for which the kernel is used.
+        compiled_vectors: The same in compiled code.
 
     Attributes:
         handle: Number by which compiled code finds this object.
     """
 
     def __init__(
-        self, module: nn.Linear, make_product: Callable[[Tensor, Tensor | None], DenseProduct], max_vectors: int
+        self,
+        module: nn.Linear,
+        make_product: Callable[[Tensor, Tensor | None], DenseProduct],
+        vectors: frozenset[int],
+        compiled_vectors: frozenset[int],
     ) -> None:
         self._parameters: dict[str, Any] = module._parameters
         bias = None if module.bias is None else module.bias.detach()
@@ -88,7 +98,9 @@ class LinearLayer:
         # The product keeps the weight and the bias in memory, so no other tensors get their addresses.
         self._memory = _describe_memory(self._parameters)
         self._inputs = module.in_features
-        self._max_entries = max_vectors * module.in_features
+        # A tuple, because numbers that torch.compile does not know when it compiles cannot be looked up in a set.
+        self._entries = tuple(count * module.in_features for count in sorted(vectors))
+        self._compiled_entries = tuple(count * module.in_features for count in sorted(compiled_vectors))
         self.handle = next(_handles)
         _layers[self.handle] = self
 
@@ -101,9 +113,13 @@ class LinearLayer:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu:
             return inner(x)
-        if not torch.compiler.is_compiling() and not kernel_can_read(x):
+        if torch.compiler.is_compiling():
+            entries = self._compiled_entries
+        elif kernel_can_read(x):
+            entries = self._entries
+        else:
             return inner(x)
-        if not 0 < x.numel() <= self._max_entries or x.shape[-1:] != (self._inputs,) or is_tracing():
+        if x.numel() not in entries or x.shape[-1:] != (self._inputs,) or is_tracing():
             return inner(x)
         if "weight" not in self._parameters or "bias" not in self._parameters:  # pruned or parametrized since then
             return inner(x)

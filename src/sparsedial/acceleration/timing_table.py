@@ -23,7 +23,7 @@ from sparsedial.files import write_atomically
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import Rule, TopK
 
-VERSION = 6
+VERSION = 7
 """Version of the kernels. Limits of other versions are measured again."""
 
 MIN_BYTES = 1 << 18  # smaller matrices stay in the caches, and the default limits are used
@@ -139,25 +139,26 @@ class LimitTable:
             is_slower.append(times.is_slower(vectors, share, rule_seconds[_column(vectors)]))
         return replace(limits, rule_is_slower=tuple(is_slower))
 
-    def find_linear_vectors(self, weight: torch.Tensor) -> int:
-        """Return for how many vectors the kernel computes a linear layer faster than the library. 0 if for none.
+    def find_linear_vectors(self, weight: torch.Tensor, overhead: float = 0.0) -> frozenset[int]:
+        """Return for which numbers of vectors the kernel computes a linear layer faster than the library.
 
         Args:
             weight: The weight of the layer, shape [outputs, inputs].
+            overhead: Seconds that a call of the kernel takes in addition to those that are measured. Defaults to 0.
         """
         if weight.numel() * weight.element_size() < MIN_LINEAR_BYTES or self._backend.make_dense_product is None:
-            return 0
+            return frozenset()
         dtype = str(weight.dtype).removeprefix("torch.")
         outputs, inputs = weight.shape
         times = self._find(
             f"{dtype}, linear layer of {inputs} x {outputs}", lambda: measure_linear_layer(weight, self._backend)
         )
-        fastest = 0
-        for vectors, kernel, library in zip(VECTOR_COUNTS, times["kernel"], times["library"], strict=True):
-            if kernel >= (1 - MIN_GAIN) * library:
-                break
-            fastest = vectors
-        return fastest
+        faster = set()
+        for vectors in range(1, MAX_DECODE_VECTORS + 1):
+            kernel, library = (times[name][_column(vectors)] for name in ("kernel", "library"))
+            if kernel + overhead < (1 - MIN_GAIN) * library:
+                faster.add(vectors)
+        return frozenset(faster)
 
     def _find(self, name: str, measure: Callable[[], Any]) -> Any:
         """Return an entry of the table, which is measured if it is missing."""

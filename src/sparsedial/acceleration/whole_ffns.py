@@ -7,10 +7,11 @@ caches. The projections stay patched: their patches run whenever the FFN is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ _ACTIVATIONS = {
 """Names of the activations, by the operator and its argument ``approximate``."""
 
 _handles = count()
-_ffns: WeakValueDictionary[int, WholeFfn] = WeakValueDictionary()
+_ffns: dict[int, ReferenceType[WholeFfn]] = {}
 
 
 def find_formula(model: nn.Module, ffn: FFN, backend: Backend) -> GatedFormula | None:
@@ -150,7 +151,8 @@ class WholeFfn:
         self._formula = formula
         self._kernels = kernels
         self._ffn = ffn
-        self._steps = steps
+        self._steps = dict(steps)
+        self._hidden = ffn.hidden
         self._max_entries = max_entries
         weight = ffn.down.weight
         assert isinstance(weight, Tensor)
@@ -159,7 +161,7 @@ class WholeFfn:
         self._others: list[tuple[dict[str, Any], Any]] = []
         self.outputs = out_features(ffn.down)
         self.handle = next(_handles)
-        _ffns[self.handle] = self
+        _ffns[self.handle] = ref(self, partial(_forget, self.handle))
 
     def watch(self, module: nn.Module) -> None:
         """Remember the hooks and forwards of the modules in a module, to notice when they change.
@@ -184,7 +186,7 @@ class WholeFfn:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
             return inner(x)
-        if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._ffn.hidden or is_tracing():
+        if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._hidden or is_tracing():
             return inner(x)
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
             return inner(x)
@@ -200,7 +202,7 @@ class WholeFfn:
         Args:
             x: Vectors, shape [..., hidden], contiguous.
         """
-        vectors = x.numel() // self._ffn.hidden
+        vectors = x.numel() // self._hidden
         step = self._steps.get(vectors)
         if step is not None and _are_unchanged(self._projections):
             for dense_calls in step.dense_calls:
@@ -282,12 +284,22 @@ def _are_unchanged(modules: list[tuple[dict[str, Any], Any]]) -> bool:
     return True
 
 
+def _find(handle: int) -> WholeFfn:
+    ffn = _ffns[handle]()
+    assert ffn is not None  # its module calls it
+    return ffn
+
+
+def _forget(handle: int, _: ReferenceType[WholeFfn]) -> None:
+    del _ffns[handle]
+
+
 def _run_ffn(x: Tensor, handle: int) -> Tensor:
-    return _ffns[handle].compute(x.contiguous())
+    return _find(handle).compute(x.contiguous())
 
 
 def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], _ffns[handle].outputs))
+    return x.new_empty((*x.shape[:-1], _find(handle).outputs))
 
 
 register_operator("accelerated_ffn", "Tensor x, int handle", _run_ffn, _compute_fake_tensors)
