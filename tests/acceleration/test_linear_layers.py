@@ -275,6 +275,26 @@ def test_a_wrong_width_is_the_error_of_the_layer(faster_kernel, make_model):
         model.lm_head(torch.ones(1, 1, 20))
 
 
+def test_compiled_code_leaves_a_layer_to_the_library_if_a_call_costs_more_than_it_saves(
+    faster_kernel, make_model, monkeypatch
+):
+    times = {"kernel": [1e-5, 1e-5, 1e-5, 1e-5], "library": [4e-5, 4e-5, 2e-4, 4e-5]}
+    monkeypatch.setattr(timing_table, "measure_linear_layer", lambda *_: times)
+    vectors = []
+    compute = AllOutputs.__call__
+    monkeypatch.setattr(AllOutputs, "__call__", lambda self, x: vectors.append(x.shape[1]) or compute(self, x))
+    with accelerate(make_model()) as fast:
+        fast(IDS[:, :1])
+        assert vectors == [1] * OTHERS_OF_LLAMA
+        vectors.clear()
+        compiled = torch.compile(fast.dense_model, backend="eager", dynamic=False)
+        with torch.no_grad():
+            compiled(IDS[:, :1])
+            assert vectors == []
+            compiled(IDS)
+        assert vectors == [3] * OTHERS_OF_LLAMA
+
+
 def test_compiled_code_calls_the_kernel(faster_kernel, make_model):
     model = make_model()
     with accelerate(model) as fast, torch.no_grad():
