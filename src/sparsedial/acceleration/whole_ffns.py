@@ -161,7 +161,7 @@ class WholeFfn:
         self._others: list[tuple[dict[str, Any], Any]] = []
         self.outputs = out_features(ffn.down)
         self.handle = next(_handles)
-        _ffns[self.handle] = ref(self, partial(_forget, self.handle))
+        _ffns[self.handle] = ref(self, partial(_ffns.pop, self.handle))  # a WeakValueDictionary is slower
 
     def watch(self, module: nn.Module) -> None:
         """Remember the hooks and forwards of the modules in a module, to notice when they change.
@@ -288,10 +288,6 @@ def _find(handle: int) -> WholeFfn:
     ffn = _ffns[handle]()
     assert ffn is not None  # its module calls it
     return ffn
-
-
-def _forget(handle: int, _: ReferenceType[WholeFfn]) -> None:
-    del _ffns[handle]
 
 
 def _run_ffn(x: Tensor, handle: int) -> Tensor:
