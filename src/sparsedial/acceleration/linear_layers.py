@@ -8,9 +8,7 @@ as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +21,14 @@ from sparsedial.acceleration.timing_table import LimitTable
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
+from sparsedial.kernels.operator_handles import Handles
 from sparsedial.tracing_state import is_tracing
 
 COMPILED_CALL_SECONDS = 5e-5
 """Additional time of a call by compiled code: it goes through PyTorch's dispatcher, and the code of PyTorch's own
 products has no Python in it. On a Xeon, 40 to 80 microseconds were measured."""
 
-_handles = count()
-_layers: WeakValueDictionary[int, LinearLayer] = WeakValueDictionary()
+_layers: Handles[LinearLayer] = Handles()
 
 
 def patch_linear_layers(
@@ -56,8 +54,8 @@ def patch_linear_layers(
         if type(module) is not nn.Linear or module in projections or not _is_supported(module, backend):
             continue
         vectors = limits.find_linear_vectors(module.weight)
-        compiled_vectors = limits.find_linear_vectors(module.weight, COMPILED_CALL_SECONDS)
         if vectors:
+            compiled_vectors = limits.find_linear_vectors(module.weight, COMPILED_CALL_SECONDS)
             yield LinearPatch(module, LinearLayer(module, backend.make_dense_product, vectors, compiled_vectors))
 
 
@@ -101,8 +99,7 @@ class LinearLayer:
         # A tuple, because numbers that torch.compile does not know when it compiles cannot be looked up in a set.
         self._entries = tuple(count * module.in_features for count in sorted(vectors))
         self._compiled_entries = tuple(count * module.in_features for count in sorted(compiled_vectors))
-        self.handle = next(_handles)
-        _layers[self.handle] = self
+        self.handle = _layers.add(self)
 
     def __call__(self, x: Tensor, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result of the layer.
@@ -187,11 +184,11 @@ def _describe_memory(parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def _run_layer(x: Tensor, handle: int) -> Tensor:
-    return _layers[handle].compute(x)
+    return _layers.find(handle).compute(x)
 
 
 def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], _layers[handle].outputs))
+    return x.new_empty((*x.shape[:-1], _layers.find(handle).outputs))
 
 
 register_operator("dense_linear_layer", "Tensor x, int handle", _run_layer, _compute_fake_tensors)

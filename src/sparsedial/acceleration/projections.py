@@ -14,10 +14,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from threading import get_ident
 from typing import Any, Literal
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +37,14 @@ from sparsedial.ffn.projections import in_features, out_features
 from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
+from sparsedial.kernels.operator_handles import Handles
 from sparsedial.tracing_state import is_tracing
 
 Prefill = Literal["dense", "sparse"]
 Execution = Literal["dense", "sparse", "decode"]
 WhenSlower = Literal["mask", "dense"]
 
-_handles = count()
-_projections: WeakValueDictionary[int, Projections] = WeakValueDictionary()
+_projections: Handles[Projections] = Handles()
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ class Projections(ABC):
         self.modules = list(modules)
         self.rule = rule
         self.settings = settings
-        self.handle = next(_handles)
         self.prefill_calls = 0
-        _projections[self.handle] = self
+        self.handle = _projections.add(self)
         weight = modules[0].weight
         assert isinstance(weight, Tensor)
         self.dtype = weight.dtype
@@ -492,11 +489,11 @@ def _identity(x: Tensor) -> Tensor:
 
 
 def _run_projections(x: Tensor, handle: int) -> Tensor:
-    return _projections[handle].decode_joined(x.contiguous())
+    return _projections.find(handle).decode_joined(x.contiguous())
 
 
 def _project_fake_tensors(x: Tensor, handle: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], sum(_projections[handle].output_widths)))
+    return x.new_empty((*x.shape[:-1], sum(_projections.find(handle).output_widths)))
 
 
 register_operator("accelerated_projections", "Tensor x, int handle", _run_projections, _project_fake_tensors)

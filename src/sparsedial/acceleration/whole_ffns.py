@@ -7,11 +7,8 @@ caches. The projections stay patched: their patches run whenever the FFN is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +22,7 @@ from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import out_features
 from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
+from sparsedial.kernels.operator_handles import Handles
 from sparsedial.tracing_state import is_tracing, tracing
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -37,8 +35,7 @@ _ACTIVATIONS = {
 }
 """Names of the activations, by the operator and its argument ``approximate``."""
 
-_handles = count()
-_ffns: dict[int, ReferenceType[WholeFfn]] = {}
+_ffns: Handles[WholeFfn] = Handles()
 
 
 def find_formula(model: nn.Module, ffn: FFN, backend: Backend) -> GatedFormula | None:
@@ -160,8 +157,7 @@ class WholeFfn:
         self._projections: list[tuple[dict[str, Any], Any]] = []
         self._others: list[tuple[dict[str, Any], Any]] = []
         self.outputs = out_features(ffn.down)
-        self.handle = next(_handles)
-        _ffns[self.handle] = ref(self, partial(_ffns.pop, self.handle))  # a WeakValueDictionary is slower
+        self.handle = _ffns.add(self)
 
     def watch(self, module: nn.Module) -> None:
         """Remember the hooks and forwards of the modules in a module, to notice when they change.
@@ -284,18 +280,12 @@ def _are_unchanged(modules: list[tuple[dict[str, Any], Any]]) -> bool:
     return True
 
 
-def _find(handle: int) -> WholeFfn:
-    ffn = _ffns[handle]()
-    assert ffn is not None  # its module calls it
-    return ffn
-
-
 def _run_ffn(x: Tensor, handle: int) -> Tensor:
-    return _find(handle).compute(x.contiguous())
+    return _ffns.find(handle).compute(x.contiguous())
 
 
 def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], _find(handle).outputs))
+    return x.new_empty((*x.shape[:-1], _ffns.find(handle).outputs))
 
 
 register_operator("accelerated_ffn", "Tensor x, int handle", _run_ffn, _compute_fake_tensors)

@@ -16,9 +16,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import torch
 
@@ -27,6 +25,7 @@ from sparsedial.kernels import reference, threshold_kernel  # noqa: F401 - regis
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, is_transformed
 from sparsedial.kernels.gradient import find_kept_entries, register_batching, register_gradient
 from sparsedial.kernels.kernel_registry import Select, find_kernel
+from sparsedial.kernels.operator_handles import Handles
 from sparsedial.rules import MaxP, Rule, TopK, TopP, VectorRule, check_rule, make_rule
 
 if TYPE_CHECKING:  # numba is imported on first use
@@ -46,8 +45,7 @@ BUILTIN_RULES = (TopP, TopK, MaxP)
 _library = torch.library.Library("sparsedial", "DEF")
 _library.define("select(Tensor x, str rule, float value) -> (Tensor, Tensor)")
 _library.define("select_custom(Tensor x, int handle) -> (Tensor, Tensor)")
-_custom_rules: WeakValueDictionary[int, BoundRule] = WeakValueDictionary()
-_handles = count()
+_custom_rules: Handles[BoundRule] = Handles()
 
 
 def has_backend(rule: object) -> bool:
@@ -119,7 +117,7 @@ def _select(x: torch.Tensor, rule: str, value: float) -> tuple[torch.Tensor, tor
 
 
 def _find_custom_rule(handle: int) -> VectorRule:
-    rule: VectorRule = _custom_rules[handle].rule
+    rule: VectorRule = _custom_rules.find(handle).rule
     return rule
 
 
@@ -162,8 +160,7 @@ class BoundRule:
         self._cuda: Select | None = None
         self._handle: int | None = None  # of a rule that name and value do not describe completely
         if not has_backend(rule):
-            self._handle = next(_handles)
-            _custom_rules[self._handle] = self
+            self._handle = _custom_rules.add(self)
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the rule to each vector of a tensor.
