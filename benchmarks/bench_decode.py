@@ -129,14 +129,17 @@ def time_in_turns(
     return seconds
 
 
-def compare_compiled(model: Any, input_ids: torch.Tensor, p: float, settings: Settings) -> dict[str, float]:
-    """Return the times and ratios of `compare` for compiled steps, and the ratio to the stock model without.
+def measure_compiled(
+    model: Any, input_ids: torch.Tensor, values: Iterable[float], settings: Settings
+) -> list[dict[str, float]]:
+    """Return the times and ratios of `compare` for compiled steps, and the ratios to the stock model without.
 
     Each contender has a copy of the model, which is compiled once.
     """
     torch._dynamo.reset()
-    contenders = [replace(contender, compiled=True) for contender in (*DENSE, Contender(p))]
-    seconds: dict[Contender, list[float]] = {contender: [] for contender in (STOCK, *contenders)}
+    sparse = [Contender(p) for p in values]
+    compiled = {contender: replace(contender, compiled=True) for contender in (*DENSE, *sparse)}
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in (STOCK, *compiled.values())}
     with ExitStack() as stack:
         models = {contender: stack.enter_context(contender.attach(copy.deepcopy(model))) for contender in seconds}
         for contender, current in models.items():
@@ -144,13 +147,16 @@ def compare_compiled(model: Any, input_ids: torch.Tensor, p: float, settings: Se
         for _ in range(settings.turns):
             for contender, current in models.items():
                 seconds[contender].append(contender.time(current, input_ids, settings))
-    compiled = {replace(contender, compiled=False): seconds[contender] for contender in contenders}
-    return {
-        "p": p,
-        **compare(compiled, Contender(p)),
-        "ms_stock_not_compiled": round(1e3 * statistics.median(seconds[STOCK]), 2),
-        "to_stock_not_compiled": median_ratio(seconds[STOCK], compiled[Contender(p)]),
-    }
+    compiled_seconds = {contender: seconds[other] for contender, other in compiled.items()}
+    lines = []
+    for contender in sparse:
+        lines.append({
+            "p": contender.p,
+            **compare(compiled_seconds, contender),
+            "ms_stock_not_compiled": round(1e3 * statistics.median(seconds[STOCK]), 2),
+            "to_stock_not_compiled": median_ratio(seconds[STOCK], compiled_seconds[contender]),
+        })  # fmt: skip
+    return lines
 
 
 def find_fastest_dense(seconds: dict[Contender, list[float]]) -> list[float]:
@@ -232,7 +238,7 @@ def measure_model(name: str, dtype: str, settings: Settings, shares: tuple[float
     if "one_row" in settings.parts:
         add("one_row", measure_one_row(model, input_ids, values.values(), settings))
     if "compiled" in settings.parts:
-        add("compiled", compare_compiled(model, input_ids, p, settings))
+        add("compiled", measure_compiled(model, input_ids, values.values(), settings))
     if "rows" in settings.parts:
         add("rows", measure_rows(model, input_ids, p, settings))
     if "ffns" in settings.parts:
