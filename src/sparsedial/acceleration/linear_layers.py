@@ -108,7 +108,7 @@ class LinearLayer:
             x: The vectors, shape [..., inputs].
             inner: The forward of the module.
         """
-        if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu:
+        if type(x) is not Tensor:
             return inner(x)
         if torch.compiler.is_compiling():
             entries = self._compiled_entries
@@ -116,7 +116,10 @@ class LinearLayer:
             entries = self._entries
         else:
             return inner(x)
-        if x.numel() not in entries or x.shape[-1:] != (self._inputs,) or is_tracing():
+        # The length comes first, because compiled code compares all attributes that are read here before each step.
+        if x.numel() not in entries or x.dtype is not self._dtype or not x.is_cpu:
+            return inner(x)
+        if x.shape[-1:] != (self._inputs,) or is_tracing():
             return inner(x)
         if "weight" not in self._parameters or "bias" not in self._parameters:  # pruned or parametrized since then
             return inner(x)

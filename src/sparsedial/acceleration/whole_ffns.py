@@ -156,15 +156,18 @@ class WholeFfn:
         self._dtype = weight.dtype
         self._projections: list[tuple[dict[str, Any], Any]] = []
         self._others: list[tuple[dict[str, Any], Any]] = []
+        self._inner: Callable[[Any], Any] | None = None
         self.outputs = out_features(ffn.down)
         self.handle = _ffns.add(self)
 
-    def watch(self, module: nn.Module) -> None:
+    def watch(self, module: nn.Module, inner: Callable[[Any], Any]) -> None:
         """Remember the hooks and forwards of the modules in a module, to notice when they change.
 
         Args:
             module: The module that computes the FFN. The projections in it have their patches.
+            inner: Its forward, which computes what this object does not.
         """
+        self._inner = inner
         projections = [*self._ffn.input_projections, self._ffn.down]
         for child in module.modules():
             entry = (vars(child), vars(child).get("forward"))
@@ -182,15 +185,28 @@ class WholeFfn:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
             return inner(x)
-        if not 0 < x.numel() <= self._max_entries or x.shape[-1] != self._hidden or is_tracing():
+        if not 0 < x.numel() <= self._max_entries or is_tracing():
             return inner(x)
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
             return inner(x)
-        if not _are_unchanged(self._others):
-            return inner(x)
         if not dispatcher_is_unobserved():
             return torch.ops.sparsedial.accelerated_ffn.default(x, self.handle)
-        return self.compute(x.contiguous())
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return the result of the FFN, by the forward of the module if it has another width or has been changed.
+
+        Compiled code compares all attributes that `__call__` reads before each step. Those that are read here are not
+        compared.
+
+        Args:
+            x: Vectors, shape [..., hidden].
+        """
+        if x.shape[-1] == self._hidden and _are_unchanged(self._others):
+            return self.compute(x.contiguous())
+        assert self._inner is not None  # the module has its patch
+        result: Tensor = self._inner(x)
+        return result
 
     def compute(self, x: Tensor) -> Tensor:
         """Return the result of the FFN.
@@ -261,7 +277,7 @@ class FfnPatch(ForwardPatch):
 
     def __init__(self, module: nn.Module, whole: WholeFfn) -> None:
         super().__init__(module, whole)  # type: ignore[arg-type]  # it is called with other arguments
-        whole.watch(module)
+        whole.watch(module, self._inner)
 
     def _select_forward(self) -> Callable[..., Any]:
         return self._call
@@ -281,7 +297,7 @@ def _are_unchanged(modules: list[tuple[dict[str, Any], Any]]) -> bool:
 
 
 def _run_ffn(x: Tensor, handle: int) -> Tensor:
-    return _ffns.find(handle).compute(x.contiguous())
+    return _ffns.find(handle).run(x)
 
 
 def _compute_fake_tensors(x: Tensor, handle: int) -> Tensor:
