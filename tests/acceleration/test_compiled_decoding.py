@@ -1,6 +1,7 @@
 """Decode steps that are compiled, while prompts are not."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -56,6 +57,20 @@ def test_generate_compiles_its_steps_and_gives_the_same_tokens_and_counts(make_m
         assert compiled_report.calls == report.calls
         assert compiled_report.prefill_calls == report.prefill_calls > 0
         assert compiled_report.read_share == report.read_share
+
+
+def test_a_prompt_has_the_logits_of_its_last_token_only(make_model, backend):
+    """`generate` finds out from the parameters of the forward that it can ask for them."""
+    model = make_model()
+    lengths = []
+    with sd.accelerate(model, "all_inputs", sd.TopP(0.7)) as fast:
+        parameters = inspect.signature(model.forward).parameters
+        fast.compile_decoding(backend=backend)
+        assert inspect.signature(model.forward).parameters == parameters
+        model.lm_head.register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[1]))
+        fast.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **OPTIONS)
+    assert set(lengths) == {1}
+    assert PROMPT.shape[1] > 1
 
 
 def test_each_number_of_sequences_is_compiled_once(make_model, backend):

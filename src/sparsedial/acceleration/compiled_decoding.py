@@ -8,6 +8,8 @@ token for each sequence are compiled, and only if the cache of keys and values h
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from types import MethodType
 from typing import Any
 
 import torch
@@ -46,7 +48,14 @@ class DecodingPatch(ForwardPatch):
         super().__init__(model, step)  # type: ignore[arg-type]  # it is not a function of a tensor
 
     def _select_forward(self) -> Callable[..., Any]:
-        return self._call
+        def call(patch: DecodingPatch, *args: Any, **kwargs: Any) -> Any:
+            return patch._call(*args, **kwargs)
+
+        # `generate` reads the parameters of the forward, for example whether it can leave out the logits of a prompt.
+        own = Parameter("patch", Parameter.POSITIONAL_ONLY)
+        parameters = [own, *signature(self._inner).parameters.values()]
+        call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # functions may have it
+        return MethodType(call, self)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self._apply, CompiledStep) and _is_decode_step(args, kwargs):
