@@ -8,7 +8,7 @@ token for each sequence are compiled, and only if the cache of keys and values h
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, signature
 from types import MethodType
 from typing import Any
 
@@ -52,9 +52,10 @@ class DecodingPatch(ForwardPatch):
             return patch._call(*args, **kwargs)
 
         # `generate` reads the parameters of the forward, for example whether it can leave out the logits of a prompt.
-        own = Parameter("patch", Parameter.POSITIONAL_ONLY)
-        parameters = [own, *signature(self._inner).parameters.values()]
-        call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # functions may have it
+        inner = signature(self._inner)
+        own = Parameter("self", Parameter.POSITIONAL_ONLY)  # the patch, which a bound method does not show
+        full = inner.replace(parameters=[own, *inner.parameters.values()])
+        call.__signature__ = full  # type: ignore[attr-defined]  # typeshed's functions lack what inspect.signature reads
         return MethodType(call, self)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:

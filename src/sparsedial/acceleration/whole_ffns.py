@@ -156,7 +156,7 @@ class WholeFfn:
         self._dtype = weight.dtype
         self._projections: list[tuple[dict[str, Any], Any]] = []
         self._others: list[tuple[dict[str, Any], Any]] = []
-        self._inner: Callable[[Any], Any] | None = None
+        self._inner: Callable[[Any], Any]  # set by `watch`, as the entries of the lists
         self.outputs = out_features(ffn.down)
         self.handle = _ffns.add(self)
 
@@ -167,7 +167,7 @@ class WholeFfn:
             module: The module that computes the FFN. The projections in it have their patches.
             inner: Its forward, which computes what this object does not.
         """
-        self._inner = inner
+        self._inner = inner  # compiled code calls the operator with a number, which finds only this object
         projections = [*self._ffn.input_projections, self._ffn.down]
         for child in module.modules():
             entry = (vars(child), vars(child).get("forward"))
@@ -176,19 +176,18 @@ class WholeFfn:
             elif child is not module:
                 self._others.append(entry)
 
-    def __call__(self, x: Any, inner: Callable[[Any], Any]) -> Any:
+    def __call__(self, x: Any) -> Any:
         """Return the result of the FFN.
 
         Args:
             x: The vectors, shape [..., hidden].
-            inner: The forward of the module.
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
-            return inner(x)
+            return self._inner(x)
         if not 0 < x.numel() <= self._max_entries or is_tracing():
-            return inner(x)
+            return self._inner(x)
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
-            return inner(x)
+            return self._inner(x)
         if not dispatcher_is_unobserved():
             return torch.ops.sparsedial.accelerated_ffn.default(x, self.handle)
         return self.run(x)
@@ -204,7 +203,6 @@ class WholeFfn:
         """
         if x.shape[-1] == self._hidden and _are_unchanged(self._others):
             return self.compute(x.contiguous())
-        assert self._inner is not None  # the module has its patch
         result: Tensor = self._inner(x)
         return result
 
@@ -276,7 +274,7 @@ class FfnPatch(ForwardPatch):
     """
 
     def __init__(self, module: nn.Module, whole: WholeFfn) -> None:
-        super().__init__(module, whole)  # type: ignore[arg-type]  # it is called with other arguments
+        super().__init__(module, whole)
         whole.watch(module, self._inner)
 
     def _select_forward(self) -> Callable[..., Any]:
@@ -284,7 +282,7 @@ class FfnPatch(ForwardPatch):
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and isinstance(self._apply, WholeFfn):
-            return self._apply(args[0], self._inner)
+            return self._apply(args[0])
         return self._inner(*args, **kwargs)
 
 
