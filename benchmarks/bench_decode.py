@@ -92,16 +92,22 @@ class Contender:
             yield fast
 
     def generate(self, model: Any, input_ids: torch.Tensor, tokens: int) -> None:
-        """Generate a fixed number of tokens, greedily, with the model that `attach` provides."""
-        model.generate(
-            input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
+        """Generate a fixed number of tokens, greedily, with the model that `attach` provides.
+
+        No token has the number of the one that ends a text. ``min_new_tokens`` would have the same effect, but compares
+        the whole vocabulary in each step.
+        """
+        config = copy.deepcopy(model.generation_config)
+        config.update(
+            eos_token_id=model.config.vocab_size,
             pad_token_id=0,
+            do_sample=False,
+            max_new_tokens=tokens,
             cache_implementation="static" if self.compiled else None,
         )
+        generated = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config)
+        if generated.shape[1] != input_ids.shape[1] + tokens:
+            raise RuntimeError(f"{generated.shape[1] - input_ids.shape[1]} tokens were generated, not {tokens}")
 
     def time(self, model: Any, input_ids: torch.Tensor, settings: Settings) -> float:
         """Return the seconds per generated token, after a few tokens that are not timed."""
