@@ -7,11 +7,12 @@ neighboring sparsities are correlated, as those of a real model are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 Retention = Callable[[np.ndarray], np.ndarray]
 
@@ -35,6 +36,9 @@ PERSISTENCE = {BINARY: 0.9, SMOOTH: 0.6}
 
 COLLAPSE = 0.85
 """All simulated models lose their score towards this sparsity."""
+
+SMALLEST_SPARSITY = 1e-12
+"""A measured point has a sparsity above 0."""
 
 DENSE_MEANS = (0.3, 0.5, 0.7, 0.9)
 """Mean dense scores; repetitions and tasks use them in turns."""
@@ -72,6 +76,24 @@ SHAPES: dict[str, Retention] = {
     "dip that recovers": _dip,
     "late knee": _late_knee,
 }
+
+
+def top_p_sparsity(p: float) -> float:
+    """Return the sparsity of top-p for a long vector of normally distributed entries.
+
+    Entries below t in magnitude, a share ``2 Phi(t) - 1`` of all, hold the share ``1 - exp(-t**2 / 2)`` of the L1 norm.
+
+    Args:
+        p: Share of the L1 norm that is kept, in [0, 1].
+    """
+    if p <= 0.0:
+        return 1.0
+    return float(max(2 * ndtr(math.sqrt(-2 * math.log(p))) - 1, SMALLEST_SPARSITY))
+
+
+def top_p_value(sparsity: float) -> float:
+    """Return the p at which `top_p_sparsity` is a given sparsity in [0, 1)."""
+    return math.exp(-(float(ndtri((1 + sparsity) / 2)) ** 2) / 2)
 
 
 def true_critical_sparsity(shape: Retention, retain: float = 0.99) -> float:

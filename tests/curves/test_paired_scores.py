@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from sparsedial.curves import average_at_each_p, critical_sparsity, make_curve, pair_scores, retention_intervals
-from sparsedial.curves.paired_scores import fewest_examples
 
 T_63 = 1.998341  # 97.5% quantile of the t distribution with 63 degrees of freedom
 
@@ -43,23 +42,6 @@ def test_unchanged_scores_prove_nothing_with_few_examples():
         critical = critical_sparsity(make_curve([(0.3, dense), (0.6, dense)], dense))
         verdicts.append([point.verdict for point in critical.verdicts])
     assert verdicts == [["undecided"] * 2, ["keeps"] * 2]
-
-
-@pytest.mark.parametrize("mean", [0.3, 0.5, 1.0])
-def test_the_fewest_examples_are_those_that_can_show_anything(mean):
-    def unchanged(examples):
-        dense = np.zeros(examples)
-        dense[: round(mean * examples)] = 1.0
-        return make_curve([(0.3, dense)], dense)
-
-    curve = unchanged(1000)
-    fewest = fewest_examples(curve, pair_scores(curve), 0.99)
-    assert 390 / mean < fewest < 400 / mean
-    few, many = (pair_scores(unchanged(count)).statistic(0.99)[0] for count in (fewest - 10, fewest + 10))
-    assert few < 1 < many
-    assert fewest_examples(curve, pair_scores(curve), 1.0) == 0
-    smooth = random_curve(0)  # its changes are smaller at lower sparsity, so nothing is known
-    assert fewest_examples(smooth, pair_scores(smooth), 0.99) == 0
 
 
 @pytest.mark.parametrize("scale", [100.0, 1e-6])

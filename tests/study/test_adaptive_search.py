@@ -140,6 +140,31 @@ def test_points_are_placed_at_the_ends_of_the_interval():
     assert at_ends == 6
 
 
+@pytest.mark.parametrize(("gaps", "expected"), [
+    ((0.30, 0.44), 0.37),
+    ((0.25, 0.30, 0.35, 0.40, 0.44), None),
+])  # fmt: skip
+def test_wide_gaps_behind_the_highest_crossing_are_measured(gaps, expected):
+    """Noise hides that the model keeps its score up to 45%, so the highest crossing is at 20%."""
+    pattern = np.resize([1.0, -1.0], 200)
+    dense = np.resize([0.4, 0.6], 200)
+    retention = {0.05: 0.999, 0.19: 0.996, 0.2: 0.991, 0.21: 0.9895, 0.45: 0.92, 0.6: 0.8}
+    retention |= dict.fromkeys(gaps, 0.9895)
+    points = []
+    for sparsity, kept in retention.items():
+        points.append((sparsity, dense * kept + 0.04 * sparsity * pattern, 1 - sparsity**2))
+    for value in (0.9, 0.97, 0.8):  # what every search measures first
+        sparsity = (1 - value) ** 0.5
+        kept = 0.996 if sparsity < 0.2 else 0.9895
+        points.append((sparsity, dense * kept + 0.04 * sparsity * pattern, value))
+    curve = make_curve(points, dense)
+    step = next_step("top_p", curve, 0.99, 0.01, 30)
+    if expected is None:
+        assert step.end == MORE_EXAMPLES_NEEDED
+    else:
+        assert (1 - step.rule.value) ** 0.5 == pytest.approx(expected, abs=0.08)
+
+
 def test_values_below_the_first_point_are_not_tried_if_no_score_could_be_shown_to_be_kept():
     """With 60 examples that are right or wrong, not even an unchanged score is shown to be kept."""
     dense = np.repeat([1.0, 0.0], 30)

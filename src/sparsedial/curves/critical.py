@@ -5,7 +5,7 @@ sparsity is the highest sparsity at which the curve is at least ``retain`` (arXi
 defined in `sparsedial.curves.retention`.
 
 The estimate is a maximum over noise, and resampling it does not show how far it may be off. The interval is therefore
-made from tests of the measured points, see `sparsedial.curves.paired_scores`. docs/intervals.md explains it.
+made from tests of the measured points, see `sparsedial.curves.point_tests`. docs/intervals.md explains it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 from sparsedial.curves.crossings import Crossings, find_crossings
 from sparsedial.curves.curve import Curve, make_curve
-from sparsedial.curves.paired_scores import fewest_examples, pair_scores
+from sparsedial.curves.paired_scores import pair_scores
+from sparsedial.curves.point_tests import compute_verdict_statistic, fewest_examples
 from sparsedial.errors import SpecError
 
 RETAIN = 0.99
@@ -239,7 +240,7 @@ def critical_sparsity(
     scores = pair_scores(measured)
     if scores is None:
         return crossing
-    verdicts = _judge_points(measured, scores.statistic(retain))
+    verdicts = _judge_points(measured, compute_verdict_statistic(measured, scores, retain))
     lower = PointVerdict(0.0, None, KEEPS)  # the dense model
     for point in verdicts:
         if point.verdict == KEEPS:

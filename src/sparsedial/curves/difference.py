@@ -21,6 +21,7 @@ import numpy as np
 from sparsedial.curves.critical import RETAIN, critical_sparsity
 from sparsedial.curves.curve import Curve
 from sparsedial.curves.paired_scores import PairedScores, TaskScores, pair_scores, split_tasks
+from sparsedial.curves.point_tests import compute_verdict_statistic
 
 MORE = "more"
 LESS = "less"
@@ -165,7 +166,9 @@ def compare_prepared_curves(
         return CriticalDifference(estimate, None, None)
 
     retain = first.retain
-    is_possible = _possible_gaps(first.scores, retain)[:, None] & _possible_gaps(second.scores, retain)[None, :]
+    first_possible = _possible_gaps(compute_verdict_statistic(first.curve, first.scores, retain))
+    second_possible = _possible_gaps(compute_verdict_statistic(second.curve, second.scores, retain))
+    is_possible = first_possible[:, None] & second_possible[None, :]
     covariance = np.zeros((len(first.curve.sparsity), len(second.curve.sparsity)))
     if same_examples and len(first.margins) == len(second.margins):
         covariance = _margin_covariance(first, second)
@@ -184,12 +187,14 @@ def compare_prepared_curves(
     return CriticalDifference(estimate, float(lowest[is_possible].min()), float(highest[is_possible].max()))
 
 
-def _possible_gaps(scores: PairedScores, retain: float) -> np.ndarray:
+def _possible_gaps(statistic: np.ndarray) -> np.ndarray:
     """Return True for the gaps between points that may hold the critical sparsity, shape [K + 1].
 
     The point before the gap may keep the score, and no later point was found to keep it.
+
+    Args:
+        statistic: The statistic of the tests of the points, shape [K].
     """
-    statistic = scores.statistic(retain)
     may_keep = np.concatenate([[True], statistic >= -1])
     keeps = np.concatenate([statistic > 1, [False]])
     later_keeps = np.logical_or.accumulate(keeps[::-1])[::-1]

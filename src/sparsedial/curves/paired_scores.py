@@ -19,7 +19,6 @@ retentions, the retention of each task is linearized at its measured value.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +65,15 @@ class PairedScores:
     @cached_property
     def quantile(self) -> np.ndarray:
         """Quantile of the t distribution that leaves `TAIL` / `looks` above it, at each point, shape [K]."""
-        return np.asarray(stdtrit(self.degrees, 1 - TAIL / self.looks))
+        return self.quantile_above(TAIL)
+
+    def quantile_above(self, tail: float) -> np.ndarray:
+        """Return the quantile of the t distribution that leaves ``tail`` / `looks` above it, at each point, shape [K].
+
+        Args:
+            tail: Error probability of all tests of a point together.
+        """
+        return np.asarray(stdtrit(self.degrees, 1 - tail / self.looks))
 
     def margin(self, retain: float) -> np.ndarray:
         """Return the mean of ``numerator - retain * denominator`` at each point, shape [K].
@@ -133,10 +140,12 @@ def pair_scores(measured: Curve) -> PairedScores | None:
         return None
     numerator = np.array([np.nanmean(task.numerator, 0) for task in tasks])
     denominator = np.array([np.nanmean(task.denominator, 0) for task in tasks])
+    centered_numerator = [_center(task.numerator) for task in tasks]
+    centered_denominator = [_center(task.denominator) for task in tasks]
     scale = counts * (counts - 1)
-    numerator_variance = _sum_products(tasks, "numerator", "numerator") / scale
-    denominator_variance = _sum_products(tasks, "denominator", "denominator") / scale
-    covariance = _sum_products(tasks, "numerator", "denominator") / scale
+    numerator_variance = _sum_products(centered_numerator, centered_numerator) / scale
+    denominator_variance = _sum_products(centered_denominator, centered_denominator) / scale
+    covariance = _sum_products(centered_numerator, centered_denominator) / scale
     one_change = np.array([task.squared_change for task in tasks]) / counts**2
     extra = EXTRA_CHANGES * one_change**2 / one_change.sum(0)
     total = np.maximum(numerator_variance - 2 * covariance + denominator_variance, 0.0) + extra
@@ -225,14 +234,14 @@ def _linearized_scores(member: Curve, weight: float) -> list[TaskScores]:
     return linearized
 
 
-def _sum_products(tasks: Sequence[TaskScores], first: str, second: str) -> np.ndarray:
-    """Return the sum over the scored examples of the product of two centered scores, shape [tasks, K]."""
-    sums = []
-    for task in tasks:
-        scores = getattr(task, first)
-        others = getattr(task, second)
-        sums.append(np.nansum((scores - np.nanmean(scores, 0)) * (others - np.nanmean(others, 0)), 0))
-    return np.array(sums)
+def _center(scores: np.ndarray) -> np.ndarray:
+    """Return the scores minus their mean at each point, and 0 where an example was not scored, shape [N, K]."""
+    return np.nan_to_num(scores - np.nanmean(scores, 0))
+
+
+def _sum_products(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sums over the examples of the products of two scores of each task, shape [tasks, K]."""
+    return np.array([(scores * others).sum(0) for scores, others in zip(first, second, strict=True)])
 
 
 def retention_intervals(scores: PairedScores) -> tuple[np.ndarray, np.ndarray]:
@@ -254,37 +263,6 @@ def retention_intervals(scores: PairedScores) -> tuple[np.ndarray, np.ndarray]:
     constant = scores.numerator**2 - squared_quantile * (scores.numerator_variance + scores.extra_variance)
     radius = np.sqrt(np.maximum(middle**2 - square * constant, 0.0))
     return (middle - radius) / square, (middle + radius) / square
-
-
-def fewest_examples(measured: Curve, scores: PairedScores, retain: float) -> int:
-    """Return the number of examples from which the test can say that an unchanged score is kept.
-
-    With fewer examples, `EXTRA_CHANGES` changed examples outweigh the share of the score that may be lost. This is
-    known only for scores that are all or nothing. Other scores change less at lower sparsity.
-
-    Args:
-        measured: The curve.
-        scores: Its means and variances.
-        retain: Share of the dense score to keep, in (0, 1].
-
-    Returns:
-        The number of examples over all tasks. 0 if it is not known, or if ``retain`` is 1, which no number of examples
-        can show.
-    """
-    if retain >= 1.0 or not all(map(_is_all_or_nothing, measured.examples)):
-        return 0
-    first = 0  # every point would do, because the number does not depend on the number of scored examples
-    examples = sum(int(np.isfinite(matrix[:, 1 + first]).sum()) for matrix in measured.examples)
-    needed = scores.quantile[first] * math.sqrt(scores.extra_variance[first])
-    needed /= (1 - retain) * float(measured.reference[first])
-    return math.ceil(round(examples * float(needed), 6))
-
-
-def _is_all_or_nothing(matrix: np.ndarray) -> bool:
-    """Return True if every score is 0 or the largest score."""
-    scores = matrix[np.isfinite(matrix)]
-    largest = scores.max()
-    return bool((np.minimum(np.abs(scores), np.abs(scores - largest)) <= NO_CHANGE * largest).all())
 
 
 def _squared_change(matrix: np.ndarray) -> np.ndarray:

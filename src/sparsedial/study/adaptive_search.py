@@ -10,12 +10,14 @@ are rounded, so that the key of a trial is the same on every machine.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from sparsedial.curves.critical import (
     LEFT_CENSORED,
+    LOSES,
     RIGHT_CENSORED,
     UNDECIDED,
     CriticalSparsity,
@@ -53,6 +55,9 @@ OVERSHOOT = 0.9
 
 MIN_BRACKET_SHARE = 0.05
 """A bracket at an end of the interval is bisected while it is wider than this share of the interval."""
+
+MAX_GAP_SHARE = 0.2
+"""Widest gap of points behind the highest crossing that may hide a higher one, as a share of the interval."""
 
 PRECISION_REACHED = "the interval is as narrow as requested"
 POINTS_USED = "the largest number of points has been measured"
@@ -126,7 +131,8 @@ def next_step(
     The search measures `FIRST_DISTANCES`, then sparser values until a point loses the score according to its test. Then
     it bisects the wider one of the two brackets that hold the ends of the 95% interval, because no other points can
     narrow it. If the two are the same bracket, or if the scores of the examples are not known, it narrows the bracket
-    of the highest crossing instead.
+    of the highest crossing instead. Then it halves wide gaps behind the highest crossing (`MAX_GAP_SHARE`), where the
+    curve may cross once more.
 
     Args:
         rule_name: Family of the rule, such as "top_p".
@@ -214,9 +220,12 @@ def _step_to_interval_ends(rule_name: str, measured: Curve, critical: CriticalSp
     if len(set(brackets)) == 1 and critical.undecided_width == 0.0 and brackets[0] == critical.bracket:
         return _step_inside_bracket(rule_name, measured, brackets[0], critical.retain, precision)
     smallest = max(precision, MIN_BRACKET_SHARE * ((critical.high or 0.0) - (critical.low or 0.0)))
-    for low, high in (*sorted(brackets, key=_width, reverse=True), critical.bracket):
+    widest_gap = max(smallest, MAX_GAP_SHARE * ((critical.high or 0.0) - (critical.low or 0.0)))
+    candidates = [(bracket, smallest) for bracket in (*sorted(brackets, key=_width, reverse=True), critical.bracket)]
+    candidates += [(gap, widest_gap) for gap in sorted(_gaps_behind_crossing(critical), key=_width, reverse=True)]
+    for (low, high), limit in candidates:
         rule = _rule_at_sparsity(rule_name, measured, (low + high) / 2)
-        if high - low > smallest and rule is not None:
+        if high - low > limit and rule is not None:
             return SearchStep(rule)
     if critical.right_censored:
         return SearchStep(end=SPARSEST_VALUE_REACHED)
@@ -232,6 +241,19 @@ def _end_brackets(measured: Curve, critical: CriticalSparsity) -> list[tuple[flo
     if critical.high_bracket is not None:
         brackets.append(critical.high_bracket)
     return brackets
+
+
+def _gaps_behind_crossing(critical: CriticalSparsity) -> list[tuple[float, float]]:
+    """Return the gaps between neighboring points in which the curve may reach the required share once more.
+
+    They lie behind the highest crossing, and one of their points is not shown to lose the score.
+    """
+    gaps = []
+    for point, following in itertools.pairwise(critical.verdicts):
+        is_behind = point.sparsity >= critical.bracket[1]
+        if is_behind and not point.verdict == following.verdict == LOSES:
+            gaps.append((point.sparsity, following.sparsity))
+    return gaps
 
 
 def _width(bracket: tuple[float, float]) -> float:
