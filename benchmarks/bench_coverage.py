@@ -404,8 +404,10 @@ def check(results: dict[str, list[Summary]]) -> list[str]:
     found: dict[tuple[str, int, str], list[float]] = {}
     for summary in results.get(CURVES, []):
         cell = summary.cell
-        # On the even grid, the widths of smooth scores are one or two of its steps of 4 points.
-        if cell.tasks == 1 and cell.points in (PAPER_NAME, SEARCH_NAME):
+        is_judged = cell.points in (PAPER_NAME, SEARCH_NAME)
+        if cell.points == EVEN_NAME:
+            is_judged = cell.kind == BINARY  # the widths of smooth scores are one or two steps of 4 points
+        if cell.tasks == 1 and is_judged:
             found.setdefault((cell.kind, cell.examples, cell.points), []).append(summary.width)
     for (kind, examples, points), widths in found.items():
         limit = WIDTH_TOLERANCE * EXPECTED_WIDTHS[kind][examples]

@@ -141,11 +141,11 @@ def test_points_are_placed_at_the_ends_of_the_interval():
 
 
 @pytest.mark.parametrize(("gaps", "expected"), [
-    ((0.30, 0.44), 0.37),
+    ((0.30, 0.44), 0.38),
     ((0.25, 0.30, 0.35, 0.40, 0.44), None),
 ])  # fmt: skip
 def test_wide_gaps_behind_the_highest_crossing_are_measured(gaps, expected):
-    """Noise hides that the model keeps its score up to 45%, so the highest crossing is at 20%."""
+    """Noise hides that the model keeps its score up to 44%, so the highest crossing is at 20%."""
     pattern = np.resize([1.0, -1.0], 200)
     dense = np.resize([0.4, 0.6], 200)
     retention = {0.05: 0.999, 0.19: 0.996, 0.2: 0.991, 0.21: 0.9895, 0.45: 0.92, 0.6: 0.8}
@@ -162,7 +162,7 @@ def test_wide_gaps_behind_the_highest_crossing_are_measured(gaps, expected):
     if expected is None:
         assert step.end == MORE_EXAMPLES_NEEDED
     else:
-        assert (1 - step.rule.value) ** 0.5 == pytest.approx(expected, abs=0.08)
+        assert (1 - step.rule.value) ** 0.5 == pytest.approx(expected, abs=0.02)
 
 
 def test_values_below_the_first_point_are_not_tried_if_no_score_could_be_shown_to_be_kept():

@@ -76,8 +76,8 @@ class CriticalSparsity:
         p_low: Rule parameter of the point at ``low``. None if ``low`` is no measured point.
         p_high: Rule parameter of the point at ``high``. None if there is no interval.
         verdicts: The test of each point, in ascending order of sparsity. Empty without per-example scores.
-        fewest_examples: Number of examples below which no point can be shown to keep the score, not even one at which
-            no score changes. 0 if unknown.
+        fewest_examples: Number of examples below which a point at which no score changes cannot be shown to keep the
+            score. 0 if unknown.
         bracket: The points around the highest crossing, as sparsities. Both are the last point if that keeps
             ``retain``.
     """

@@ -32,7 +32,10 @@ EXTRA_CHANGES = 4
 """Number of additional examples with a changed score in the variance."""
 
 TAIL = 0.025
-"""Error probability of each of the two one-sided tests of a point, which makes a 95% interval of two ends."""
+"""Usual error probability of each of the two one-sided tests of a point, which makes a 95% interval of two ends.
+
+Few right or wrong answers have other ones (`sparsedial.curves.point_tests`).
+"""
 
 NO_CHANGE = 1e-12
 """Differences of scores below this share of the largest score are rounding errors."""
@@ -96,7 +99,8 @@ class PairedScores:
         """Return the margin divided by its tested standard error, at each point, shape [K].
 
         The tested standard error is the standard error times the quantile: the point keeps the share if the statistic
-        is above 1, and does not if it is below -1.
+        is above 1, and does not if it is below -1. Verdicts on few right or wrong answers differ from
+        it (`compute_verdict_statistic`).
 
         Args:
             retain: Share of the dense score to keep.
@@ -248,7 +252,8 @@ def retention_intervals(scores: PairedScores) -> tuple[np.ndarray, np.ndarray]:
     """Compute the 95% interval of the retention of each point.
 
     It consists of the shares of the dense score that the test does not reject (Fieller's interval), so that a point
-    keeps a share exactly if the share is below the interval.
+    keeps a share exactly if the share is below the interval, except with few right or wrong answers
+    (`sparsedial.curves.point_tests`).
 
     Args:
         scores: The means and variances of a curve.

@@ -2,10 +2,10 @@
 
 Both are one-sided paired t-tests of the margin (`sparsedial.curves.paired_scores`), and share an error probability of
 5%. Each has 2.5%, unless there are so few right or wrong answers that not even an unchanged score can be shown to be
-kept (`fewest_examples`). The lower end of the interval of critical sparsity is then nearly always 0 and cannot be too
-high, so that its test needs only a tenth of its error probability. The other test has the rest, and counts two
-additional changed examples instead of four. It then agrees with the exact sign test, which finds a loss at an error
-probability of 5% if five answers are lost and none is gained.
+kept (`fewest_examples`). The lower end of the interval of critical sparsity is then nearly always 0, which cannot be
+too high, so that its test needs only a tenth of its error probability. The other test has the rest, and counts two
+additional changed examples instead of four. With 64 answers, it finds a loss from five lost and no gained answers on,
+as the exact sign test does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def compute_verdict_statistic(measured: Curve, scores: PairedScores, retain: flo
 
     Returns:
         For each point, the margin divided by its tested standard error, shape [K]: above 1 the point keeps the share,
-        below -1 it loses it, and otherwise the tests do not decide.
+        below -1 it loses it, and otherwise the tests do not decide. With ``retain`` 1, every curve has the usual tests.
     """
     if sum(map(len, measured.examples)) >= fewest_examples(measured, scores, retain):
         return scores.statistic(retain)
@@ -76,7 +76,7 @@ def fewest_examples(measured: Curve, scores: PairedScores, retain: float) -> int
 def _is_all_or_nothing(matrix: np.ndarray) -> bool:
     """Return True if every score is 0 or the largest score, shape [N, 1 + K]. NaN stands for no score."""
     largest = np.nanmax(matrix)
-    for column in matrix.T:  # the first one tells, as a rule
+    for column in matrix.T:  # one by one, because smooth scores can usually be told from the first column
         distance = np.minimum(np.abs(column), np.abs(column - largest))
         if (distance > NO_CHANGE * largest).any():
             return False

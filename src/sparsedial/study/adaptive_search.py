@@ -57,7 +57,10 @@ MIN_BRACKET_SHARE = 0.05
 """A bracket at an end of the interval is bisected while it is wider than this share of the interval."""
 
 MAX_GAP_SHARE = 0.2
-"""Widest gap of points behind the highest crossing that may hide a higher one, as a share of the interval."""
+"""Gaps behind the highest crossing are halved while they are wider than this share of the interval.
+
+The curve may cross once more there.
+"""
 
 PRECISION_REACHED = "the interval is as narrow as requested"
 POINTS_USED = "the largest number of points has been measured"
