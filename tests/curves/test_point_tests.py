@@ -37,6 +37,10 @@ def find_verdict(dense, scores):
     return point.verdict
 
 
+def verdict_statistic(curve, scores):
+    return compute_verdict_statistic(curve, scores, 0.99, fewest_examples(curve, scores, 0.99))
+
+
 def make_smooth_curve(examples=80):
     random = np.random.default_rng(0)
     dense = random.random(examples)
@@ -47,8 +51,7 @@ def make_smooth_curve(examples=80):
 @pytest.mark.parametrize("mean", [0.3, 0.5, 1.0])
 def test_the_fewest_examples_are_those_that_can_show_anything(mean):
     def unchanged(examples):
-        dense = np.zeros(examples)
-        dense[: round(mean * examples)] = 1.0
+        dense = right_answers(mean, examples)
         return make_curve([(0.3, dense)], dense)
 
     curve = unchanged(1000)
@@ -83,7 +86,7 @@ def test_few_answers_keep_a_score_only_if_many_are_gained(gained, verdict):
 ], ids=["smooth", "many"])  # fmt: skip
 def test_other_scores_have_the_same_error_probability_at_both_ends(curve):
     scores = pair_scores(curve)
-    np.testing.assert_array_equal(compute_verdict_statistic(curve, scores, 0.99), scores.statistic(0.99))
+    np.testing.assert_array_equal(verdict_statistic(curve, scores), scores.statistic(0.99))
 
 
 @pytest.mark.parametrize("examples", [64, 200])
@@ -99,7 +102,7 @@ def test_both_errors_together_stay_below_their_probability(examples, changed):
     sparse = np.where(flips < np.where(dense == 1, lost, gained), 1 - dense, dense)
     points = [(0.1 + index * 1e-5, scores) for index, scores in enumerate(sparse)]
     curve = make_curve(points, dense)
-    statistic = compute_verdict_statistic(curve, pair_scores(curve), 0.99)
+    statistic = verdict_statistic(curve, pair_scores(curve))
 
     def limit(probability):
         return probability + 3 * np.sqrt(probability * (1 - probability) / draws)
@@ -128,12 +131,12 @@ def test_few_answers_of_several_tasks_are_added_up(average):
     for curve, is_few in ((task, True), (both, False)):
         scores = pair_scores(curve)
         usual = scores.statistic(0.99)
-        assert (compute_verdict_statistic(curve, scores, 0.99) == usual).all() != is_few
+        assert (verdict_statistic(curve, scores) == usual).all() != is_few
 
 
 def test_added_examples_divide_the_error_probability_of_few_answers_as_well():
     dense = right_answers(0.5)
     curve = make_curve([(0.2, change(dense, 1)), (0.4, change(dense, 6))], dense)
     scores = pair_scores(curve)
-    once, twice = (compute_verdict_statistic(curve, dataclasses.replace(scores, looks=looks), 0.99) for looks in (1, 2))
+    once, twice = (verdict_statistic(curve, dataclasses.replace(scores, looks=looks)) for looks in (1, 2))
     assert (np.abs(twice) < np.abs(once)).all()

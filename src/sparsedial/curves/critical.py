@@ -240,7 +240,8 @@ def critical_sparsity(
     scores = pair_scores(measured)
     if scores is None:
         return crossing
-    verdicts = _judge_points(measured, compute_verdict_statistic(measured, scores, retain))
+    fewest = fewest_examples(measured, scores, retain)
+    verdicts = _judge_points(measured, compute_verdict_statistic(measured, scores, retain, fewest))
     lower = PointVerdict(0.0, None, KEEPS)  # the dense model
     for point in verdicts:
         if point.verdict == KEEPS:
@@ -255,7 +256,7 @@ def critical_sparsity(
         p_low=lower.p,
         p_high=upper.p,
         verdicts=verdicts,
-        fewest_examples=fewest_examples(measured, scores, retain),
+        fewest_examples=fewest,
     )
 
 

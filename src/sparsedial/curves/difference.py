@@ -14,14 +14,14 @@ narrower interval than the ends of their single intervals imply. docs/intervals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sparsedial.curves.critical import RETAIN, critical_sparsity
+from sparsedial.curves.critical import KEEPS, LOSES, RETAIN, PointVerdict, critical_sparsity
 from sparsedial.curves.curve import Curve
 from sparsedial.curves.paired_scores import PairedScores, TaskScores, pair_scores, split_tasks
-from sparsedial.curves.point_tests import compute_verdict_statistic
 
 MORE = "more"
 LESS = "less"
@@ -86,6 +86,7 @@ class PreparedCurve:
         curve: The curve.
         retain: Share of the dense score to keep.
         estimate: The estimate of its critical sparsity. None if there is none.
+        verdicts: The tests of its points. Empty if the scores of the examples are not known.
         scores: Means and variances of the scores. None if the scores of the examples are not known.
         margins: For each task, the margins of its examples minus their mean, shape [N, K]. NaN if an example was not
             scored at a point.
@@ -94,6 +95,7 @@ class PreparedCurve:
     curve: Curve
     retain: float
     estimate: float | None
+    verdicts: tuple[PointVerdict, ...]
     scores: PairedScores | None
     margins: tuple[np.ndarray, ...]
 
@@ -109,10 +111,12 @@ def prepare_curve(curve: Curve, retain: float = RETAIN) -> PreparedCurve:
         The curve, for `compare_prepared_curves`.
     """
     margins = [_centered_margins(task, retain) for task in split_tasks(curve)]
+    critical = critical_sparsity(curve, retain)
     return PreparedCurve(
         curve=curve,
         retain=retain,
-        estimate=critical_sparsity(curve, retain).estimate,
+        estimate=critical.estimate,
+        verdicts=critical.verdicts,
         scores=pair_scores(curve),
         margins=tuple(margins),
     )
@@ -166,9 +170,7 @@ def compare_prepared_curves(
         return CriticalDifference(estimate, None, None)
 
     retain = first.retain
-    first_possible = _possible_gaps(compute_verdict_statistic(first.curve, first.scores, retain))
-    second_possible = _possible_gaps(compute_verdict_statistic(second.curve, second.scores, retain))
-    is_possible = first_possible[:, None] & second_possible[None, :]
+    is_possible = _possible_gaps(first.verdicts)[:, None] & _possible_gaps(second.verdicts)[None, :]
     covariance = np.zeros((len(first.curve.sparsity), len(second.curve.sparsity)))
     if same_examples and len(first.margins) == len(second.margins):
         covariance = _margin_covariance(first, second)
@@ -187,16 +189,16 @@ def compare_prepared_curves(
     return CriticalDifference(estimate, float(lowest[is_possible].min()), float(highest[is_possible].max()))
 
 
-def _possible_gaps(statistic: np.ndarray) -> np.ndarray:
+def _possible_gaps(verdicts: Sequence[PointVerdict]) -> np.ndarray:
     """Return True for the gaps between points that may hold the critical sparsity, shape [K + 1].
 
     The point before the gap may keep the score, and no later point was found to keep it.
 
     Args:
-        statistic: The statistic of the tests of the points, shape [K].
+        verdicts: The tests of the K points.
     """
-    may_keep = np.concatenate([[True], statistic >= -1])
-    keeps = np.concatenate([statistic > 1, [False]])
+    may_keep = np.array([True, *(point.verdict != LOSES for point in verdicts)])
+    keeps = np.array([*(point.verdict == KEEPS for point in verdicts), False])
     later_keeps = np.logical_or.accumulate(keeps[::-1])[::-1]
     return may_keep & ~later_keeps
 

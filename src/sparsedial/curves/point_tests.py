@@ -27,19 +27,20 @@ FEW_EXTRA_CHANGES = 2
 """Number of additional examples with a changed score that the test of ``loses`` counts in this case."""
 
 
-def compute_verdict_statistic(measured: Curve, scores: PairedScores, retain: float) -> np.ndarray:
+def compute_verdict_statistic(measured: Curve, scores: PairedScores, retain: float, fewest: int) -> np.ndarray:
     """Compute what decides whether a point keeps the required share of the dense score.
 
     Args:
         measured: The curve.
         scores: Its means and variances.
         retain: Share of the dense score to keep, in (0, 1].
+        fewest: The number of examples that `fewest_examples` returns.
 
     Returns:
         For each point, the margin divided by its tested standard error, shape [K]: above 1 the point keeps the share,
         below -1 it loses it, and otherwise the tests do not decide. With ``retain`` 1, every curve has the usual tests.
     """
-    if sum(map(len, measured.examples)) >= fewest_examples(measured, scores, retain):
+    if sum(map(len, measured.examples)) >= fewest:
         return scores.statistic(retain)
     margin = scores.margin(retain)
     variance = scores.variance(retain)

@@ -222,8 +222,9 @@ def _step_to_interval_ends(rule_name: str, measured: Curve, critical: CriticalSp
     brackets = _end_brackets(measured, critical)
     if len(set(brackets)) == 1 and critical.undecided_width == 0.0 and brackets[0] == critical.bracket:
         return _step_inside_bracket(rule_name, measured, brackets[0], critical.retain, precision)
-    smallest = max(precision, MIN_BRACKET_SHARE * ((critical.high or 0.0) - (critical.low or 0.0)))
-    widest_gap = max(smallest, MAX_GAP_SHARE * ((critical.high or 0.0) - (critical.low or 0.0)))
+    width = (critical.high or 0.0) - (critical.low or 0.0)
+    smallest = max(precision, MIN_BRACKET_SHARE * width)
+    widest_gap = max(smallest, MAX_GAP_SHARE * width)
     candidates = [(bracket, smallest) for bracket in (*sorted(brackets, key=_width, reverse=True), critical.bracket)]
     candidates += [(gap, widest_gap) for gap in sorted(_gaps_behind_crossing(critical), key=_width, reverse=True)]
     for (low, high), limit in candidates:
