@@ -65,6 +65,13 @@ def test_the_file_has_the_rules_the_machine_and_the_evidence(saved):
         (lambda data: data.update(version=99), "version 99: expected 1"),
         (lambda data: data.pop("site"), "missing"),
         (lambda data: data.pop("version"), "cannot be read"),
+        (lambda data: data.update(rules=[]), "rules is empty: expected the rule of at least one vector"),
+        (lambda data: data["rules"][0].update(rule=None), "is None: expected an object"),
+        (lambda data: data["rules"].append(data["rules"][0]), "two entries for input"),
+        (lambda data: data.update(prefill="bogus"), "prefill is 'bogus': expected one of 'dense', 'sparse'"),
+        (lambda data: data.update(when_slower="bogus"), "when_slower is 'bogus'"),
+        (lambda data: data.update(linear_layers="no"), "linear_layers is 'no'"),
+        (lambda data: data.update(calibration=[1]), "calibration is .1.: expected an object or null"),
     ],
 )
 def test_a_damaged_file_raises_an_error(saved, change, message):

@@ -90,3 +90,19 @@ def test_copies_have_the_layout_of_the_matrix_without_much_unused_memory(monkeyp
     for copied in copies:
         assert torch.equal(copied, weight)
         assert copied.stride() == (48 if weight.stride(0) == 48 else 40, 1)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{"])
+def test_a_damaged_table_is_measured_again(small_measurement, content):
+    small_measurement.parent.mkdir(parents=True)
+    small_measurement.write_text(content)
+    table = LimitTable(make_backend())
+    limits = table.find_limits(torch.randn(24, 40))
+    assert table.find_limits(torch.randn(24, 40)) == limits
+    assert len(json.loads(small_measurement.read_text())) == 1
+
+
+def test_a_table_that_cannot_be_written_is_measured_again(small_measurement, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(timing_table, "_table_path", lambda: tmp_path / "file" / "limits.json")
+    assert LimitTable(make_backend()).find_limits(torch.randn(24, 40)).kernel_vectors >= 8

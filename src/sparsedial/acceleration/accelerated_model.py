@@ -36,7 +36,7 @@ from sparsedial.ffn.feed_forward import FFN, SITES, FFNs
 from sparsedial.ffn.sites import check_site, find_site
 from sparsedial.hooks.dense_copies import DenseCopies
 from sparsedial.hooks.ffn_selection import check_model_contains, select_ffns
-from sparsedial.hooks.module_patch import ForwardPatch
+from sparsedial.hooks.module_patch import ForwardPatch, InputPatch, OutputPatch
 from sparsedial.hooks.rule_applier import RuleTable
 from sparsedial.hooks.rule_assignment import RuleAssignment, RuleChoice, choose_vectors, describe_rules
 from sparsedial.hooks.rule_binding import bind_rules
@@ -90,7 +90,7 @@ def accelerate(  # noqa: PLR0913  # the options of one call
 
     Raises:
         SpecError: The site, the rule, a layer, ``prefill`` or ``when_slower`` is unknown.
-        AttachError: The model is accelerated already.
+        AttachError: The FFNs are accelerated or sparsified already, also at other sites.
 
     Example:
         >>> import sparsedial as sd, torch
@@ -104,6 +104,8 @@ def accelerate(  # noqa: PLR0913  # the options of one call
         (12, 0, 0.5)
     """
     _check_choices(site, prefill, when_slower)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"accelerate: the model is {model!r}: expected a torch.nn.Module. Use sparsedial.load_model.")
     if isinstance(model, AcceleratedModel):
         raise AttachError("accelerate: the model is accelerated already. Call restore() first.")
     if ffns is None:
@@ -225,7 +227,8 @@ def _accelerate_vectors(model: nn.Module, plan: AccelerationPlan) -> Accelerated
 class AcceleratedModel(nn.Module):
     """A model that skips the weights of dropped entries in its decode steps. Use `accelerate` to create one.
 
-    It has all attributes and methods of the model, such as ``generate`` and ``config``.
+    It has all attributes and methods of the model, such as ``generate`` and ``config``. Attributes of the model are set
+    on ``dense_model``.
 
     Args:
         model: The model.
@@ -254,6 +257,7 @@ class AcceleratedModel(nn.Module):
         self._layouts: list[WeightLayout] = []
         self._patches: list[ForwardPatch] = []
         self._copies: DenseCopies | None = None
+        self._last_counts: list[VectorCounts] = []  # of a model that was restored
         self._is_attached = False
 
     def __getattr__(self, name: str) -> Any:
@@ -330,18 +334,22 @@ class AcceleratedModel(nn.Module):
         self._patches.append(DecodingPatch(self.dense_model, **options))
 
     def report(self) -> AccelerationReport:
-        """Return what was read and skipped since the last `reset`.
+        """Return what was read and skipped since the last `reset`, or until `restore`.
 
         Returns:
             The report. Calls that read all weights are listed as dense, whatever the reason.
         """
+        counts = self._list_counts() if self._is_attached else self._last_counts
+        linear_layers = sum(isinstance(patch, LinearPatch) for patch in self._patches)
+        return make_report(counts, self.prefill, self.when_slower, linear_layers)
+
+    def _list_counts(self) -> list[VectorCounts]:
         counts = []
         for ffn, vector, projections in self._readers:
             products = projections.counts()
             without_rule = projections.calls_without_rule()
             counts.append(VectorCounts(ffn.layer, ffn.name, vector, products, projections.prefill_calls, without_rule))
-        linear_layers = sum(isinstance(patch, LinearPatch) for patch in self._patches)
-        return make_report(counts, self.prefill, self.when_slower, linear_layers)
+        return counts
 
     def reset(self) -> None:
         """Set the counts of the report to zero."""
@@ -363,10 +371,11 @@ class AcceleratedModel(nn.Module):
         for layout in self._layouts:
             layout.restore()
         self._layouts.clear()
-        self._readers.clear()
         if self._is_attached:
             release_vectors(self._plan.vectors)
             self._is_attached = False
+            self._last_counts = self._list_counts()
+        self._readers.clear()
         return self.dense_model
 
     def save_pretrained(
@@ -430,6 +439,8 @@ class AcceleratedModel(nn.Module):
         ffns = self._plan.list_ffns()
         try:
             for ffn in ffns:
+                _check_forwards(ffn)
+            for ffn in ffns:
                 self._attach_ffn(ffn, rules_by_ffn[id(ffn)], settings)
             if self._plan.linear_layers:
                 self._patches.extend(patch_linear_layers(self.dense_model, ffns, self._backend, limits))
@@ -465,3 +476,18 @@ class AcceleratedModel(nn.Module):
         self._readers.append((ffn, vector, reader))
         for module in reader.modules:
             self._patches.append(ProjectionPatch(module, reader))
+
+
+def _check_forwards(ffn: FFN) -> None:
+    """Raise an error if a projection has a rule already, which the kernels would leave out.
+
+    Raises:
+        AttachError: `accelerate` or `sparsify` has replaced the forward of a projection.
+    """
+    for module in (*ffn.input_projections, ffn.down):
+        patch = getattr(vars(module).get("forward"), "__self__", None)
+        if isinstance(patch, (InputPatch, OutputPatch, ProjectionPatch)) and not patch.is_removed:
+            raise AttachError(
+                f"accelerate: {ffn.name} is sparsified or accelerated already: expected FFNs without another rule. "
+                "End that first. A model that is accelerated can be sparsified at further sites afterwards."
+            )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsedial.acceleration.backend import Backend, KeptOutputProduct, ProductCounts, ProductLimits
-from sparsedial.acceleration.projections import Projections, ProjectionSettings
+from sparsedial.acceleration.projections import Projections, ProjectionSettings, call_class_forward
 from sparsedial.acceleration.weight_layout import WeightLayout
 from sparsedial.errors import ModelError
 from sparsedial.ffn.expression import OutputSlice
@@ -37,6 +37,7 @@ class KeptOutputProjections(Projections):
         self._own_part, _ = ffn.branch(vector)
         self._other_part, _ = ffn.branch(OTHER_VECTOR[vector])
         self.layout = WeightLayout(self.modules, "output-major")
+        self.remember_weights()
         self._own = self._make_product(self._own_part, settings.backend)
         self._other = self._make_product(self._other_part, settings.backend)
         self._select = self._make_selector(rule, ffn.width)
@@ -61,7 +62,7 @@ class KeptOutputProjections(Projections):
         Args:
             x: Vectors, shape [..., width].
         """
-        return [_call_class_forward(module, x) for module in self.modules]
+        return [call_class_forward(module, x) for module in self.modules]
 
     def multiply_masked(self, x: Tensor) -> Sequence[Tensor]:
         """Return the results of all projections for many vectors, with the rule.
@@ -147,8 +148,3 @@ def check_outputs_can_be_skipped(ffn: FFN, vector: str) -> None:
             "not the product of two complete outputs of its projections. Choose the site input, intermediate or "
             "all_inputs."
         )
-
-
-def _call_class_forward(module: torch.nn.Module, x: Tensor) -> Tensor:
-    """Call the forward that the class of a projection defines, which the patch of the module replaced."""
-    return type(module).forward(module, x)

@@ -14,6 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import get_ident
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from sparsedial.acceleration.backend import (
 from sparsedial.acceleration.dense_calls import DenseCalls
 from sparsedial.acceleration.operators import register_operator
 from sparsedial.acceleration.timing_table import LimitTable
-from sparsedial.acceleration.weight_layout import WeightLayout
+from sparsedial.acceleration.weight_layout import WeightLayout, WeightMemory
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import in_features, out_features
 from sparsedial.hooks.module_patch import ForwardPatch
@@ -97,8 +98,22 @@ class Projections(ABC):
             self._max_entries = sys.maxsize
         self._shares = len(modules) > 1
         self.output_widths = [out_features(module) for module in modules]
-        self._outputs: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}  # by thread: x, and the results
+        self._memory: WeightMemory  # set by `remember_weights`
+        # By thread: x, its version and the results.
+        self._outputs: dict[int, tuple[Tensor, int, Sequence[Tensor]]] = {}
         self._traced: tuple[Tensor, Sequence[Tensor]] | None = None  # x, and the results, in traced code
+
+    def remember_weights(self) -> None:
+        """Remember where the weights are, after they were rearranged."""
+        self._memory = WeightMemory(self.modules)
+
+    def has_weights(self) -> bool:
+        """Return True if the modules have the weights that the kernels read, and not others that replaced them."""
+        return self._memory.is_unchanged()
+
+    def need_gradients(self) -> bool:
+        """Return True if a weight or a bias needs a gradient in the present mode of PyTorch."""
+        return self._memory.need_gradients()
 
     def __call__(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result of one of the projections.
@@ -112,7 +127,11 @@ class Projections(ABC):
             return inner(x)  # which raises an error
         is_eager = not is_tracing() and dispatcher_is_unobserved()
         can_accelerate = x.dtype is self.dtype and x.get_device() == self._device_index and not x.requires_grad
+        if torch.is_autocast_enabled(x.device.type) or self.need_gradients():
+            can_accelerate = False
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
+            can_accelerate = False
+        if is_eager and not self.has_weights():
             can_accelerate = False
         if is_eager and can_accelerate and type(x) is Tensor and x.numel() > 0:
             if x.numel() > self._max_entries:
@@ -183,6 +202,17 @@ class Projections(ABC):
     def reset(self) -> None:
         """Set the counts to zero."""
 
+    def multiply_present_weights(self, x: Tensor) -> Tensor:
+        """Return the results of all projections side by side, with the rule and the weights that the modules have now.
+
+        Args:
+            x: Vectors, shape [..., width].
+        """
+        results = []
+        for index, module in enumerate(self.modules):
+            results.append(self.apply_densely(x, index, partial(call_class_forward, module)))
+        return torch.cat(results, dim=-1)
+
     def _make_selector(self, rule: BoundRule, width: int) -> Selector:
         """Return a function that applies a rule, after a first call.
 
@@ -211,11 +241,12 @@ class Projections(ABC):
         if not self._shares:
             return compute(x.contiguous())[0]
         thread = get_ident()
+        version = 0 if x.is_inference() else x._version  # it changes when x is changed in place
         previous = self._outputs.pop(thread, None)
-        if previous is not None and previous[0] is x:
-            return previous[1][index]
+        if previous is not None and previous[0] is x and previous[1] == version:
+            return previous[2][index]
         results = compute(x.contiguous())
-        self._outputs[thread] = (x, results)
+        self._outputs[thread] = (x, version, results)
         return results[index]
 
     def _run_operator(self, x: Tensor, index: int) -> Tensor:
@@ -268,6 +299,7 @@ class KeptInputProjections(Projections):
     ) -> None:
         super().__init__(modules, rule, settings)
         self.layout = WeightLayout(modules, "input-major")
+        self.remember_weights()
         self._bias = _join_biases(modules, self.output_widths)
         weight = self.layout.joined
         assert weight is not None
@@ -484,12 +516,26 @@ def _join_biases(modules: Sequence[nn.Module], widths: Sequence[int]) -> Tensor 
     return torch.cat(parts)
 
 
+def call_class_forward(module: nn.Module, x: Tensor) -> Tensor:
+    """Call the forward that the class of a projection defines, which the patch of the module replaced.
+
+    Args:
+        module: The projection.
+        x: Vectors, shape [..., width].
+    """
+    result: Tensor = type(module).forward(module, x)  # type: ignore[operator]  # nn.Module declares it as a callable
+    return result
+
+
 def _identity(x: Tensor) -> Tensor:
     return x
 
 
 def _run_projections(x: Tensor, handle: int) -> Tensor:
-    return _projections.find(handle).decode_joined(x.contiguous())
+    projections = _projections.find(handle)
+    if not projections.has_weights():  # compiled code does not compare addresses
+        return projections.multiply_present_weights(x)
+    return projections.decode_joined(x.contiguous())
 
 
 def _project_fake_tensors(x: Tensor, handle: int) -> Tensor:

@@ -99,7 +99,7 @@ def read_settings(folder: Path) -> SavedSettings | None:
     if version != VERSION:
         raise StorageError(f"{path}: version {version!r}: expected {VERSION}. Update sparsedial, or save it again.")
     try:
-        return SavedSettings(
+        settings = SavedSettings(
             site=data["site"],
             prefill=data["prefill"],
             when_slower=data.get("when_slower", "mask"),  # earlier files do not have these two
@@ -111,3 +111,34 @@ def read_settings(folder: Path) -> SavedSettings | None:
         )
     except (KeyError, TypeError) as error:
         raise StorageError(f"{path}: an entry is missing or unknown ({error}). Save the model again.") from error
+    problem = _describe_problem(settings)
+    if problem is not None:
+        raise StorageError(f"{path}: {problem}. Save the model again.")
+    return settings
+
+
+def _describe_problem(settings: SavedSettings) -> str | None:
+    """Return which entry has a value that this package does not write, and what was expected. None if there is none."""
+    allowed: dict[str, tuple[Any, ...]] = {
+        "prefill": ("dense", "sparse"),
+        "when_slower": ("mask", "dense"),
+        "linear_layers": (True, False),
+    }
+    for name, values in allowed.items():
+        value = getattr(settings, name)
+        if not any(value is other or (isinstance(value, str) and value == other) for other in values):
+            return f"{name} is {value!r}: expected one of {', '.join(map(repr, values))}"
+    for name in ("calibration", "evidence"):
+        value = getattr(settings, name)
+        if value is not None and not isinstance(value, Mapping):
+            return f"{name} is {value!r}: expected an object or null"
+    if not settings.rules:
+        return "rules is empty: expected the rule of at least one vector"
+    seen = set()
+    for entry in settings.rules:
+        if not isinstance(entry.rule, Mapping):
+            return f"the rule of {entry.vector} of {entry.module} is {entry.rule!r}: expected an object"
+        if (entry.module, entry.vector) in seen:
+            return f"rules has two entries for {entry.vector} of {entry.module}: expected one"
+        seen.add((entry.module, entry.vector))
+    return None

@@ -97,7 +97,7 @@ def describe_problem(module: nn.Module) -> str | None:
 
     weight = module._parameters.get("weight")
     if type(module) not in (nn.Linear, Conv1D):
-        problem = "it is a layer of another kind (quantised, or wrapped by an adapter)"
+        problem = "it is a layer of another kind (quantised, wrapped by an adapter, or a class of its own)"
     elif weight is None:
         problem = "its weight is computed (pruned or parametrized)"
     elif type(weight) is not nn.Parameter or type(weight.data) is not torch.Tensor:

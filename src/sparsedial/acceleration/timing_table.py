@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ class LimitTable:
             table = _read_table(path)  # another process may have added entries
             table[key] = entry
             if path is not None:
-                write_atomically(path, json.dumps(table, indent=1).encode(), replace=True)
+                with suppress(OSError, StorageError):  # without a cache, the limits are measured again
+                    write_atomically(path, json.dumps(table, indent=1).encode(), replace=True)
         return table[key]
 
 
@@ -344,7 +346,7 @@ def _read_table(path: Path | None) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
     try:
-        table: dict[str, Any] = json.loads(path.read_text())
+        table = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return table
+    return table if isinstance(table, dict) else {}

@@ -7,7 +7,7 @@ or those of one output. The parameters of the modules become views of this matri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -100,6 +100,49 @@ def join_rows(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
         memory = first.new_zeros((first.shape[0], columns + padding))
         return torch.cat(list(matrices), dim=1, out=memory[:, :columns])
     return (first if len(matrices) == 1 else torch.cat(list(matrices), dim=1)).contiguous()
+
+
+class WeightMemory:
+    """Remembers where the weights and biases of projections are, to notice when they are replaced.
+
+    Args:
+        modules: The projections, after their weights were rearranged.
+
+    Example:
+        >>> linear = nn.Linear(3, 2)
+        >>> memory = WeightMemory([linear])
+        >>> before = memory.is_unchanged()
+        >>> linear.weight = nn.Parameter(torch.zeros(2, 3))
+        >>> before, memory.is_unchanged()
+        (True, False)
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._copies_biases = len(modules) > 1  # side by side, so that later changes of their values are missed
+        self._parameters: list[tuple[dict[str, Any], tuple[int, ...]]] = []
+        for module in modules:
+            parameters: dict[str, Any] = module._parameters
+            self._parameters.append((parameters, self._describe(parameters)))
+
+    def is_unchanged(self) -> bool:
+        """Return True if all weights and biases are where they were."""
+        return all(self._describe(parameters) == before for parameters, before in self._parameters)
+
+    def need_gradients(self) -> bool:
+        """Return True if a weight or a bias needs a gradient in the present mode of PyTorch."""
+        if not torch.is_grad_enabled():
+            return False
+        parameters = (parameter for parameters, _ in self._parameters for parameter in parameters.values())
+        return any(parameter is not None and parameter.requires_grad for parameter in parameters)
+
+    def _describe(self, parameters: dict[str, Any]) -> tuple[int, ...]:
+        weight = parameters.get("weight")
+        bias = parameters.get("bias")
+        if weight is None:  # pruned or parametrized
+            return ()
+        if bias is None:
+            return (weight.data_ptr(),)
+        return weight.data_ptr(), bias.data_ptr(), bias._version if self._copies_biases else 0
 
 
 def get_weight(module: nn.Module) -> nn.Parameter:

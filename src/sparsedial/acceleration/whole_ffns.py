@@ -6,7 +6,7 @@ caches. The projections stay patched: their patches run whenever the FFN is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, FfnKernels, FfnStep, GatedFormula
 from sparsedial.acceleration.dense_calls import DenseCalls
 from sparsedial.acceleration.operators import register_operator
-from sparsedial.acceleration.projections import KeptInputProjections
+from sparsedial.acceleration.projections import KeptInputProjections, Projections
 from sparsedial.ffn.expression import Expression
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import out_features
@@ -131,6 +131,7 @@ class WholeFfn:
         ffn: The FFN.
         max_entries: Number of entries of the longest argument that is computed here and not by the module.
         steps: The kernels of decode steps, by the number of vectors. The projections are called for other numbers.
+        readers: The projections of x and of the intermediate vector, whose weights the kernels read.
 
     Attributes:
         handle: Number by which compiled code finds this object.
@@ -144,6 +145,7 @@ class WholeFfn:
         ffn: FFN,
         max_entries: int,
         steps: Mapping[int, FfnDecode] = MappingProxyType({}),
+        readers: Sequence[Projections] = (),
     ) -> None:
         self._formula = formula
         self._kernels = kernels
@@ -154,6 +156,8 @@ class WholeFfn:
         weight = ffn.down.weight
         assert isinstance(weight, Tensor)
         self._dtype = weight.dtype
+        self._readers = tuple(readers)
+        self._children: list[tuple[dict[str, Any], str, nn.Module]] = []
         self._projections: list[tuple[dict[str, Any], Any]] = []
         self._others: list[tuple[dict[str, Any], Any]] = []
         self._inner: Callable[[Any], Any]  # set by `watch`, as the entries of the lists
@@ -169,8 +173,10 @@ class WholeFfn:
         """
         self._inner = inner  # compiled code calls the operator with a number, which finds only this object
         projections = [*self._ffn.input_projections, self._ffn.down]
+        self._state = vars(module)
         for child in module.modules():
             entry = (vars(child), vars(child).get("forward"))
+            self._children.extend((child._modules, name, inside) for name, inside in child.named_children())
             if child in projections:
                 self._projections.append(entry)
             elif child is not module:
@@ -184,7 +190,9 @@ class WholeFfn:
         """
         if type(x) is not Tensor or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
             return self._inner(x)
-        if not 0 < x.numel() <= self._max_entries or is_tracing():
+        if not 0 < x.numel() <= self._max_entries or is_tracing() or torch.is_autocast_enabled("cpu"):
+            return self._inner(x)
+        if torch.is_grad_enabled() and any(reader.need_gradients() for reader in self._readers):
             return self._inner(x)
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
             return self._inner(x)
@@ -201,7 +209,7 @@ class WholeFfn:
         Args:
             x: Vectors, shape [..., hidden].
         """
-        if x.shape[-1] == self._hidden and _are_unchanged(self._others):
+        if x.shape[-1] == self._hidden and self._is_whole() and _are_unchanged(self._others):
             return self.compute(x.contiguous())
         result: Tensor = self._inner(x)
         return result
@@ -214,7 +222,7 @@ class WholeFfn:
         """
         vectors = x.numel() // self._hidden
         step = self._steps.get(vectors)
-        if step is not None and _are_unchanged(self._projections):
+        if step is not None and _are_unchanged(self._projections) and all(map(_has_weights, self._readers)):
             for dense_calls in step.dense_calls:
                 dense_calls.add(vectors)
             return step.compute(x)
@@ -229,6 +237,12 @@ class WholeFfn:
             intermediate = up * ffn.compute_vector("gate", outputs[ffn.gate.module])
         result: Tensor = ffn.down(intermediate)
         return result
+
+    def _is_whole(self) -> bool:
+        """Return True if the modules inside are those that were watched, in evaluation mode."""
+        if self._state["training"] or any(state["training"] for state, _ in self._others):
+            return False
+        return all(modules.get(name) is child for modules, name, child in self._children)
 
     def _can_activate(self, vector: Tensor) -> bool:
         """Return True if the kernel of the activation can read an output of a projection."""
@@ -262,7 +276,7 @@ def make_decode_ffn(
         dense_parts = [part for part, is_dense in zip((first, second), dense, strict=True) if is_dense]
         if step is not None:
             steps[vectors] = FfnDecode(step, tuple(part.dense_calls for part in dense_parts))
-    return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps)
+    return WholeFfn(formula, kernels, ffn, MAX_DECODE_VECTORS * ffn.hidden, steps, projections)
 
 
 class FfnPatch(ForwardPatch):
@@ -284,6 +298,10 @@ class FfnPatch(ForwardPatch):
         if len(args) == 1 and not kwargs and isinstance(self._apply, WholeFfn):
             return self._apply(args[0])
         return self._inner(*args, **kwargs)
+
+
+def _has_weights(projections: Projections) -> bool:
+    return projections.has_weights()
 
 
 def _are_unchanged(modules: list[tuple[dict[str, Any], Any]]) -> bool:

@@ -37,12 +37,17 @@ class ForwardPatch:
         self._parameters: Any = module._parameters
         self._forward = module.forward = self._select_forward()
 
+    @property
+    def is_removed(self) -> bool:
+        """True if the patch has no effect any more, also while another one covers it."""
+        return self._apply is _identity
+
     def remove(self) -> None:
         """Restore the module. If ``forward`` was replaced again after this patch, only stop changing tensors."""
         if vars(self._module).get("forward") is not self._forward:
             self._apply = _identity
         else:
-            _restore_forward(self._module, self.instance_forward)
+            _restore_forward(self._module, self._uncovered_forward())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardPatch:
         """Return a patch without effect, for a copy of the module. It is removed when the copy is called."""
@@ -61,6 +66,15 @@ class ForwardPatch:
 
         patch._inner = call_unpatched
         return patch
+
+    def _uncovered_forward(self) -> Any:
+        """Return the forward that the module had before, without patches that were removed in the meantime."""
+        forward = self.instance_forward
+        patch = getattr(forward, "__self__", None)
+        while isinstance(patch, ForwardPatch) and patch.is_removed:
+            forward = patch.instance_forward
+            patch = getattr(forward, "__self__", None)
+        return forward
 
     def _select_forward(self) -> Callable[..., Any]:
         """Return the method that replaces the module's forward."""
