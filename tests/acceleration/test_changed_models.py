@@ -127,10 +127,9 @@ def test_a_model_may_be_sparsified_after_it_was_accelerated(make_model):
     model = make_model()
     with sd.sparsify(model, "input", sd.TopP(0.5)), sd.sparsify(model, "intermediate", sd.TopP(0.4)):
         both = logits(model, TOKENS[0])
-    with sd.accelerate(model, "input", sd.TopP(0.5)) as fast:
-        with sd.sparsify(model, "intermediate", sd.TopP(0.4)):
-            torch.testing.assert_close(logits(model, TOKENS[0]), both, rtol=1e-4, atol=1e-4)
-            fast.restore()
+    with sd.accelerate(model, "input", sd.TopP(0.5)) as fast, sd.sparsify(model, "intermediate", sd.TopP(0.4)):
+        torch.testing.assert_close(logits(model, TOKENS[0]), both, rtol=1e-4, atol=1e-4)
+        fast.restore()
     assert not any("forward" in vars(module) for module in model.modules())
 
 

@@ -92,8 +92,8 @@ def test_copies_have_the_layout_of_the_matrix_without_much_unused_memory(monkeyp
         assert copied.stride() == (48 if weight.stride(0) == 48 else 40, 1)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "3", "{"])
-def test_a_damaged_table_is_measured_again(small_measurement, content):
+@pytest.mark.parametrize("content", ["[]", "null", "3"])
+def test_a_table_of_another_kind_is_measured_again(small_measurement, content):
     small_measurement.parent.mkdir(parents=True)
     small_measurement.write_text(content)
     table = LimitTable(make_backend())

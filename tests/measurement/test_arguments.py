@@ -10,8 +10,9 @@ from torch import nn
 from transformers import LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import sparsedial as sd
-from sparsedial.errors import AttachError, ModelError, SparsedialError, SpecError
+from sparsedial.errors import AttachError, ModelError, SparsedialError, SpecError, TaskError
 from sparsedial.measurement.arguments import describe_study
+from sparsedial.tasks.base import Scores
 from sparsedial.tasks.spec import TaskSpec
 from tests.measurement.conftest import Confidence
 
@@ -43,6 +44,7 @@ class LastLayer(sd.Site):
 
 CASES = {
     "an object that is no model": (lambda model: ({},), {}, "got an object of type dict: expected the name of a model"),
+    "a list in a list": (lambda model: (model,), {"p": [[0.9]]}, "without lists inside"),
     "nothing": (lambda model: (None,), {}, "got an object of type NoneType"),
     "a class": (lambda model: (LlamaForCausalLM,), {}, "got an object of type type"),
     "a module": (lambda model: (nn.Linear(2, 2),), {}, "Linear has no configuration of transformers"),
@@ -157,3 +159,21 @@ def test_a_site_that_is_no_name_cannot_be_sparsified(llama):
     for site in (LastLayer, LastLayer(), 3):
         with pytest.raises(SpecError, match="expected"):
             sd.sparsify(llama, site, sd.TopP(0.5)).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "message"),
+    [
+        (3, np.ones(4), "the metric is 3: expected a name"),
+        ("share", [1.0, 0.0], "of type list: expected a NumPy array"),
+        ("share", np.ones((4, 2)), r"shape \[4, 2\]"),
+        ("share", np.array(["a", "b"]), "dtype <U1"),
+    ],
+)
+def test_scores_of_another_kind_name_the_task(llama, metric, values, message):
+    class Odd(Confidence):
+        def score(self, lm, examples, sparsifier, progress):
+            return Scores(metric, values, higher_is_better=True)
+
+    with pytest.raises(TaskError, match=message):
+        sd.measure(llama, sites="input", p=0.9, tasks=[Odd()])

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 import sparsedial as sd
-from sparsedial.errors import SpecError
+from sparsedial.errors import SpecError, StorageError
 from tests.measurement.conftest import SMALL
 
 
@@ -38,6 +38,16 @@ def test_the_page_alone_or_with_its_files(result, tmp_path):
     page = result.report(tmp_path / "folder")
     assert page == tmp_path / "folder" / "report.html"
     assert (tmp_path / "folder" / "critical.csv").exists() and "Data files" in page.read_text()
+
+
+def test_a_file_that_is_no_page_is_not_replaced(result, tmp_path):
+    notes = tmp_path / "notes.html"
+    notes.write_text("my notes")
+    with pytest.raises(StorageError, match="not of an earlier report"):
+        result.report(notes)
+    assert notes.read_text() == "my notes"
+    page = result.report(tmp_path / "page.html")
+    assert result.report(page) == page
 
 
 def test_curves_are_found_by_what_distinguishes_them(result):

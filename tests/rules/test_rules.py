@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -38,6 +39,11 @@ def test_unknown_names_and_versions_name_the_known_ones():
 def test_rules_cannot_be_changed():
     with pytest.raises(AttributeError):
         sd.TopP(0.5).p = 0.6
+
+
+def test_a_parameter_may_be_a_number_of_numpy():
+    assert sd.TopP(np.float64(0.5)) == sd.TopP(0.5) == sd.TopP(np.float32(0.5))
+    assert type(sd.TopP(np.float32(0.5)).p) is float
 
 
 @given(st.floats(0, 1), st.integers(0, 5000))

@@ -91,6 +91,7 @@ def accelerate(  # noqa: PLR0913  # the options of one call
     Raises:
         SpecError: The site, the rule, a layer, ``prefill`` or ``when_slower`` is unknown.
         AttachError: The FFNs are accelerated or sparsified already, also at other sites.
+        ModelError: This is no model, or its weights cannot be accelerated.
 
     Example:
         >>> import sparsedial as sd, torch

@@ -522,8 +522,11 @@ def call_class_forward(module: nn.Module, x: Tensor) -> Tensor:
     Args:
         module: The projection.
         x: Vectors, shape [..., width].
+
+    Returns:
+        The result, shape [..., outputs].
     """
-    result: Tensor = type(module).forward(module, x)  # type: ignore[operator]  # nn.Module declares it as a callable
+    result: Tensor = type(module).forward(module, x)
     return result
 
 

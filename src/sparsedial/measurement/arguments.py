@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsedial.errors import AttachError, SpecError
@@ -87,7 +87,10 @@ def _list_entries(value: Any) -> list[Any] | None:
     """Return the distinct entries of an argument that takes one entry or several, as plain data. None stays None."""
     if value is None:
         return None
-    return list(dict.fromkeys(map(_convert_value, _as_list(value))))
+    entries = list(map(_convert_value, _as_list(value)))
+    if not all(isinstance(entry, Hashable) for entry in entries):
+        raise SpecError(f"{value!r}: expected one value, or a list of values without lists inside")
+    return list(dict.fromkeys(entries))
 
 
 def _list_sites(sites: Any) -> list[Any] | None:

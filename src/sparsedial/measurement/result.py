@@ -134,10 +134,12 @@ class Measurement:
         require_extra("report", "the report")
         from sparsedial.report.csv_and_json import write_file
         from sparsedial.report.html_page import render_page, write_report
+        from sparsedial.report.output_folder import check_report_page
 
         target = Path(path)
         if target.suffix.lower() != ".html":
             return write_report(self.results, target)
+        check_report_page(target)
         write_file(target, render_page(self.results).encode())
         return target
 

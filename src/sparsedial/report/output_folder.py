@@ -12,6 +12,10 @@ from sparsedial.study.folder_layout import holds_study
 
 PAGE_NAME = "report.html"
 RESULTS_NAME = "results.json"
+PAGE_HEAD_BYTES = 4096  # the head of a page begins with `GENERATOR`
+
+GENERATOR = '<meta name="generator" content="sparsedial">'
+"""HTML by which a page is recognized."""
 
 
 def check_report_folder(folder: Path, names: Iterable[str]) -> None:
@@ -30,6 +34,28 @@ def check_report_folder(folder: Path, names: Iterable[str]) -> None:
     except OSError as error:
         raise StorageError(f"{sanitize_text(folder)}: cannot be read: {error.strerror}") from None
     check_no_foreign_files(folder, names, "report")
+
+
+def check_report_page(path: Path) -> None:
+    """Check that a page alone replaces only an earlier page. Nothing is changed.
+
+    Args:
+        path: The file. It need not exist.
+
+    Raises:
+        StorageError: It is another file, or it cannot be read.
+    """
+    try:
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            if GENERATOR.encode() in file.read(PAGE_HEAD_BYTES):
+                return
+    except OSError as error:
+        raise StorageError(f"{sanitize_text(path)}: cannot be read: {error.strerror}") from None
+    raise StorageError(
+        f"{sanitize_text(path)}: exists and is not of an earlier report. Nothing was written. Choose another name."
+    )
 
 
 def check_no_foreign_files(folder: Path, names: Iterable[str], kind: str = "export") -> None:

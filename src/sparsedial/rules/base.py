@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -68,7 +69,7 @@ class Rule:
     @classmethod
     def _check_parameter(cls, name: str, value: object) -> float:
         low, high = sorted((cls.dense_value, cls.sparsest_value))
-        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:  # NaN: False
+        if isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high:  # NaN: False
             return float(value)
         raise SpecError(f"{cls.__name__}({name}={value!r}): expected a number in [{low:g}, {high:g}]")
 

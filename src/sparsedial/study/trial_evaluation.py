@@ -136,7 +136,7 @@ class Trial:
         start = time.time()
         evaluation = self._evaluate_in_memory(lm, ffns, examples, progress, batch)
         scores = evaluation.scores
-        _check_scores(self.task.name, scores.values)
+        _check_scores(self.task.name, scores)
         counts = evaluation.counts
         record = TrialRecord(
             identity=self.identity(lm, ffns),
@@ -231,7 +231,16 @@ class Trial:
         return weight_share(select_owners(ffns, self.site, self.layers), ffns.weights_per_token)
 
 
-def _check_scores(task_name: str, values: np.ndarray) -> None:
+def _check_scores(task_name: str, scores: Scores) -> None:
+    values = scores.values
+    if not isinstance(scores.metric, str) or not scores.metric:
+        raise TaskError(f"task {task_name}: the metric is {scores.metric!r}: expected a name. The trial is not stored.")
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "biuf":
+        shape = f", shape {list(values.shape)}, dtype {values.dtype}" if isinstance(values, np.ndarray) else ""
+        raise TaskError(
+            f"task {task_name}: the scores are of type {type(values).__name__}{shape}: expected a NumPy array with one "
+            "number per example. The trial is not stored."
+        )
     if not len(values) or not np.isfinite(values).all():
         raise TaskError(
             f"task {task_name}: expected at least one score and only finite scores, got "

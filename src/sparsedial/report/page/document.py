@@ -12,6 +12,7 @@ from sparsedial.report.critical_table import make_critical_table
 from sparsedial.report.figures.catalog import ModelFigures
 from sparsedial.report.figures.profile_data import Profiles
 from sparsedial.report.generation_tables import make_generation_tables
+from sparsedial.report.output_folder import GENERATOR
 from sparsedial.report.page import glossary
 from sparsedial.report.page.changed_tables import make_changed_tables
 from sparsedial.report.page.content_security import content_security_policy, page_script, page_style
@@ -93,7 +94,7 @@ def render_document(results: Results, figures: PageFigures, tables: Sequence[str
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{content_security_policy()}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{GENERATOR}'
         f"<title>{title}</title><style>{page_style()}</style></head>\n"
         f"<body><main><h1>{title}</h1>{render_model_line(results.provenance)}{_render_problems(results.problems)}"
         f"{_render_answer(results)}{_render_notes(results.notes)}"
