@@ -80,6 +80,7 @@ class Projections(ABC):
         handle: Number by which compiled code finds this object.
         output_widths: Number of outputs of each projection.
         prefill_calls: Number of calls with many vectors, outside of compiled code.
+        memory: Where the weights are that the kernels read.
     """
 
     def __init__(self, modules: Sequence[nn.Module], rule: BoundRule | None, settings: ProjectionSettings) -> None:
@@ -98,22 +99,22 @@ class Projections(ABC):
             self._max_entries = sys.maxsize
         self._shares = len(modules) > 1
         self.output_widths = [out_features(module) for module in modules]
-        self._memory: WeightMemory  # set by `remember_weights`
+        self.memory: WeightMemory  # set by `remember_weights`
         # By thread: x, its version and the results.
         self._outputs: dict[int, tuple[Tensor, int, Sequence[Tensor]]] = {}
         self._traced: tuple[Tensor, Sequence[Tensor]] | None = None  # x, and the results, in traced code
 
     def remember_weights(self) -> None:
         """Remember where the weights are, after they were rearranged."""
-        self._memory = WeightMemory(self.modules)
+        self.memory = WeightMemory(self.modules)
 
     def has_weights(self) -> bool:
         """Return True if the modules have the weights that the kernels read, and not others that replaced them."""
-        return self._memory.is_unchanged()
+        return self.memory.is_unchanged()
 
     def need_gradients(self) -> bool:
         """Return True if a weight or a bias needs a gradient in the present mode of PyTorch."""
-        return self._memory.need_gradients()
+        return self.memory.need_gradients()
 
     def __call__(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result of one of the projections.

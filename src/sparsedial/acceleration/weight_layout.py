@@ -119,30 +119,33 @@ class WeightMemory:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._copies_biases = len(modules) > 1  # side by side, so that later changes of their values are missed
-        self._parameters: list[tuple[dict[str, Any], tuple[int, ...]]] = []
+        self._parameters: list[tuple[dict[str, Any], int, int, int]] = []  # addresses, and the version of the bias
         for module in modules:
             parameters: dict[str, Any] = module._parameters
-            self._parameters.append((parameters, self._describe(parameters)))
+            bias = parameters["bias"]
+            address, version = (0, 0) if bias is None else (bias.data_ptr(), bias._version)
+            self._parameters.append((parameters, parameters["weight"].data_ptr(), address, version))
 
     def is_unchanged(self) -> bool:
-        """Return True if all weights and biases are where they were."""
-        return all(self._describe(parameters) == before for parameters, before in self._parameters)
+        """Return True if all weights and biases are where they were. A decode step asks for each FFN."""
+        for parameters, weight_address, bias_address, bias_version in self._parameters:
+            weight = parameters.get("weight")  # None if it was pruned or parametrized
+            if weight is None or weight.data_ptr() != weight_address:
+                return False
+            bias = parameters.get("bias")
+            if bias is None:
+                if bias_address:
+                    return False
+            elif bias.data_ptr() != bias_address or (self._copies_biases and bias._version != bias_version):
+                return False
+        return True
 
     def need_gradients(self) -> bool:
         """Return True if a weight or a bias needs a gradient in the present mode of PyTorch."""
         if not torch.is_grad_enabled():
             return False
-        parameters = (parameter for parameters, _ in self._parameters for parameter in parameters.values())
+        parameters = (parameter for parameters, *_ in self._parameters for parameter in parameters.values())
         return any(parameter is not None and parameter.requires_grad for parameter in parameters)
-
-    def _describe(self, parameters: dict[str, Any]) -> tuple[int, ...]:
-        weight = parameters.get("weight")
-        bias = parameters.get("bias")
-        if weight is None:  # pruned or parametrized
-            return ()
-        if bias is None:
-            return (weight.data_ptr(),)
-        return weight.data_ptr(), bias.data_ptr(), bias._version if self._copies_biases else 0
 
 
 def get_weight(module: nn.Module) -> nn.Parameter:

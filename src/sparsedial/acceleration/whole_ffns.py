@@ -156,7 +156,7 @@ class WholeFfn:
         weight = ffn.down.weight
         assert isinstance(weight, Tensor)
         self._dtype = weight.dtype
-        self._readers = tuple(readers)
+        self._memories = tuple(reader.memory for reader in readers)
         self._children: list[tuple[dict[str, Any], str, nn.Module]] = []
         self._projections: list[tuple[dict[str, Any], Any]] = []
         self._others: list[tuple[dict[str, Any], Any]] = []
@@ -192,7 +192,7 @@ class WholeFfn:
             return self._inner(x)
         if not 0 < x.numel() <= self._max_entries or is_tracing() or torch.is_autocast_enabled("cpu"):
             return self._inner(x)
-        if torch.is_grad_enabled() and any(reader.need_gradients() for reader in self._readers):
+        if torch.is_grad_enabled() and any(memory.need_gradients() for memory in self._memories):
             return self._inner(x)
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
             return self._inner(x)
@@ -222,7 +222,7 @@ class WholeFfn:
         """
         vectors = x.numel() // self._hidden
         step = self._steps.get(vectors)
-        if step is not None and _are_unchanged(self._projections) and all(map(_has_weights, self._readers)):
+        if step is not None and _are_unchanged(self._projections) and self._has_weights():
             for dense_calls in step.dense_calls:
                 dense_calls.add(vectors)
             return step.compute(x)
@@ -238,11 +238,24 @@ class WholeFfn:
         result: Tensor = ffn.down(intermediate)
         return result
 
+    def _has_weights(self) -> bool:
+        """Return True if the projections have the weights that the kernels read."""
+        for memory in self._memories:  # noqa: SIM110  # a generator takes twice as long
+            if not memory.is_unchanged():
+                return False
+        return True
+
     def _is_whole(self) -> bool:
         """Return True if the modules inside are those that were watched, in evaluation mode."""
-        if self._state["training"] or any(state["training"] for state, _ in self._others):
+        if self._state["training"]:
             return False
-        return all(modules.get(name) is child for modules, name, child in self._children)
+        for state, _ in self._others:
+            if state["training"]:
+                return False
+        for modules, name, child in self._children:  # noqa: SIM110  # as above
+            if modules.get(name) is not child:
+                return False
+        return True
 
     def _can_activate(self, vector: Tensor) -> bool:
         """Return True if the kernel of the activation can read an output of a projection."""
@@ -298,10 +311,6 @@ class FfnPatch(ForwardPatch):
         if len(args) == 1 and not kwargs and isinstance(self._apply, WholeFfn):
             return self._apply(args[0])
         return self._inner(*args, **kwargs)
-
-
-def _has_weights(projections: Projections) -> bool:
-    return projections.has_weights()
 
 
 def _are_unchanged(modules: list[tuple[dict[str, Any], Any]]) -> bool:
