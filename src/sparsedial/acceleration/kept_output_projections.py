@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedial.acceleration.backend import Backend, KeptOutputProduct, ProductCounts, ProductLimits
 from sparsedial.acceleration.projections import Projections, ProjectionSettings, call_class_forward
-from sparsedial.acceleration.weight_layout import WeightLayout
+from sparsedial.acceleration.weight_layout import WeightLayout, WeightMemory
 from sparsedial.errors import ModelError
 from sparsedial.ffn.expression import OutputSlice
 from sparsedial.ffn.feed_forward import FFN
@@ -37,7 +37,7 @@ class KeptOutputProjections(Projections):
         self._own_part, _ = ffn.branch(vector)
         self._other_part, _ = ffn.branch(OTHER_VECTOR[vector])
         self.layout = WeightLayout(self.modules, "output-major")
-        self.remember_weights()
+        self.memory = WeightMemory(self.modules)
         self._own = self._make_product(self._own_part, settings.backend)
         self._other = self._make_product(self._other_part, settings.backend)
         self._select = self._make_selector(rule, ffn.width)

@@ -99,22 +99,10 @@ class Projections(ABC):
             self._max_entries = sys.maxsize
         self._shares = len(modules) > 1
         self.output_widths = [out_features(module) for module in modules]
-        self.memory: WeightMemory  # set by `remember_weights`
+        self.memory: WeightMemory  # set by subclasses, after they have rearranged the weights
         # By thread: x, its version and the results.
         self._outputs: dict[int, tuple[Tensor, int, Sequence[Tensor]]] = {}
         self._traced: tuple[Tensor, Sequence[Tensor]] | None = None  # x, and the results, in traced code
-
-    def remember_weights(self) -> None:
-        """Remember where the weights are, after they were rearranged."""
-        self.memory = WeightMemory(self.modules)
-
-    def has_weights(self) -> bool:
-        """Return True if the modules have the weights that the kernels read, and not others that replaced them."""
-        return self.memory.is_unchanged()
-
-    def need_gradients(self) -> bool:
-        """Return True if a weight or a bias needs a gradient in the present mode of PyTorch."""
-        return self.memory.need_gradients()
 
     def __call__(self, x: Tensor, index: int, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result of one of the projections.
@@ -128,11 +116,11 @@ class Projections(ABC):
             return inner(x)  # which raises an error
         is_eager = not is_tracing() and dispatcher_is_unobserved()
         can_accelerate = x.dtype is self.dtype and x.get_device() == self._device_index and not x.requires_grad
-        if torch.is_autocast_enabled(x.device.type) or self.need_gradients():
+        if torch.is_autocast_enabled(x.device.type) or self.memory.need_gradients():
             can_accelerate = False
         if not torch.compiler.is_compiling() and not kernel_can_read(x):
             can_accelerate = False
-        if is_eager and not self.has_weights():
+        if is_eager and not self.memory.is_unchanged():
             can_accelerate = False
         if is_eager and can_accelerate and type(x) is Tensor and x.numel() > 0:
             if x.numel() > self._max_entries:
@@ -300,7 +288,7 @@ class KeptInputProjections(Projections):
     ) -> None:
         super().__init__(modules, rule, settings)
         self.layout = WeightLayout(modules, "input-major")
-        self.remember_weights()
+        self.memory = WeightMemory(modules)
         self._bias = _join_biases(modules, self.output_widths)
         weight = self.layout.joined
         assert weight is not None
@@ -537,7 +525,7 @@ def _identity(x: Tensor) -> Tensor:
 
 def _run_projections(x: Tensor, handle: int) -> Tensor:
     projections = _projections.find(handle)
-    if not projections.has_weights():  # compiled code does not compare addresses
+    if not projections.memory.is_unchanged():  # compiled code does not compare addresses
         return projections.multiply_present_weights(x)
     return projections.decode_joined(x.contiguous())
 

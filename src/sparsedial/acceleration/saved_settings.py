@@ -119,26 +119,23 @@ def read_settings(folder: Path) -> SavedSettings | None:
 
 def _describe_problem(settings: SavedSettings) -> str | None:
     """Return which entry has a value that this package does not write, and what was expected. None if there is none."""
-    allowed: dict[str, tuple[Any, ...]] = {
-        "prefill": ("dense", "sparse"),
-        "when_slower": ("mask", "dense"),
-        "linear_layers": (True, False),
-    }
-    for name, values in allowed.items():
+    for name, words in (("prefill", ("dense", "sparse")), ("when_slower", ("mask", "dense"))):
         value = getattr(settings, name)
-        if not any(value is other or (isinstance(value, str) and value == other) for other in values):
-            return f"{name} is {value!r}: expected one of {', '.join(map(repr, values))}"
+        if value not in words:
+            return f"{name} is {value!r}: expected one of {', '.join(map(repr, words))}"
+    if not isinstance(settings.linear_layers, bool):
+        return f"linear_layers is {settings.linear_layers!r}: expected true or false"
     for name in ("calibration", "evidence"):
         value = getattr(settings, name)
         if value is not None and not isinstance(value, Mapping):
             return f"{name} is {value!r}: expected an object or null"
     if not settings.rules:
         return "rules is empty: expected the rule of at least one vector"
-    seen = set()
+    vectors = set()
     for entry in settings.rules:
         if not isinstance(entry.rule, Mapping):
             return f"the rule of {entry.vector} of {entry.module} is {entry.rule!r}: expected an object"
-        if (entry.module, entry.vector) in seen:
+        if (entry.module, entry.vector) in vectors:
             return f"rules has two entries for {entry.vector} of {entry.module}: expected one"
-        seen.add((entry.module, entry.vector))
+        vectors.add((entry.module, entry.vector))
     return None

@@ -144,8 +144,10 @@ class WeightMemory:
         """Return True if a weight or a bias needs a gradient in the present mode of PyTorch."""
         if not torch.is_grad_enabled():
             return False
-        parameters = (parameter for parameters, *_ in self._parameters for parameter in parameters.values())
-        return any(parameter is not None and parameter.requires_grad for parameter in parameters)
+        for parameters, *_ in self._parameters:
+            if any(parameter is not None and parameter.requires_grad for parameter in parameters.values()):
+                return True
+        return False
 
 
 def get_weight(module: nn.Module) -> nn.Parameter:

@@ -17,6 +17,7 @@ from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, FfnKern
 from sparsedial.acceleration.dense_calls import DenseCalls
 from sparsedial.acceleration.operators import register_operator
 from sparsedial.acceleration.projections import KeptInputProjections, Projections
+from sparsedial.acceleration.weight_layout import WeightMemory
 from sparsedial.ffn.expression import Expression
 from sparsedial.ffn.feed_forward import FFN
 from sparsedial.ffn.projections import out_features
@@ -157,7 +158,8 @@ class WholeFfn:
         assert isinstance(weight, Tensor)
         self._dtype = weight.dtype
         self._memories = tuple(reader.memory for reader in readers)
-        self._children: list[tuple[dict[str, Any], str, nn.Module]] = []
+        self._children: list[Any] = []  # the dictionaries of children of the modules, and copies of them
+        self._children_before: list[Any] = []
         self._projections: list[tuple[dict[str, Any], Any]] = []
         self._others: list[tuple[dict[str, Any], Any]] = []
         self._inner: Callable[[Any], Any]  # set by `watch`, as the entries of the lists
@@ -176,7 +178,9 @@ class WholeFfn:
         self._state = vars(module)
         for child in module.modules():
             entry = (vars(child), vars(child).get("forward"))
-            self._children.extend((child._modules, name, inside) for name, inside in child.named_children())
+            if child._modules:
+                self._children.append(child._modules)
+                self._children_before.append(dict(child._modules))
             if child in projections:
                 self._projections.append(entry)
             elif child is not module:
@@ -209,7 +213,7 @@ class WholeFfn:
         Args:
             x: Vectors, shape [..., hidden].
         """
-        if x.shape[-1] == self._hidden and self._is_whole() and _are_unchanged(self._others):
+        if x.shape[-1] == self._hidden and self._has_children() and _are_unchanged(self._others):
             return self.compute(x.contiguous())
         result: Tensor = self._inner(x)
         return result
@@ -222,7 +226,8 @@ class WholeFfn:
         """
         vectors = x.numel() // self._hidden
         step = self._steps.get(vectors)
-        if step is not None and _are_unchanged(self._projections) and self._has_weights():
+        has_weights = all(map(WeightMemory.is_unchanged, self._memories))
+        if step is not None and has_weights and _are_unchanged(self._projections):
             for dense_calls in step.dense_calls:
                 dense_calls.add(vectors)
             return step.compute(x)
@@ -238,24 +243,14 @@ class WholeFfn:
         result: Tensor = ffn.down(intermediate)
         return result
 
-    def _has_weights(self) -> bool:
-        """Return True if the projections have the weights that the kernels read."""
-        for memory in self._memories:  # noqa: SIM110  # a generator takes twice as long
-            if not memory.is_unchanged():
-                return False
-        return True
-
-    def _is_whole(self) -> bool:
+    def _has_children(self) -> bool:
         """Return True if the modules inside are those that were watched, in evaluation mode."""
         if self._state["training"]:
             return False
         for state, _ in self._others:
             if state["training"]:
                 return False
-        for modules, name, child in self._children:  # noqa: SIM110  # as above
-            if modules.get(name) is not child:
-                return False
-        return True
+        return self._children == self._children_before
 
     def _can_activate(self, vector: Tensor) -> bool:
         """Return True if the kernel of the activation can read an output of a projection."""
