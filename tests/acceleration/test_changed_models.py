@@ -8,6 +8,7 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import sparsedial as sd
+from sparsedial.acceleration import kernel_attachment
 from sparsedial.errors import AttachError, ModelError
 
 ALL = sd.TopP(1.0)
@@ -131,6 +132,59 @@ def test_a_model_may_be_sparsified_after_it_was_accelerated(make_model):
         torch.testing.assert_close(logits(model, TOKENS[0]), both, rtol=1e-4, atol=1e-4)
         fast.restore()
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize(("site", "inner"), [("up", "gate"), ("gate", "up")])
+def test_a_vector_that_is_not_computed_completely_cannot_be_sparsified(make_model, site, inner):
+    model = make_model()
+    message = f"accelerated at a site that skips entries of {inner}"
+    with sd.accelerate(model, site, sd.TopP(0.6)) as fast, pytest.raises(AttachError, match=message):
+        sd.sparsify(fast, inner, sd.TopP(0.6)).__enter__()
+    with sd.sparsify(model, inner, sd.TopP(0.6)):
+        assert torch.isfinite(logits(model, TOKENS[0])).all()
+
+
+def test_an_acceleration_that_fails_leaves_the_vectors_free(make_model, monkeypatch):
+    def fail(_):
+        raise KeyboardInterrupt
+
+    model = make_model()
+    monkeypatch.setattr(kernel_attachment, "LimitTable", fail)
+    with pytest.raises(KeyboardInterrupt):
+        sd.accelerate(model, "all_inputs", ALL)
+    monkeypatch.undo()
+    with sd.accelerate(model, "all_inputs", ALL) as fast:
+        logits(fast, TOKENS[0])
+        assert fast.report().calls > 0
+
+
+@pytest.mark.parametrize("register", [
+    torch.nn.modules.module.register_module_forward_hook, torch.nn.modules.module.register_module_forward_pre_hook,
+])  # fmt: skip
+def test_hooks_of_all_modules_see_the_modules_of_an_ffn(make_model, register):
+    called = set()
+    with sd.accelerate(make_model(), "all_inputs", ALL) as fast:
+        expected = logits(fast, TOKENS[0])
+        handle = register(lambda module, *_: called.add(module))
+        try:
+            seen = logits(fast, TOKENS[0])
+        finally:
+            handle.remove()
+        mlp = fast.model.layers[0].mlp
+        assert {mlp.up_proj, mlp.gate_proj, mlp.act_fn, mlp.down_proj} <= called
+    torch.testing.assert_close(seen, expected)
+
+
+def test_weights_have_the_names_of_the_model(make_model):
+    model = make_model()
+    names = list(model.state_dict())
+    with sd.accelerate(model, "all_inputs", ALL) as fast:
+        assert list(fast.state_dict()) == names
+        before = logits(fast, TOKENS[0])
+        fast.load_state_dict({name: tensor * 1.5 for name, tensor in fast.state_dict().items()})
+        changed = logits(fast, TOKENS[0])
+        assert not torch.equal(changed, before)
+    torch.testing.assert_close(logits(model, TOKENS[0]), changed, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("ids", TOKENS, ids=["decode", "prefill"])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 import sparsedial as sd
-from sparsedial.acceleration import call_timing, timing_table
+from sparsedial.acceleration import call_timing, product_timing, timing_table
 from sparsedial.acceleration.cpu_backend import make_backend
 from sparsedial.acceleration.cpu_products import AllOutputs
 from sparsedial.acceleration.linear_layers import LinearPatch
@@ -42,7 +42,9 @@ def accelerate(model, **options):
 
 
 def count_patches(fast):
-    return sum(isinstance(patch, LinearPatch) for patch in fast._patches)
+    """Return the number of modules whose forward is that of a `LinearPatch`."""
+    owners = (getattr(module.forward, "__self__", None) for module in fast.dense_model.modules())
+    return sum(isinstance(owner, LinearPatch) for owner in owners)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -328,7 +330,7 @@ def test_the_choice_is_saved(faster_kernel, make_model, tmp_path):
 
 def test_times_are_measured_once_and_read_from_the_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(timing_table, "MIN_LINEAR_BYTES", 0)
-    monkeypatch.setattr(timing_table, "COLD_BYTES", 1)
+    monkeypatch.setattr(product_timing, "COLD_BYTES", 1)
     monkeypatch.setattr(call_timing, "REPEATS", 1)
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path))
     weight = torch.randn(40, 24)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import sparsedial as sd
 from sparsedial.acceleration.saved_settings import FILE_NAME
-from sparsedial.errors import ModelError, StorageError
+from sparsedial.errors import ModelError, SpecError, StorageError
 
 
 @pytest.fixture
@@ -68,9 +68,10 @@ def test_the_file_has_the_rules_the_machine_and_the_evidence(saved):
         (lambda data: data.update(rules=[]), "rules is empty: expected the rule of at least one vector"),
         (lambda data: data["rules"][0].update(rule=None), "is None: expected an object"),
         (lambda data: data["rules"].append(data["rules"][0]), "two entries for input"),
-        (lambda data: data.update(prefill="bogus"), "prefill is 'bogus': expected one of 'dense', 'sparse'"),
+        (lambda data: data.update(prefill="bogus"), 'prefill is \'bogus\': expected one of "dense", "sparse"'),
         (lambda data: data.update(when_slower="bogus"), "when_slower is 'bogus'"),
         (lambda data: data.update(linear_layers="no"), "linear_layers is 'no'"),
+        (lambda data: data.update(dtype="float8"), 'dtype is .float8.: expected one of "float32"'),
         (lambda data: data.update(calibration=[1]), "calibration is .1.: expected an object or null"),
     ],
 )
@@ -81,6 +82,41 @@ def test_a_damaged_file_raises_an_error(saved, change, message):
     path.write_text(json.dumps(data))
     with pytest.raises(StorageError, match=message):
         sd.load_model(str(saved[0]), device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_is_loaded_in_the_dtype_that_it_was_saved_in(make_model, tmp_path, dtype):
+    model = make_model().to(getattr(torch, dtype))
+    with sd.accelerate(model, "all_inputs", sd.TopP(0.6)) as fast:
+        fast.save_pretrained(tmp_path)
+    loaded, _ = sd.load_model(str(tmp_path), device="cpu")
+    assert loaded.dtype is getattr(torch, dtype)
+    other, _ = sd.load_model(str(tmp_path), device="cpu", dtype="float32")
+    assert other.dtype is torch.float32
+
+
+def test_a_file_without_a_dtype_can_be_loaded(saved):
+    path = saved[0] / FILE_NAME
+    data = json.loads(path.read_text())
+    del data["dtype"]
+    path.write_text(json.dumps(data))
+    fast, _ = sd.load_model(str(saved[0]), device="cpu")
+    assert fast.site == "all_inputs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"evidence": {"score": float("nan")}}, "evidence: it is not plain JSON"),
+        ({"evidence": {"score": torch.zeros(1)}}, "evidence: it is not plain JSON"),
+        ({"evidence": [1]}, "evidence is .1.: expected the result of measure"),
+        ({"state_dict": {}}, "state_dict is given: expected no weights"),
+    ],
+)
+def test_nothing_is_written_if_an_argument_is_wrong(make_model, tmp_path, arguments, message):
+    with sd.accelerate(make_model(), "all_inputs", sd.TopP(0.6)) as fast, pytest.raises(SpecError, match=message):
+        fast.save_pretrained(tmp_path / "saved", **arguments)
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_file_of_another_model_raises_an_error(saved):

@@ -10,8 +10,9 @@ from sparsedial.acceleration import timing_table
 from sparsedial.acceleration.cpu_backend import make_backend
 from sparsedial.acceleration.cpu_products import KeptInputs
 from sparsedial.acceleration.kernel_execution import run_on_kernels
+from sparsedial.acceleration.product_timing import ProductTimes
 from sparsedial.acceleration.saved_settings import FILE_NAME
-from sparsedial.acceleration.timing_table import LimitTable, ProductTimes
+from sparsedial.acceleration.timing_table import LimitTable
 from sparsedial.errors import SpecError
 
 RULE = sd.TopP(0.5)

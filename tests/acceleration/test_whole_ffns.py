@@ -9,7 +9,7 @@ from sparsedial.acceleration import timing_table
 from sparsedial.acceleration.backend import GatedFormula
 from sparsedial.acceleration.cpu_backend import make_backend
 from sparsedial.acceleration.cpu_ffns import CpuFfnKernels
-from sparsedial.acceleration.timing_table import ProductTimes
+from sparsedial.acceleration.product_timing import ProductTimes
 from sparsedial.acceleration.whole_ffns import find_formula
 from sparsedial.rules import NOfM
 from tests.acceleration.conftest import HIDDEN, WIDTH

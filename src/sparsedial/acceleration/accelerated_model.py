@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
+from sparsedial.acceleration.acceleration_plan import AccelerationPlan
 from sparsedial.acceleration.backend import Backend, load_backend
 from sparsedial.acceleration.compiled_decoding import DecodingPatch
-from sparsedial.acceleration.kept_output_projections import OTHER_VECTOR, KeptOutputProjections
-from sparsedial.acceleration.linear_layers import LinearPatch, patch_linear_layers
-from sparsedial.acceleration.projections import (
-    FilteredOutputProjections,
-    KeptInputProjections,
-    Prefill,
-    ProjectionPatch,
-    Projections,
-    ProjectionSettings,
-    WhenSlower,
-)
-from sparsedial.acceleration.report import AccelerationReport, VectorCounts, make_report
-from sparsedial.acceleration.saved_settings import FILE_NAME, SavedRule, SavedSettings
+from sparsedial.acceleration.kernel_attachment import KernelAttachment
+from sparsedial.acceleration.projections import Prefill, WhenSlower
+from sparsedial.acceleration.report import AccelerationReport
+from sparsedial.acceleration.saved_plan import EvidenceSource, describe_plan, make_saved_plan
+from sparsedial.acceleration.saved_settings import SavedSettings
 from sparsedial.acceleration.supported_models import check_dtype, check_ffns
-from sparsedial.acceleration.timing_table import EXPECTED_SHARE, LimitTable
-from sparsedial.acceleration.weight_layout import WeightLayout
-from sparsedial.acceleration.whole_ffns import FfnPatch, find_formula, make_decode_ffn
 from sparsedial.errors import AttachError, ModelError, SpecError
 from sparsedial.ffn.discovery import find_ffns
-from sparsedial.ffn.feed_forward import FFN, SITES, FFNs
+from sparsedial.ffn.feed_forward import SITES, FFNs
 from sparsedial.ffn.sites import check_site, find_site
-from sparsedial.hooks.dense_copies import DenseCopies
 from sparsedial.hooks.ffn_selection import check_model_contains, select_ffns
-from sparsedial.hooks.module_patch import ForwardPatch, InputPatch, OutputPatch
 from sparsedial.hooks.rule_applier import RuleTable
-from sparsedial.hooks.rule_assignment import RuleAssignment, RuleChoice, choose_vectors, describe_rules
+from sparsedial.hooks.rule_assignment import RuleChoice, choose_vectors, describe_rules
 from sparsedial.hooks.rule_binding import bind_rules
-from sparsedial.hooks.site_attachment import SparsifiedVector, list_vectors
-from sparsedial.hooks.vector_reservation import release_vectors, reserve_vectors
-from sparsedial.kernels.dispatch import BoundRule
-from sparsedial.rules import Calibration, Rule
+from sparsedial.rules import Calibration
 
 
 def accelerate(  # noqa: PLR0913  # the options of one call
@@ -140,77 +124,9 @@ def accelerate_as_saved(model: nn.Module, settings: SavedSettings) -> Accelerate
     Raises:
         ModelError: The model does not have the FFNs that the settings name, or cannot be accelerated.
     """
-    saved = {(entry.module, entry.vector): entry for entry in settings.rules}
-    vectors: list[SparsifiedVector] = []
-    rules: list[Rule] = []
-    for vector in list_vectors(find_ffns(model), settings.site):
-        entry = saved.pop((vector.ffn.name, vector.name), None)
-        if entry is not None:
-            vectors.append(replace(vector, counter=len(vectors)))
-            rules.append(entry.make_rule())
-    if saved:
-        raise ModelError(
-            f"{FILE_NAME} names {next(iter(saved))[0]}, which the model does not have: expected the file and the "
-            "weights of one model. Save the model again."
-        )
-    prefill: Prefill = "sparse" if settings.prefill == "sparse" else "dense"
-    when_slower: WhenSlower = "dense" if settings.when_slower == "dense" else "mask"
-    calibration = settings.make_calibration()
-    plan = AccelerationPlan(
-        settings.site, prefill, when_slower, settings.linear_layers, vectors, tuple(rules), calibration
-    )
-    fast = _accelerate_vectors(model, plan)
+    fast = _accelerate_vectors(model, make_saved_plan(model, settings))
     fast.evidence = settings.evidence
     return fast
-
-
-class EvidenceSource(Protocol):
-    """Object that describes what was measured, such as the result of `sparsedial.measure`."""
-
-    def make_evidence(self, site: str, rule: Rule | None = None) -> dict[str, Any]:
-        """Return what was measured at a site, as plain JSON.
-
-        Args:
-            site: Name of the site.
-            rule: The rule of the model, or None for all rules.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class AccelerationPlan:
-    """Describes what is accelerated, and how.
-
-    Attributes:
-        site: Name of the site.
-        prefill: "dense" or "sparse".
-        when_slower: "mask" or "dense".
-        linear_layers: True to use the dense kernel for all other linear layers.
-        vectors: The vectors that have a rule.
-        rules: The rule of each vector.
-        calibration: What the rules need to know about the model, or None.
-    """
-
-    site: str
-    prefill: Prefill
-    when_slower: WhenSlower
-    linear_layers: bool
-    vectors: Sequence[SparsifiedVector]
-    rules: RuleAssignment
-    calibration: Calibration | None
-
-    def list_ffns(self) -> list[FFN]:
-        """Return the FFNs that have a vector with a rule, each once.
-
-        Raises:
-            SpecError: A vector is outside of the FFNs.
-        """
-        ffns = {}
-        for vector in self.vectors:
-            if not isinstance(vector.ffn, FFN):
-                raise SpecError(f"site {self.site!r}: it is outside of the FFNs: expected a site of FFNs")
-            ffns[id(vector.ffn)] = vector.ffn
-        return list(ffns.values())
 
 
 def _accelerate_vectors(model: nn.Module, plan: AccelerationPlan) -> AcceleratedModel:
@@ -220,9 +136,7 @@ def _accelerate_vectors(model: nn.Module, plan: AccelerationPlan) -> Accelerated
     backend = load_backend(device)
     check_dtype(ffns, backend)
     table = RuleTable(bind_rules(plan.rules, plan.vectors, plan.calibration))
-    fast = AcceleratedModel(model, plan, backend)
-    fast._attach(table.bound)
-    return fast
+    return AcceleratedModel(model, plan, backend, KernelAttachment(model, plan, backend, table.bound))
 
 
 class AcceleratedModel(nn.Module):
@@ -235,6 +149,7 @@ class AcceleratedModel(nn.Module):
         model: The model.
         plan: What is accelerated.
         backend: The kernels.
+        kernels: The kernels that are attached to the model.
 
     Attributes:
         dense_model: The model. It is accelerated, too, until `restore` is called.
@@ -244,7 +159,7 @@ class AcceleratedModel(nn.Module):
         evidence: Why these rules were chosen, as plain JSON. None if nothing was saved with the model.
     """
 
-    def __init__(self, model: nn.Module, plan: AccelerationPlan, backend: Backend) -> None:
+    def __init__(self, model: nn.Module, plan: AccelerationPlan, backend: Backend, kernels: KernelAttachment) -> None:
         super().__init__()
         self.dense_model = model
         self.site = plan.site
@@ -254,12 +169,8 @@ class AcceleratedModel(nn.Module):
         self.training = model.training
         self._plan = plan
         self._backend = backend
-        self._readers: list[tuple[FFN, str, Projections]] = []
-        self._layouts: list[WeightLayout] = []
-        self._patches: list[ForwardPatch] = []
-        self._copies: DenseCopies | None = None
-        self._last_counts: list[VectorCounts] = []  # of a model that was restored
-        self._is_attached = False
+        self._kernels = kernels
+        self._compiles_decoding = False
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -269,7 +180,7 @@ class AcceleratedModel(nn.Module):
 
     def __repr__(self) -> str:
         state = ""
-        if not self._patches:
+        if self._kernels.is_removed:
             state = ", restored"
         name = type(self.dense_model).__name__
         rule = describe_rules(self._plan.rules)
@@ -298,6 +209,32 @@ class AcceleratedModel(nn.Module):
             What the model returns.
         """
         return self.dense_model(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the weights of the model, with the names that they have in it.
+
+        Args:
+            *args: Positional arguments of ``nn.Module.state_dict``.
+            **kwargs: Keyword arguments of ``nn.Module.state_dict``.
+
+        Returns:
+            The weights by their names.
+        """
+        return self.dense_model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy weights into the model.
+
+        Args:
+            state_dict: The weights, with the names of `state_dict`.
+            strict: True to raise an error if the names differ. Defaults to True.
+            assign: True to use the given tensors instead of copies. Their layout is not that of the kernels, so FFNs
+                with such weights run dense, with the rule. Defaults to False.
+
+        Returns:
+            The names that are missing or not expected.
+        """
+        return self.dense_model.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def compile_decoding(self, **options: Any) -> None:
         """Compile decode steps with ``torch.compile``, for generation with a cache of a fixed size.
@@ -328,11 +265,12 @@ class AcceleratedModel(nn.Module):
             >>> tokens.shape[1] > 12
             True
         """
-        if not self._is_attached:
+        if self._kernels.is_removed:
             raise AttachError("compile_decoding: the model was restored. Call accelerate again.")
-        if any(isinstance(patch, DecodingPatch) for patch in self._patches):
+        if self._compiles_decoding:
             raise AttachError("compile_decoding: the decode steps are compiled already.")
-        self._patches.append(DecodingPatch(self.dense_model, **options))
+        self._kernels.add_patch(DecodingPatch(self.dense_model, **options))
+        self._compiles_decoding = True
 
     def report(self) -> AccelerationReport:
         """Return what was read and skipped since the last `reset`, or until `restore`.
@@ -340,22 +278,11 @@ class AcceleratedModel(nn.Module):
         Returns:
             The report. Calls that read all weights are listed as dense, whatever the reason.
         """
-        counts = self._list_counts() if self._is_attached else self._last_counts
-        linear_layers = sum(isinstance(patch, LinearPatch) for patch in self._patches)
-        return make_report(counts, self.prefill, self.when_slower, linear_layers)
-
-    def _list_counts(self) -> list[VectorCounts]:
-        counts = []
-        for ffn, vector, projections in self._readers:
-            products = projections.counts()
-            without_rule = projections.calls_without_rule()
-            counts.append(VectorCounts(ffn.layer, ffn.name, vector, products, projections.prefill_calls, without_rule))
-        return counts
+        return self._kernels.make_report()
 
     def reset(self) -> None:
         """Set the counts of the report to zero."""
-        for _, _, projections in self._readers:
-            projections.reset()
+        self._kernels.reset()
 
     def restore(self) -> nn.Module:
         """Make the model dense again. Its weights have the same bits as before, in their original layout.
@@ -363,20 +290,7 @@ class AcceleratedModel(nn.Module):
         Returns:
             The model that was accelerated.
         """
-        for patch in reversed(self._patches):
-            patch.remove()
-        self._patches.clear()
-        if self._copies is not None:
-            self._copies.remove()
-            self._copies = None
-        for layout in self._layouts:
-            layout.restore()
-        self._layouts.clear()
-        if self._is_attached:
-            release_vectors(self._plan.vectors)
-            self._is_attached = False
-            self._last_counts = self._list_counts()
-        self._readers.clear()
+        self._kernels.remove()
         return self.dense_model
 
     def save_pretrained(
@@ -397,98 +311,19 @@ class AcceleratedModel(nn.Module):
             evidence: Why these rules were chosen: the result of `measure` or of `make_evidence`, or any plain JSON.
                 Defaults to None: the attribute ``evidence``.
             **options: Further arguments of the model's ``save_pretrained``.
+
+        Raises:
+            SpecError: The evidence is not plain JSON, or ``state_dict`` is given. Nothing was written.
+            ModelError: The model is not one of transformers.
         """
+        if "state_dict" in options:
+            raise SpecError("save_pretrained: state_dict is given: expected no weights. Those of the model are saved.")
+        model: Any = self.dense_model
+        if not hasattr(model, "save_pretrained"):
+            raise ModelError(f"save_pretrained: {type(model).__name__} is no model of transformers: expected one.")
         if evidence is None:
             evidence = self.evidence
-        elif not isinstance(evidence, Mapping):
-            evidence = evidence.make_evidence(self.site, self._find_common_rule())
-        state = {name: tensor.contiguous() for name, tensor in self.dense_model.state_dict().items()}
-        model: Any = self.dense_model
+        settings = describe_plan(self._plan, self._backend.describe_device(), evidence)  # before anything is written
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         model.save_pretrained(folder, state_dict=state, **options)
-        rules = []
-        for vector, rule in zip(self._plan.vectors, self._plan.rules, strict=True):
-            assert rule is not None  # only vectors with a rule are in the plan
-            rules.append(SavedRule(vector.ffn.name, vector.name, rule.to_json()))
-        calibration = self._plan.calibration
-        SavedSettings(
-            site=self.site,
-            prefill=self.prefill,
-            when_slower=self.when_slower,
-            linear_layers=self._plan.linear_layers,
-            rules=rules,
-            calibration=None if calibration is None else dict(calibration.values),
-            machine=self._backend.describe_device(),
-            evidence=evidence,
-        ).write(Path(folder))
-
-    def _find_common_rule(self) -> Rule | None:
-        """Return the rule of all vectors, or None if they differ."""
-        first = self._plan.rules[0]
-        if all(rule == first for rule in self._plan.rules):
-            return first
-        return None
-
-    def _attach(self, rules: Sequence[BoundRule | None]) -> None:
-        """Rearrange the weights and patch the projections."""
-        reserve_vectors(self._plan.vectors)
-        self._is_attached = True
-        limits = LimitTable(self._backend)
-        settings = ProjectionSettings(self._backend, self.prefill, limits, self.when_slower)
-        rules_by_ffn: dict[int, dict[str, BoundRule | None]] = {}
-        for vector, rule in zip(self._plan.vectors, rules, strict=True):
-            rules_by_ffn.setdefault(id(vector.ffn), {})[vector.name] = rule
-        ffns = self._plan.list_ffns()
-        try:
-            for ffn in ffns:
-                _check_forwards(ffn)
-            for ffn in ffns:
-                self._attach_ffn(ffn, rules_by_ffn[id(ffn)], settings)
-            if self._plan.linear_layers:
-                self._patches.extend(patch_linear_layers(self.dense_model, ffns, self._backend, limits))
-            self._copies = DenseCopies(self.dense_model)
-        except BaseException:
-            self.restore()
-            raise
-
-    def _attach_ffn(self, ffn: FFN, rules: dict[str, BoundRule | None], settings: ProjectionSettings) -> None:
-        selecting = next((name for name in OTHER_VECTOR if name in rules), None)
-        formula = find_formula(self.dense_model, ffn, settings.backend)
-        first: KeptInputProjections | None = None
-        if selecting is None:
-            first = KeptInputProjections(ffn.input_projections, rules.get("input"), settings)
-            self._add_reader(ffn, "input", first)
-        else:
-            rule = rules[selecting]
-            assert rule is not None  # only vectors with a rule are chosen
-            if ffn.gated:
-                self._add_reader(ffn, "input", KeptOutputProjections(ffn, selecting, rule, settings))
-            else:
-                self._add_reader(ffn, "input", FilteredOutputProjections(ffn, rule, settings))
-        # Dropped entries of u or g are zeros of the intermediate vector.
-        kept_share = 1.0 if selecting is None else EXPECTED_SHARE
-        down = KeptInputProjections([ffn.down], rules.get("intermediate"), settings, kept_share)
-        self._add_reader(ffn, "intermediate", down)
-        if first is not None and formula is not None:
-            whole = make_decode_ffn(formula, ffn, (first, down))
-            self._patches.append(FfnPatch(self.dense_model.get_submodule(ffn.name), whole))
-
-    def _add_reader(self, ffn: FFN, vector: str, reader: KeptInputProjections | KeptOutputProjections) -> None:
-        self._layouts.append(reader.layout)
-        self._readers.append((ffn, vector, reader))
-        for module in reader.modules:
-            self._patches.append(ProjectionPatch(module, reader))
-
-
-def _check_forwards(ffn: FFN) -> None:
-    """Raise an error if a projection has a rule already, which the kernels would leave out.
-
-    Raises:
-        AttachError: `accelerate` or `sparsify` has replaced the forward of a projection.
-    """
-    for module in (*ffn.input_projections, ffn.down):
-        patch = getattr(vars(module).get("forward"), "__self__", None)
-        if isinstance(patch, (InputPatch, OutputPatch, ProjectionPatch)) and not patch.is_removed:
-            raise AttachError(
-                f"accelerate: {ffn.name} is sparsified or accelerated already: expected FFNs without another rule. "
-                "End that first. A model that is accelerated can be sparsified at further sites afterwards."
-            )
+        settings.write(Path(folder))

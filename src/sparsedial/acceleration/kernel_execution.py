@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from sparsedial.acceleration.backend import load_backend
-from sparsedial.acceleration.projections import KeptInputProjections, ProjectionPatch, ProjectionSettings
+from sparsedial.acceleration.kept_input_projections import KeptInputProjections
+from sparsedial.acceleration.projections import ProjectionPatch, ProjectionSettings
 from sparsedial.acceleration.supported_models import check_dtype, check_ffns
 from sparsedial.acceleration.whole_ffns import FfnPatch, WholeFfn, find_formula
 from sparsedial.ffn.feed_forward import FFN

@@ -8,12 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsedial.errors import StorageError
+from sparsedial.errors import SpecError, StorageError
 from sparsedial.files import write_atomically
 from sparsedial.rules import Calibration, Rule, rule_from_json
 
 FILE_NAME = "sparsedial.json"
 VERSION = 1
+_WORDS: Mapping[str, Sequence[Any]] = {
+    "prefill": ("dense", "sparse"),
+    "when_slower": ("mask", "dense"),
+    "linear_layers": (True, False),
+    "dtype": ("float32", "bfloat16", "float16", None),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class SavedSettings:
         linear_layers: True if the dense kernel computes linear layers outside of the FFNs.
         rules: The rule of each vector.
         calibration: Values of the calibration of the rules, or None.
+        dtype: Name of the torch dtype of the weights, such as "bfloat16". None in files of earlier versions.
         machine: The processor or GPU, and the number of threads, of the machine that saved the model.
         evidence: Why the rules were chosen, as given by the user: the study, the task, the critical sparsity with its
             interval. None if nothing was given.
@@ -57,6 +64,7 @@ class SavedSettings:
     linear_layers: bool
     rules: Sequence[SavedRule]
     calibration: Mapping[str, Any] | None
+    dtype: str | None
     machine: str
     evidence: Mapping[str, Any] | None
 
@@ -67,7 +75,8 @@ class SavedSettings:
             folder: Directory of the model.
         """
         data = {"format": "sparsedial accelerated model", "version": VERSION, **asdict(self)}
-        write_atomically(folder / FILE_NAME, (json.dumps(data, indent=1) + "\n").encode(), replace=True)
+        text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+        write_atomically(folder / FILE_NAME, text.encode(), replace=True)
 
     def make_calibration(self) -> Calibration | None:
         """Return the calibration of the rules, or None if they need none."""
@@ -102,10 +111,11 @@ def read_settings(folder: Path) -> SavedSettings | None:
         settings = SavedSettings(
             site=data["site"],
             prefill=data["prefill"],
-            when_slower=data.get("when_slower", "mask"),  # earlier files do not have these two
+            when_slower=data.get("when_slower", "mask"),  # earlier files have no entries with a default
             linear_layers=data.get("linear_layers", True),
             rules=[SavedRule(**entry) for entry in data["rules"]],
             calibration=data["calibration"],
+            dtype=data.get("dtype"),
             machine=data["machine"],
             evidence=data["evidence"],
         )
@@ -117,22 +127,42 @@ def read_settings(folder: Path) -> SavedSettings | None:
     return settings
 
 
+def check_evidence(evidence: Mapping[str, Any] | None) -> None:
+    """Check that evidence can be stored.
+
+    Args:
+        evidence: What the user has given, or None.
+
+    Raises:
+        SpecError: It is not plain JSON.
+    """
+    try:
+        json.dumps(evidence, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(
+            f"evidence: it is not plain JSON ({error}): expected dictionaries, lists, texts, finite numbers, True, "
+            "False and None."
+        ) from error
+
+
 def _describe_problem(settings: SavedSettings) -> str | None:
     """Return which entry has a value that this package does not write, and what was expected. None if there is none."""
-    for name, words in (("prefill", ("dense", "sparse")), ("when_slower", ("mask", "dense"))):
+    for name, words in _WORDS.items():
         value = getattr(settings, name)
         if value not in words:
-            return f"{name} is {value!r}: expected one of {', '.join(map(repr, words))}"
-    if not isinstance(settings.linear_layers, bool):
-        return f"linear_layers is {settings.linear_layers!r}: expected true or false"
+            return f"{name} is {value!r}: expected one of {', '.join(map(json.dumps, words))}"
     for name in ("calibration", "evidence"):
         value = getattr(settings, name)
         if value is not None and not isinstance(value, Mapping):
             return f"{name} is {value!r}: expected an object or null"
-    if not settings.rules:
+    return _describe_rule_problem(settings.rules)
+
+
+def _describe_rule_problem(rules: Sequence[SavedRule]) -> str | None:
+    if not rules:
         return "rules is empty: expected the rule of at least one vector"
     vectors = set()
-    for entry in settings.rules:
+    for entry in rules:
         if not isinstance(entry.rule, Mapping):
             return f"the rule of {entry.vector} of {entry.module} is {entry.rule!r}: expected an object"
         if (entry.module, entry.vector) in vectors:

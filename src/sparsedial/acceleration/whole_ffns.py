@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS, Backend, FfnKernels, FfnStep, GatedFormula
 from sparsedial.acceleration.dense_calls import DenseCalls
+from sparsedial.acceleration.kept_input_projections import KeptInputProjections
 from sparsedial.acceleration.operators import register_operator
-from sparsedial.acceleration.projections import KeptInputProjections, Projections
+from sparsedial.acceleration.projections import Projections
 from sparsedial.acceleration.weight_layout import WeightMemory
 from sparsedial.ffn.expression import Expression
 from sparsedial.ffn.feed_forward import FFN
@@ -25,6 +26,12 @@ from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.kernels.dispatcher_observers import dispatcher_is_unobserved, kernel_can_read
 from sparsedial.kernels.operator_handles import Handles
 from sparsedial.tracing_state import is_tracing, tracing
+
+_GLOBAL_HOOKS = (
+    torch.nn.modules.module._global_forward_hooks,
+    torch.nn.modules.module._global_forward_pre_hooks,
+)
+"""The hooks of all modules, which `torch.nn.modules.module.register_module_forward_hook` registers."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ACTIVATIONS = {
@@ -244,8 +251,8 @@ class WholeFfn:
         return result
 
     def _has_children(self) -> bool:
-        """Return True if the modules inside are those that were watched, in evaluation mode."""
-        if self._state["training"]:
+        """Return True if the modules inside are those that were watched, in evaluation mode, without global hooks."""
+        if self._state["training"] or _GLOBAL_HOOKS[0] or _GLOBAL_HOOKS[1]:
             return False
         for state, _ in self._others:
             if state["training"]:

@@ -35,8 +35,9 @@ def reserve_vectors(vectors: Sequence[SparsifiedVector]) -> None:
     for vector in vectors:
         if (vector.ffn.expert, vector.name) in _reserved.get(vector.ffn.anchor, ()):
             raise AttachError(
-                f"{vector.ffn.name} is already sparsified at {vector.name}. Leave that `with` block first, or call "
-                "restore() if the model is accelerated, or choose another site."
+                f"{vector.ffn.name} is already sparsified at {vector.name}, or accelerated at a site that skips "
+                f"entries of {vector.name}. Leave that `with` block first, or call restore() if the model is "
+                "accelerated, or choose another site."
             )
     for vector in vectors:
         _reserved.setdefault(vector.ffn.anchor, set()).add((vector.ffn.expert, vector.name))

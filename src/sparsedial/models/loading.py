@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparsedial.acceleration.accelerated_model import accelerate_as_saved
+from sparsedial.acceleration.saved_plan import find_saved_dtype
 from sparsedial.acceleration.saved_settings import read_settings
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.models.checkpoint_keys import check_checkpoint_keys
@@ -155,7 +156,8 @@ def load_model(
     Args:
         name: Hub ID, directory of safetensors, ``.gguf`` file, alias ("smollm2-135m") or "zoo:NAME".
         device: Device name that `pick_device` accepts. Defaults to "auto".
-        dtype: Name of a dtype that `pick_dtype` accepts. Defaults to "auto".
+        dtype: Name of a dtype that `pick_dtype` accepts. An accelerated model is loaded by default in the dtype that it
+            was saved in, if the kernels of the device have it. Defaults to "auto".
         trust_remote_code: Execute modeling code that comes with the model. Defaults to False.
         accelerated: False to load the dense model from a directory that `AcceleratedModel.save_pretrained` has
             written. Defaults to True.
@@ -174,9 +176,11 @@ def load_model(
         FFNs(3 in 3 layers)
     """
     source = resolve_source(name, trust_remote_code=trust_remote_code)
+    settings = read_settings(source.path) if accelerated else None
+    if settings is not None and dtype == "auto":
+        dtype = find_saved_dtype(settings, pick_device(device)) or "auto"
     lm = load_language_model(source, device=device, dtype=dtype)
     _sources[lm.model] = source
-    settings = read_settings(source.path) if accelerated else None
     if settings is not None:
         return accelerate_as_saved(lm.model, settings), lm.tokenizer
     return lm.model, lm.tokenizer
