@@ -242,8 +242,15 @@ def make_llama() -> Any:
 def generate(model: Any, cache: str, tokens: int) -> None:
     """Generate a fixed number of tokens, greedily."""
     ids = torch.arange(10, 42, device="cuda")[None]
-    options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-    model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, cache_implementation=cache, **options)
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        pad_token_id=0,
+        eos_token_id=model.config.vocab_size,  # never generated, so that the number of tokens is fixed
+        cache_implementation=cache,
+        max_new_tokens=tokens,
+        do_sample=False,
+    )
 
 
 def measure_model(sparsities: Sequence[float], tokens: int = 64) -> dict[str, Any]:

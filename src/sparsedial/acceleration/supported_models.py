@@ -16,6 +16,10 @@ from sparsedial.ffn.feed_forward import FFN
 SUPPORTED = (
     "expected a dense FFN whose projections are torch.nn.Linear or Conv1D with unquantised weights on one device"
 )
+REMEDY = (
+    "Load the weights unquantised and onto one device, merge adapters first, or use sparsedial.sparsify, which applies "
+    "the rule to layers of any kind and skips nothing"
+)
 
 
 def check_ffns(model: nn.Module, ffns: Sequence[FFN]) -> torch.device:
@@ -43,7 +47,7 @@ def check_ffns(model: nn.Module, ffns: Sequence[FFN]) -> torch.device:
             devices.setdefault(_check_projection(ffn, module, names), ffn.name)
     if len(devices) > 1:
         listed = ", ".join(f"{name} on {device}" for device, name in devices.items())
-        raise ModelError(f"accelerate: the FFNs are on different devices ({listed}): {SUPPORTED}.")
+        raise ModelError(f"accelerate: the FFNs are on different devices ({listed}): {SUPPORTED}. {REMEDY}.")
     return next(iter(devices))
 
 
@@ -80,7 +84,7 @@ def _check_projection(ffn: FFN, module: nn.Module, names: Mapping[tuple[Any, ...
         role = "down" if module is ffn.down else "input"
         raise ModelError(
             f"accelerate: the {role} projection of {ffn.name} ({type(module).__name__}) cannot be accelerated, because "
-            f"{problem}: {SUPPORTED}."
+            f"{problem}: {SUPPORTED}. {REMEDY}."
         )
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
