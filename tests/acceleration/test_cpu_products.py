@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsedial.acceleration import cpu_products
+from sparsedial.acceleration import cpu_product_records, cpu_products
 from sparsedial.acceleration.backend import ProductLimits
 from sparsedial.acceleration.cpu_backend import make_backend
 from sparsedial.acceleration.cpu_kernels import PARTS
@@ -86,7 +86,7 @@ def test_a_vector_has_the_same_bits_among_eight(dtype, columns):
 def test_kernels_stay_inside_of_the_scratch_memory(monkeypatch, rows, columns, vectors):
     guards = []
     scratch = []
-    make_scratch = cpu_products._scratch_memory.__wrapped__
+    make_scratch = cpu_product_records._scratch_memory.__wrapped__
 
     def allocate(entries):
         memory = np.full(entries + 64, 12345, np.float32)
@@ -97,8 +97,8 @@ def test_kernels_stay_inside_of_the_scratch_memory(monkeypatch, rows, columns, v
         scratch.append(make_scratch(width))  # a record has only addresses
         return scratch[-1]
 
-    monkeypatch.setattr(cpu_products, "_allocate_lines", allocate)
-    monkeypatch.setattr(cpu_products, "_scratch_memory", keep_scratch)
+    monkeypatch.setattr(cpu_product_records, "_allocate_lines", allocate)
+    monkeypatch.setattr(cpu_product_records, "_scratch_memory", keep_scratch)
     KeptInputs(torch.randn(rows, columns), None, ProductLimits())(torch.randn(vectors, rows))
     assert len(guards) == 2
     assert all((guard == 12345).all() for guard in guards)
@@ -195,7 +195,7 @@ def test_selectors_keep_exactly_the_entries_of_the_rule(rule_class):
 
 @pytest.mark.parametrize("multiplies_bfloat16", [False, True])
 def test_many_vectors_in_bfloat16_with_and_without_instructions_for_it(monkeypatch, multiplies_bfloat16):
-    monkeypatch.setattr(cpu_products, "_multiplies_bfloat16", lambda: multiplies_bfloat16)
+    monkeypatch.setattr(cpu_products, "multiplies_bfloat16", lambda: multiplies_bfloat16)
     monkeypatch.setattr(cpu_products, "CHUNK_ENTRIES", 90 * 50)  # two parts of a different width
     torch.manual_seed(0)
     weight = torch.randn(90, 77).bfloat16()

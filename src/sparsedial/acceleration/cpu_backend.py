@@ -6,8 +6,9 @@ import torch
 
 from sparsedial.acceleration.backend import Backend
 from sparsedial.acceleration.cpu_ffns import CpuFfnKernels
-from sparsedial.acceleration.cpu_kernels import FORMATS, converts_float16
-from sparsedial.acceleration.cpu_products import AllOutputs, KeptInputs, KeptOutputs, describe_processor, make_selector
+from sparsedial.acceleration.cpu_kernels import FORMATS
+from sparsedial.acceleration.cpu_products import AllOutputs, KeptInputs, KeptOutputs, make_selector
+from sparsedial.acceleration.processor import converts_float16, describe_processor
 
 
 def make_backend() -> Backend:

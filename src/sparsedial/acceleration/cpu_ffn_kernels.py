@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import carray, njit, types  # type: ignore[attr-defined]  # numba exports it untyped
 from numba.extending import intrinsic
 
-from sparsedial.acceleration.cpu_kernels import FORMATS, _from_float32, _pointer, _to_float32
+from sparsedial.acceleration.cpu_kernels import FORMATS, from_float32, pointer_to, to_float32
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3}
 """Codes of the activations."""
@@ -126,7 +126,7 @@ def _exp(x):
     exponent = EXPONENTS[1] if exponent > EXPONENTS[1] else exponent
     r = (x - exponent * LN2_HIGH) - exponent * LN2_LOW
     series = ((((C7 * r + C6) * r + C5) * r + C4) * r + C3) * r + C2
-    power = _to_float32(np.int32((np.int32(exponent) + np.int32(127)) << np.int32(23)))
+    power = to_float32(np.int32((np.int32(exponent) + np.int32(127)) << np.int32(23)))
     return (series * r * r + r + ONE) * power
 
 
@@ -134,7 +134,7 @@ def _exp(x):
 def _activate_row(gate, up, out, raw, activation):
     """Write up * activation(gate) for one vector, given and written as raw bits."""
     for i in range(out.size):
-        x = _to_float32(gate[i])
+        x = to_float32(gate[i])
         if activation == 0:
             y = x / (ONE + _exp(-x))
         elif activation == 1:
@@ -144,8 +144,8 @@ def _activate_row(gate, up, out, raw, activation):
             y = HALF * x * (ONE + np.float32(math.erf(x * SQRT_HALF)))
         else:
             y = np.float32(0) if x < np.float32(0) else x
-        y = _to_float32(_from_float32(raw, y))  # PyTorch rounds the activation before it multiplies
-        out[i] = _from_float32(raw, y * _to_float32(up[i]))
+        y = to_float32(from_float32(raw, y))  # PyTorch rounds the activation before it multiplies
+        out[i] = from_float32(raw, y * to_float32(up[i]))
 
 
 @_compiled
@@ -153,10 +153,10 @@ def _select_above(x, y, threshold, raw):
     """Keep the entries of one vector above a threshold. A vector with a NaN or infinity is unchanged."""
     is_finite = True
     for i in range(x.size):
-        value = _to_float32(x[i])
+        value = to_float32(x[i])
         is_finite &= value - value == 0
     for i in range(x.size):
-        is_kept = np.float64(abs(_to_float32(x[i]))) > threshold or not is_finite
+        is_kept = np.float64(abs(to_float32(x[i]))) > threshold or not is_finite
         y[i] = x[i] if is_kept else raw(0)
 
 
@@ -173,7 +173,7 @@ def _select(selection, x_address, vectors, raw, size):
             _call_select(selection.function_address, selection.slot_address, x, y)
         else:
             shape = (selection.width,)
-            _select_above(carray(_pointer(x, raw), shape), carray(_pointer(y, raw), shape), selection.threshold, raw)
+            _select_above(carray(pointer_to(x, raw), shape), carray(pointer_to(y, raw), shape), selection.threshold, raw)
     return selection.y_address
 
 
@@ -201,7 +201,7 @@ def compile_ffn_step(dtype: torch.dtype, activation: str) -> Callable[[int, int,
 
     @njit(types.int64(types.int64, types.int64, types.int64, types.boolean), cache=True, error_model="numpy")
     def run(address, x_address, out_address, begins_with_activation):
-        step = carray(_pointer(address, FFN_STEP), (1,))[0]
+        step = carray(pointer_to(address, FFN_STEP), (1,))[0]
         vectors = step.vectors
         columns = step.joined_columns
         width = step.width
@@ -209,8 +209,8 @@ def compile_ffn_step(dtype: torch.dtype, activation: str) -> Callable[[int, int,
             sparse_x = _select(step.select_input, x_address, vectors, raw, size)
             if _multiply(step.multiply_input, sparse_x, step.joined_address) == 0:
                 return INPUT_TOO_DENSE
-        joined = carray(_pointer(step.joined_address, raw), (vectors, columns))
-        intermediate = carray(_pointer(step.intermediate_address, raw), (vectors, width))
+        joined = carray(pointer_to(step.joined_address, raw), (vectors, columns))
+        intermediate = carray(pointer_to(step.intermediate_address, raw), (vectors, width))
         for i in range(vectors):
             gate = joined[i, step.gate_start : step.gate_start + width]
             up = joined[i, step.up_start : step.up_start + width]
@@ -239,8 +239,8 @@ def compile_activation(dtype: torch.dtype, activation: str) -> Callable[[int, in
 
     @njit(types.void(types.int64, types.int64, types.int64, types.int64), cache=True, error_model="numpy")
     def run(gate_address, up_address, out_address, entries):
-        gate = carray(_pointer(gate_address, raw), (entries,))
-        up = carray(_pointer(up_address, raw), (entries,))
-        _activate_row(gate, up, carray(_pointer(out_address, raw), (entries,)), raw, code)
+        gate = carray(pointer_to(gate_address, raw), (entries,))
+        up = carray(pointer_to(up_address, raw), (entries,))
+        _activate_row(gate, up, carray(pointer_to(out_address, raw), (entries,)), raw, code)
 
     return run.overloads[run.signatures[0]].entry_point  # type: ignore[attr-defined]  # defined in C

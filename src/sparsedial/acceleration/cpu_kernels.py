@@ -119,13 +119,6 @@ def _lanes_per_step(size: int, vectors: int) -> int:
     return CACHE_LINE_BYTES // size if has_avx512 and vectors == MAX_VECTORS else LANES
 
 
-def converts_float16() -> bool:
-    """Return True if the processor can convert float16 to float32."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    return bool(llvmlite.binding.get_host_cpu_features().get("f16c"))
-
-
 def _load_weights(builder: Any, address: Any, name: str, lanes: int) -> Any:
     """Load neighboring entries of a matrix and convert them to float32."""
     element = _FLOAT if name == "float32" else _INT16
@@ -268,7 +261,7 @@ def _sum_lanes(builder: Any, vector: Any) -> Any:
 
 
 @_intrinsic
-def _to_float32(typing_context: Any, bits: Any) -> Any:
+def to_float32(typing_context: Any, bits: Any) -> Any:
     """Convert the bits of one entry to float32."""
     name = _NAMES[bits]
 
@@ -284,7 +277,7 @@ def _to_float32(typing_context: Any, bits: Any) -> Any:
 
 
 @_intrinsic
-def _from_float32(typing_context: Any, raw: Any, value: Any) -> Any:
+def from_float32(typing_context: Any, raw: Any, value: Any) -> Any:
     """Convert a float32 to the bits of the nearest value, ties to even."""
     name = _NAMES[raw.dtype]
 
@@ -305,7 +298,7 @@ def _from_float32(typing_context: Any, raw: Any, value: Any) -> Any:
 
 
 @_intrinsic
-def _pointer(typing_context: Any, address: Any, item: Any) -> Any:
+def pointer_to(typing_context: Any, address: Any, item: Any) -> Any:
     """Convert an address to a pointer to items of a number type or record dtype."""
     pointer_type = types.CPointer(item.dtype)
 
@@ -341,7 +334,7 @@ def _call_parallel(typing_context: Any, parallel: Any, worker: Any, argument: An
 
 @_compiled
 def _record(address):
-    return carray(_pointer(address, PRODUCT), (1,))[0]
+    return carray(pointer_to(address, PRODUCT), (1,))[0]
 
 
 @register_jitable
@@ -392,14 +385,14 @@ def _sum_tile(  # noqa: PLR0913  # the tile, and what the code is compiled for
     product, part, first, last, raw, size, vectors, lanes
 ):
     """Compute the sums of a tile of columns, over the rows of the list that belong to a part of the matrix."""
-    indices = carray(_pointer(product.indices_address, np.int64), (product.rows + 1,))
+    indices = carray(pointer_to(product.indices_address, np.int64), (product.rows + 1,))
     pitch = product.columns * 4
     width = last - first
     row_bytes = product.row_bytes
     start = product.weight_address + first * size
     sums = product.sums_address + (part * len(vectors) * product.columns + first) * 4
     for vector in range(len(vectors)):
-        tile_sums = carray(_pointer(sums + vector * pitch, np.float32), (width,))
+        tile_sums = carray(pointer_to(sums + vector * pitch, np.float32), (width,))
         for column in range(width):
             tile_sums[column] = np.float32(0)
     i = _find_position(indices, product.kept, part * product.rows // PARTS)
@@ -426,25 +419,25 @@ def _store_sums(product, raw, size, vectors):
     columns = product.columns
     part_entries = len(vectors) * columns
     for vector in range(product.vectors):
-        sums = carray(_pointer(product.sums_address + vector * columns * 4, np.float32), (PARTS * part_entries,))
-        out = carray(_pointer(product.out_address + vector * columns * size, raw), (columns,))
+        sums = carray(pointer_to(product.sums_address + vector * columns * 4, np.float32), (PARTS * part_entries,))
+        out = carray(pointer_to(product.out_address + vector * columns * size, raw), (columns,))
         for part in range(1, PARTS):
             for column in range(columns):
                 sums[column] += sums[part * part_entries + column]
         if product.bias_address != 0:
-            bias = carray(_pointer(product.bias_address, raw), (columns,))
+            bias = carray(pointer_to(product.bias_address, raw), (columns,))
             for column in range(columns):
-                out[column] = _from_float32(raw, sums[column] + _to_float32(bias[column]))
+                out[column] = from_float32(raw, sums[column] + to_float32(bias[column]))
         else:
             for column in range(columns):
-                out[column] = _from_float32(raw, sums[column])
+                out[column] = from_float32(raw, sums[column])
 
 
 @_compiled
 def _multiply_kept_inputs(address, raw, size, vectors, lanes):
     """Claim tiles of the parts and compute them until all are claimed. Every thread of a call runs this function."""
     product = _record(address)
-    next_tile = _pointer(address + NEXT_TILE_OFFSET, np.int64)
+    next_tile = pointer_to(address + NEXT_TILE_OFFSET, np.int64)
     claimed = _fetch_and_add(next_tile, 1)
     while claimed // PARTS * product.tile < product.columns:
         first = claimed // PARTS * product.tile
@@ -457,9 +450,9 @@ def _multiply_kept_inputs(address, raw, size, vectors, lanes):
 def _list_kept_inputs(product, x_address, raw, magnitude, vectors):
     """Write the list of the inputs that are not zero in one of the vectors, and their entries. Update the counts."""
     rows = product.rows
-    indices = carray(_pointer(product.indices_address, np.int64), (rows + 1,))
-    values = carray(_pointer(product.values_address, np.float32), ((rows + 1) * len(vectors),))
-    x = carray(_pointer(x_address, raw), (product.vectors * rows,))
+    indices = carray(pointer_to(product.indices_address, np.int64), (rows + 1,))
+    values = carray(pointer_to(product.values_address, np.float32), ((rows + 1) * len(vectors),))
+    x = carray(pointer_to(x_address, raw), (product.vectors * rows,))
     kept = 0
     kept_entries = 0
     for i in range(rows):
@@ -470,7 +463,7 @@ def _list_kept_inputs(product, x_address, raw, magnitude, vectors):
                 bits = x[vector * rows + i] & magnitude
                 kept_entries += bits != 0
                 any_bits |= bits
-                value = _to_float32(x[vector * rows + i])
+                value = to_float32(x[vector * rows + i])
             values[kept * len(vectors) + vector] = value
         indices[kept] = i
         kept += any_bits != 0
@@ -494,8 +487,8 @@ def _count_call(product):
 def _multiply_kept_outputs(address, raw, size):
     """Claim pieces of the list of rows and compute their dot products with each vector, until all are claimed."""
     product = _record(address)
-    next_tile = _pointer(address + NEXT_TILE_OFFSET, np.int64)
-    indices = carray(_pointer(product.indices_address, np.int64), (product.rows + 1,))
+    next_tile = pointer_to(address + NEXT_TILE_OFFSET, np.int64)
+    indices = carray(pointer_to(product.indices_address, np.int64), (product.rows + 1,))
     first = _fetch_and_add(next_tile, 1) * product.tile
     while first < product.kept:
         last = min(first + product.tile, product.kept)
@@ -516,17 +509,17 @@ def _store_dots(product, rows, raw, size):
     vector_columns = columns - columns % LANES
     for vector in range(product.vectors):
         x_address = product.values_address + vector * columns * 4
-        x = carray(_pointer(x_address, np.float32), (columns,))
-        out = carray(_pointer(product.out_address + vector * product.rows * size, raw), (product.rows,))
+        x = carray(pointer_to(x_address, np.float32), (columns,))
+        out = carray(pointer_to(product.out_address + vector * product.rows * size, raw), (product.rows,))
         sums = _dot(raw, _weight_addresses(product, rows), x_address, vector_columns)
         for i in range(len(rows)):
-            weights = carray(_pointer(product.weight_address + rows[i] * product.row_bytes, raw), (columns,))
+            weights = carray(pointer_to(product.weight_address + rows[i] * product.row_bytes, raw), (columns,))
             total = sums[i]
             for column in range(vector_columns, columns):
-                total += _to_float32(weights[column]) * x[column]
+                total += to_float32(weights[column]) * x[column]
             if product.bias_address != 0:
-                total += _to_float32(carray(_pointer(product.bias_address, raw), (product.rows,))[rows[i]])
-            out[rows[i]] = _from_float32(raw, total)
+                total += to_float32(carray(pointer_to(product.bias_address, raw), (product.rows,))[rows[i]])
+            out[rows[i]] = from_float32(raw, total)
 
 
 @register_jitable
@@ -546,8 +539,8 @@ def _weight_addresses(product, rows):
 def _list_kept_outputs(product, x_address, mask_address, raw):
     """Write the list of the outputs that one of the vectors keeps, and x in float32. Update the counts."""
     rows = product.rows
-    indices = carray(_pointer(product.indices_address, np.int64), (rows + 1,))
-    mask = carray(_pointer(mask_address, np.uint8), (product.vectors * rows,))
+    indices = carray(pointer_to(product.indices_address, np.int64), (rows + 1,))
+    mask = carray(pointer_to(mask_address, np.uint8), (product.vectors * rows,))
     kept = 0
     kept_entries = 0
     for i in range(rows):
@@ -566,10 +559,10 @@ def _list_kept_outputs(product, x_address, mask_address, raw):
 def _convert_vectors(product, x_address, raw):
     """Write x in float32."""
     size = product.vectors * product.columns
-    x = carray(_pointer(x_address, raw), (size,))
-    values = carray(_pointer(product.values_address, np.float32), (size,))
+    x = carray(pointer_to(x_address, raw), (size,))
+    values = carray(pointer_to(product.values_address, np.float32), (size,))
     for i in range(size):
-        values[i] = _to_float32(x[i])
+        values[i] = to_float32(x[i])
 
 
 @_compiled
@@ -588,8 +581,8 @@ def _run_kept_outputs(address, worker, out_address, raw, size):
 def _clear_dropped_outputs(product, mask_address, raw):
     """Set the outputs that a vector drops to zero."""
     size = product.vectors * product.rows
-    mask = carray(_pointer(mask_address, np.uint8), (size,))
-    out = carray(_pointer(product.out_address, raw), (size,))
+    mask = carray(pointer_to(mask_address, np.uint8), (size,))
+    out = carray(pointer_to(product.out_address, raw), (size,))
     for i in range(size):
         if mask[i] == 0:
             out[i] = raw(0)
