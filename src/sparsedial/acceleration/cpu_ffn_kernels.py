@@ -173,7 +173,9 @@ def _select(selection, x_address, vectors, raw, size):
             _call_select(selection.function_address, selection.slot_address, x, y)
         else:
             shape = (selection.width,)
-            _select_above(carray(pointer_to(x, raw), shape), carray(pointer_to(y, raw), shape), selection.threshold, raw)
+            _select_above(
+                carray(pointer_to(x, raw), shape), carray(pointer_to(y, raw), shape), selection.threshold, raw
+            )
     return selection.y_address
 
 

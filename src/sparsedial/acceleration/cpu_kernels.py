@@ -262,7 +262,15 @@ def _sum_lanes(builder: Any, vector: Any) -> Any:
 
 @_intrinsic
 def to_float32(typing_context: Any, bits: Any) -> Any:
-    """Convert the bits of one entry to float32."""
+    """Convert the bits of one entry to float32.
+
+    Args:
+        typing_context: Passed by numba.
+        bits: Numba type of the bits, which identifies the dtype.
+
+    Returns:
+        The signature, and the function that generates the code.
+    """
     name = _NAMES[bits]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -278,7 +286,16 @@ def to_float32(typing_context: Any, bits: Any) -> Any:
 
 @_intrinsic
 def from_float32(typing_context: Any, raw: Any, value: Any) -> Any:
-    """Convert a float32 to the bits of the nearest value, ties to even."""
+    """Convert a float32 to the bits of the nearest value, ties to even.
+
+    Args:
+        typing_context: Passed by numba.
+        raw: Numba type of the bits, which identifies the dtype.
+        value: Numba type of the float32.
+
+    Returns:
+        The signature, and the function that generates the code.
+    """
     name = _NAMES[raw.dtype]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -299,7 +316,16 @@ def from_float32(typing_context: Any, raw: Any, value: Any) -> Any:
 
 @_intrinsic
 def pointer_to(typing_context: Any, address: Any, item: Any) -> Any:
-    """Convert an address to a pointer to items of a number type or record dtype."""
+    """Convert an address to a pointer to items of a number type or record dtype.
+
+    Args:
+        typing_context: Passed by numba.
+        address: Numba type of the address.
+        item: Numba type of the item.
+
+    Returns:
+        The signature, and the function that generates the code.
+    """
     pointer_type = types.CPointer(item.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
