@@ -180,6 +180,7 @@ def test_weights_have_the_names_of_the_model(make_model):
     names = list(model.state_dict())
     with sd.accelerate(model, "all_inputs", ALL) as fast:
         assert list(fast.state_dict()) == names
+        assert [name for name, _ in fast.named_parameters()] == [name for name, _ in model.named_parameters()]
         before = logits(fast, TOKENS[0])
         fast.load_state_dict({name: tensor * 1.5 for name, tensor in fast.state_dict().items()})
         changed = logits(fast, TOKENS[0])

@@ -1,6 +1,8 @@
 """Accelerated models on disk."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import sparsedial as sd
 from sparsedial.acceleration.saved_settings import FILE_NAME
-from sparsedial.errors import ModelError, SpecError, StorageError
+from sparsedial.errors import AttachError, ModelError, SpecError, StorageError
 
 
 @pytest.fixture
@@ -117,6 +119,22 @@ def test_nothing_is_written_if_an_argument_is_wrong(make_model, tmp_path, argume
     with sd.accelerate(make_model(), "all_inputs", sd.TopP(0.6)) as fast, pytest.raises(SpecError, match=message):
         fast.save_pretrained(tmp_path / "saved", **arguments)
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_file_is_no_directory(make_model, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("text")
+    fast = sd.accelerate(make_model(), "all_inputs", sd.TopP(0.6))
+    with fast, pytest.raises(StorageError, match="file is a file: expected a directory"):
+        fast.save_pretrained(path)
+    assert path.read_text() == "text"
+
+
+@pytest.mark.parametrize("copy_model", [pickle.dumps, copy.copy])
+def test_a_pickle_names_the_other_way(make_model, copy_model):
+    fast = sd.accelerate(make_model(), "all_inputs", sd.TopP(0.6))
+    with fast, pytest.raises(AttachError, match="save_pretrained"):
+        copy_model(fast)
 
 
 def test_a_file_of_another_model_raises_an_error(saved):

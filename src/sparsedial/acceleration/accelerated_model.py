@@ -19,7 +19,7 @@ from sparsedial.acceleration.report import AccelerationReport
 from sparsedial.acceleration.saved_plan import EvidenceSource, describe_plan, make_saved_plan
 from sparsedial.acceleration.saved_settings import SavedSettings
 from sparsedial.acceleration.supported_models import check_dtype, check_ffns
-from sparsedial.errors import AttachError, ModelError, SpecError
+from sparsedial.errors import AttachError, ModelError, SpecError, StorageError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import SITES, FFNs
 from sparsedial.ffn.sites import check_site, find_site
@@ -197,6 +197,10 @@ class AcceleratedModel(nn.Module):
         """Raise an error, because the kernels refer to the weights of this model."""
         raise AttachError("An accelerated model cannot be copied. Copy fast.dense_model, which gives a dense model.")
 
+    def __reduce__(self) -> Any:
+        """Raise an error, because a pickle would need the kernels."""
+        raise AttachError("An accelerated model cannot be pickled. Use fast.save_pretrained(directory).")
+
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, without gradients.
@@ -221,6 +225,18 @@ class AcceleratedModel(nn.Module):
             The weights by their names.
         """
         return self.dense_model.state_dict(*args, **kwargs)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        """Return an iterator over the parameters of the model, with the names that they have in it.
+
+        Args:
+            *args: Positional arguments of ``nn.Module.named_parameters``.
+            **kwargs: Keyword arguments of ``nn.Module.named_parameters``.
+
+        Returns:
+            Pairs of a name and a parameter.
+        """
+        return self.dense_model.named_parameters(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy weights into the model.
@@ -315,9 +331,12 @@ class AcceleratedModel(nn.Module):
         Raises:
             SpecError: The evidence is not plain JSON, or ``state_dict`` is given. Nothing was written.
             ModelError: The model is not one of transformers.
+            StorageError: The directory is a file.
         """
         if "state_dict" in options:
             raise SpecError("save_pretrained: state_dict is given: expected no weights. Those of the model are saved.")
+        if Path(folder).is_file():
+            raise StorageError(f"save_pretrained: {os.fspath(folder)} is a file: expected a directory.")
         model: Any = self.dense_model
         if not hasattr(model, "save_pretrained"):
             raise ModelError(f"save_pretrained: {type(model).__name__} is no model of transformers: expected one.")
