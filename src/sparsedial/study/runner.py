@@ -10,6 +10,7 @@ from sparsedial import errors
 from sparsedial.errors import SparsedialError, StorageError
 from sparsedial.files import ExclusiveMove
 from sparsedial.study.dataclass_parsing import raise_problems
+from sparsedial.study.earlier_study import EarlierStudy
 from sparsedial.study.executors.base import Executor, ExecutorConfig
 from sparsedial.study.executors.factory import make_executor
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
@@ -43,7 +44,8 @@ def run_study(  # noqa: PLR0913 - keyword-only options
     """Run the trials of a study that are not finished. Finished trials are never run again.
 
     If a trial fails, the failure is recorded in ``failed/``, and the other trials are run. `find_problems` lists failed
-    trials. If no sparse trial can be finished, the error of the first failure is raised.
+    trials. If no sparse trial can be finished, the error of the first failure is raised. If no trial at all was
+    finished, an earlier study in the directory is left as it was.
 
     Models that cannot be found and tasks whose data cannot be loaded are left out as long as others remain, and
     `find_problems` lists them. Other problems of the spec are detected before a model is loaded, and one `SpecError`
@@ -107,8 +109,12 @@ def _run_jobs(
             "a lock. Use several machines only if the file system shares locks (flock) between them."
         )
     job_executor = make_executor(executor, setup, listener)
+    earlier = EarlierStudy(store)
+    is_changed = False
+    driver = None
     try:
-        if store.write_spec(spec.to_json()):
+        is_changed = store.write_spec(spec.to_json())
+        if is_changed:
             listener.log(
                 f"{store.folder}: the study has changed. Its earlier study.json is now in specs/. Finished trials are "
                 "kept, and the report shows those of the new study."
@@ -118,10 +124,16 @@ def _run_jobs(
         planner = Planner(spec, spec.plan_tasks(setup.objects), store, {})
         for model in planner.models:
             store.forget_failures(planner.key(Job(model)))  # every run tries again to load the models
-        _StudyDriver(planner, listener, missing_tasks).run(job_executor)
+        driver = _StudyDriver(planner, listener, missing_tasks)
+        driver.run(job_executor)
         store.set_aside_damaged_files(planner.finished_keys)
         for line in describe_precision(planner):
             listener.log(line)
+    except BaseException:
+        has_run = driver is not None and (driver.has_finished_trial if is_changed else driver.has_tried_trial)
+        if not has_run and earlier.restore() and is_changed:
+            listener.log(f"{store.folder}: no trial was finished, so the earlier study.json is in place again.")
+        raise
     finally:
         job_executor.close()
 
@@ -133,6 +145,10 @@ class _StudyDriver:
         planner: Plan of the study.
         listener: Receives messages and progress.
         missing_tasks: Error message of each task that was left out, by its name.
+
+    Attributes:
+        has_tried_trial: True if a worker has run a trial, whatever its outcome was.
+        has_finished_trial: True if a trial was finished.
     """
 
     def __init__(self, planner: Planner, listener: ProgressListener, missing_tasks: Mapping[str, str]) -> None:
@@ -140,6 +156,8 @@ class _StudyDriver:
         self._missing_tasks = missing_tasks
         self._store = planner.store
         self._listener = listener
+        self.has_tried_trial = False
+        self.has_finished_trial = False
         self._first_failure: SparsedialError | None = None
         self._models_of_earlier_runs = self._store.resolved_models(planner.models)
 
@@ -168,6 +186,7 @@ class _StudyDriver:
     def _record(self, job: Job, outcome: Outcome) -> None:
         if outcome.kind is OutcomeKind.STOP:
             raise getattr(errors, outcome.error, StorageError)(outcome.message)
+        self.has_tried_trial = self.has_tried_trial or job.task is not None
         if outcome.kind is not OutcomeKind.FINISHED:
             self._record_failure(job, outcome)
         elif job.task is None:
@@ -187,7 +206,9 @@ class _StudyDriver:
         record = self._planner.finished_trial(job)
         if record is None:
             self._record_failure(job, self._wrong_trial_outcome(job, outcome))
-        elif job.rule is None:
+            return
+        self.has_finished_trial = True
+        if job.rule is None:
             dense = self._planner.dense_trial(job.model, str(job.task))
             problem = None if dense is None else self._planner.score_problem(dense)
             if problem is not None:
