@@ -79,6 +79,14 @@ def test_a_site_without_a_curve_is_named():
     assert line == f"m, input top_p: no critical sparsity: {NO_CURVE}"
 
 
+def test_one_example_has_no_interval():
+    end = SearchEnd(MORE_EXAMPLES_NEEDED, make_curve([(0.1, 0.5, 0.9), (0.3, 0.4, 0.8)], dense=0.5))
+    line = _describe_curve(CurveKey("m", "input", "top_p"), end, 1.5)
+    assert line == (
+        "m, input top_p: no interval: at least two examples of each task are needed; raise --sequences or --limit"
+    )
+
+
 @pytest.mark.parametrize("precision", [0.0, 0.015, -1.5, 50.0, float("nan"), float("inf")])
 def test_a_precision_out_of_range_is_a_problem(precision):
     (problem,) = StudySpec(models=("zoo:dense-0.4m",), precision=precision).problems("cpu")

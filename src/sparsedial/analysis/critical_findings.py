@@ -34,7 +34,8 @@ class SiteFinding:
         task: Display name of the task or of the task average.
         metric: Name of the metric that the task is scored with.
         site: Name of the site.
-        status: One of the statuses of `CriticalSparsity` (crossed, right-censored or left-censored), or `AT_CHANCE`.
+        status: One of the statuses of `CriticalSparsity` (crossed, right-censored or left-censored), `AT_CHANCE` or
+            `TOO_FEW_EXAMPLES`.
         sparsity: The critical sparsity.
         skippable_macs: Share of the FFN's multiply-accumulates that can be skipped at the critical sparsity.
         skippable_weights: Share of all weights that the model reads per token that can be skipped at the critical

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsedial.analysis.breakdowns import nearest_trials
-from sparsedial.analysis.estimates import AT_CHANCE, Estimate, choose_answer
+from sparsedial.analysis.estimates import AT_CHANCE, TOO_FEW_EXAMPLES, Estimate, choose_answer
 from sparsedial.analysis.example_set import find_example_set
 from sparsedial.analysis.retention_curves import LabelledCurve
 from sparsedial.analysis.trial_set import TrialSet
@@ -51,14 +51,14 @@ def critical_row(
 
     Args:
         curve: The measured curve.
-        critical: Its critical sparsity. None if the dense score is at chance.
+        critical: Its critical sparsity. None if the dense score is at chance, or if there is no interval.
         task_group: Name of the average over a task group that contains the curve, or None.
         precision: Half width, as a fraction of sparsity, that the interval should have.
 
     Returns:
         The columns of ``critical.csv``, see docs/output-tables.md.
     """
-    columns = _missing_columns()
+    columns = _missing_columns(AT_CHANCE if curve.is_at_chance else TOO_FEW_EXAMPLES)
     if critical is not None:
         columns = _critical_columns(curve, critical, precision)
     return {
@@ -106,10 +106,10 @@ def _multiply(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first * second
 
 
-def _missing_columns() -> dict[str, Any]:
+def _missing_columns(status: str) -> dict[str, Any]:
     """Return the columns of `_critical_columns` for a curve without a critical sparsity."""
     columns: dict[str, Any] = dict.fromkeys(CRITICAL_COLUMNS)
-    return {**columns, "status": AT_CHANCE, "high_censored": False, "needs_points": False, "is_wide": False}
+    return {**columns, "status": status, "high_censored": False, "needs_points": False, "is_wide": False}
 
 
 def _find_rule(curve: LabelledCurve) -> type[Rule]:
@@ -171,7 +171,7 @@ def trend_rows(curves: Sequence[LabelledCurve], retain: float) -> list[dict[str,
     """
     families: dict[tuple[Any, ...], list[LabelledCurve]] = defaultdict(list)
     for curve in curves:
-        if curve.is_at_chance:
+        if curve.is_at_chance or not curve.curve.examples:
             continue
         group = curve.group
         families[group.family, group.rule, group.layers, curve.label.task, group.site].append(curve)

@@ -12,6 +12,9 @@ from sparsedial.curves.critical import RIGHT_CENSORED
 AT_CHANCE = "at chance"
 """Status of a row whose dense score cannot be told from chance. It has no critical sparsity."""
 
+TOO_FEW_EXAMPLES = "too few examples"
+"""Status of a row of which a task has fewer than two examples. It has no interval, so no critical sparsity is given."""
+
 DEFAULT_PRECISION = 0.02
 """Half width, as a fraction of sparsity, that a 95% interval should have if the study requests no precision."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparsedial.analysis.estimates import AT_CHANCE, finite_number
+from sparsedial.analysis.estimates import AT_CHANCE, TOO_FEW_EXAMPLES, finite_number
 from sparsedial.analysis.results import Results
 from sparsedial.curves.critical import RETAIN, RIGHT_CENSORED
 from sparsedial.errors import SpecError, StorageError
@@ -21,7 +21,7 @@ CRITICAL_NAME = "critical.csv"
 SCHEMAS = (2,)
 """Versions of ``results.json`` that can be read."""
 
-STATUSES = ("crossed", RIGHT_CENSORED, "left-censored", AT_CHANCE)
+STATUSES = ("crossed", RIGHT_CENSORED, "left-censored", AT_CHANCE, TOO_FEW_EXAMPLES)
 
 REQUIRED_COLUMNS = {
     "critical": ("model", "family", "parameters", "active_parameters", "site", "rule", "layers", "task",

@@ -64,6 +64,9 @@ def critical_perplexity_columns(curve: LabelledCurve) -> dict[str, Any]:
     if curve.likelihoods is None:
         return dict.fromkeys(CRITICAL_PERPLEXITY_COLUMNS)
     critical = critical_sparsity(compare_likelihoods(curve.likelihoods), RETAIN_BY_PERPLEXITY)
+    dense = float(np.exp(curve.likelihoods.dense))
+    if critical.low is None:  # fewer than two examples
+        return {**dict.fromkeys(CRITICAL_PERPLEXITY_COLUMNS), "dense_perplexity": dense}
     values = (
         critical.estimate,
         critical.low,
@@ -71,7 +74,7 @@ def critical_perplexity_columns(curve: LabelledCurve) -> dict[str, Any]:
         critical.status,
         critical.p,
         critical.right_censored,
-        float(np.exp(curve.likelihoods.dense)),
+        dense,
     )
     return dict(zip(CRITICAL_PERPLEXITY_COLUMNS, values, strict=True))
 

@@ -170,8 +170,10 @@ def _table_rows(
         critical = None
         shown_sparsity = 0.0  # without a critical sparsity, the breakdowns are those of the point of lowest sparsity
         if not curve.is_at_chance:
-            critical = critical_sparsity(curve.curve, retain)
-            shown_sparsity = critical.center
+            measured = critical_sparsity(curve.curve, retain)
+            if measured.low is not None:  # two examples of each task give an interval
+                critical = measured
+                shown_sparsity = critical.center
         nearest = breakdowns.nearest_trials(curve.trials, shown_sparsity)
         precision = trial_set.requested_precision(curve.trials) or DEFAULT_PRECISION
         rows["critical"].append(critical_row(curve, critical, averages.find_task_group(curve), precision))

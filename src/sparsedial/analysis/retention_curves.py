@@ -121,7 +121,12 @@ class LabelledCurve:
     @property
     def examples(self) -> int:
         """Number of examples that were scored, over all tasks."""
-        return sum(len(matrix) for matrix in self.curve.examples)
+        if self.curve.examples:
+            return sum(len(matrix) for matrix in self.curve.examples)
+        counts: dict[str, int] = {}  # a curve does not hold the scores of a task with one example
+        for trial in self.trials:
+            counts[trial.task.name] = max(trial.result.examples, counts.get(trial.task.name, 0))
+        return sum(counts.values())
 
     @property
     def sort_key(self) -> tuple[Any, ...]:

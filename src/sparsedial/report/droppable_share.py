@@ -8,7 +8,7 @@ The lower end comes first where the interval is wide. If it is 0, the text says 
 from __future__ import annotations
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, UNDECIDED, Estimate
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, TOO_FEW_EXAMPLES, UNDECIDED, Estimate
 from sparsedial.report.formatting import (
     format_estimate,
     format_interval,
@@ -80,6 +80,8 @@ def format_droppable_share(finding: SiteFinding) -> str:
     sparsity = finding.sparsity
     if finding.status == AT_CHANCE:
         return NOTHING_TO_RETAIN
+    if finding.status == TOO_FEW_EXAMPLES:
+        return TOO_FEW_EXAMPLES
     estimate = ""
     if sparsity.value is not None:
         estimate = f", estimate {format_sparsity(sparsity.value, sparsity.is_lower_bound)}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, TOO_FEW_EXAMPLES
 from sparsedial.curves.critical import CROSSED, LEFT_CENSORED, RIGHT_CENSORED
 from sparsedial.report.formatting import format_number, format_percent, sanitize_text
 from sparsedial.report.remedies import describe_remedies, format_precision, list_remedies
@@ -27,6 +27,8 @@ def interpret_row(finding: SiteFinding, retain: float) -> str:
     """
     if finding.status == AT_CHANCE:
         return describe_chance(finding)
+    if finding.status == TOO_FEW_EXAMPLES:
+        return "At least two examples of each task are needed for a critical sparsity and its interval."
     words = describe_curve(retain)
     sentences = []
     if finding.is_undecided:

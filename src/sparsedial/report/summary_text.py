@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from sparsedial.analysis.critical_findings import SiteFinding
 from sparsedial.analysis.differences import CurveDifference
-from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, Estimate
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, TOO_FEW_EXAMPLES, Estimate
 from sparsedial.analysis.finding_records import (
     BestSiteCount,
     BestSiteTally,
@@ -24,6 +24,7 @@ from sparsedial.report.droppable_share import CONFIDENCE, describe_droppable_sha
 from sparsedial.report.formatting import (
     format_estimate,
     format_list,
+    format_number,
     format_parameters,
     format_percent,
     format_point_interval,
@@ -136,11 +137,21 @@ def describe_missing(results: Results) -> str:
         results: Results without a critical sparsity.
 
     Returns:
-        One sentence.
+        One sentence, or two if the tasks have different reasons.
     """
-    if not results.critical.empty and (results.critical["status"] == AT_CHANCE).all():
-        return "There is no critical sparsity, because no dense score can be told from chance: nothing can be retained."
-    return "No critical sparsity could be computed, because no curve has valid trials."
+    statuses = set() if results.critical.empty else set(results.critical["status"])
+    sentences = []
+    if TOO_FEW_EXAMPLES in statuses:
+        examples = results.critical.loc[results.critical["status"] == TOO_FEW_EXAMPLES, "examples"].max()
+        sentences.append(
+            "There is no critical sparsity, because at least two examples of each task are needed, and "
+            f"{format_number(examples)} {'was' if examples == 1 else 'were'} scored."
+        )
+    if AT_CHANCE in statuses:
+        sentences.append(
+            "There is no critical sparsity, because no dense score can be told from chance: nothing can be retained."
+        )
+    return " ".join(sentences) or "No critical sparsity could be computed, because no curve has valid trials."
 
 
 def _describe_comparisons(findings: Findings, condition: str) -> list[str]:

@@ -36,6 +36,8 @@ def _describe_curve(curve: CurveKey, end: SearchEnd, precision: float) -> str:
     if end.measured is None:
         return f"{name}: no critical sparsity: {end.reason}"
     critical = critical_sparsity(end.measured, end.retain)
+    if critical.low is None:
+        return f"{name}: no interval: at least two examples of each task are needed; raise --sequences or --limit"
     examples = sum(map(len, end.measured.examples))
     missing = [end.reason]
     if end.reason in (MORE_EXAMPLES_NEEDED, POINTS_USED):

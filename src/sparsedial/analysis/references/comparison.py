@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparsedial.analysis.breakdowns import ANY_STATE
-from sparsedial.analysis.estimates import AT_CHANCE, Estimate, finite_number, is_true
+from sparsedial.analysis.estimates import AT_CHANCE, TOO_FEW_EXAMPLES, Estimate, finite_number, is_true
 from sparsedial.analysis.labels import is_average
 from sparsedial.analysis.references.records import (
     CRITICAL_SPARSITY,
@@ -112,6 +112,8 @@ def _critical_rows(critical: pd.DataFrame, reference: Reference, value: Referenc
             note = describe_other_tasks(reference, value.averaged_tasks, list_averaged_tasks(critical, row))
         if row["status"] == AT_CHANCE:
             note = "the dense score here cannot be told from chance"
+        if row["status"] == TOO_FEW_EXAMPLES:
+            note = "at least two examples of each task are needed here"
         measured = Estimate(
             value=finite_number(row["sparsity"]),
             low=finite_number(row["low"]),
