@@ -88,3 +88,10 @@ def test_an_exception_while_denoising_fails_the_trial(tmp_path, monkeypatch):
     with pytest.raises(SparsedialError, match="broken while denoising"):
         run_study(spec("zoo:diffusion-1.3m", tasks=("denoising",)), tmp_path, device="cpu")
     assert not list((tmp_path / "trials").glob("*/*.json"))
+
+
+def test_perplexity_is_refused_before_the_first_trial(tmp_path):
+    requested = spec("zoo:diffusion-1.3m", criterion="perplexity")
+    with pytest.raises(SpecError, match="is a masked-diffusion model, and no task has a text whose perplexity"):
+        run_study(requested, tmp_path, device="cpu")
+    assert not list((tmp_path / "prepared").glob("*"))

@@ -51,6 +51,13 @@ class ModelOutline:
         return self.parameters * self.bytes_per_stored_weight
 
     @property
+    def is_kind_known(self) -> bool:
+        """False if a model that looks causal may be a diffusion model: it has a mask token, and no causal attention."""
+        if self.lm.kind != CAUSAL or self.lm.mask_token is None:
+            return True
+        return any(getattr(module, "is_causal", False) is True for module in self.lm.model.modules())
+
+    @property
     def text_config(self) -> Any:
         """Configuration of the language model, without that of a vision tower."""
         return self.lm.model.config.get_text_config()

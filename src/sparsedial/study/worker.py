@@ -23,6 +23,7 @@ from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
 from sparsedial.rules import Calibration
 from sparsedial.study.calibrations import CalibrationSource, find_calibration, prepare_calibrations
+from sparsedial.study.criterion import check_kind_has_likelihoods
 from sparsedial.study.in_memory import NO_OBJECTS, ObjectsInMemory
 from sparsedial.study.job import Job, OutcomeKind, ResolvedModel
 from sparsedial.study.job_progress import JobProgress
@@ -179,6 +180,7 @@ class Worker:
         gc.collect()  # frees the memory of the previous model
         lm = self._make_language_model(name)
         check_kind_has_phases(self.spec.phases, lm.kind, name)
+        check_kind_has_likelihoods(self.spec.criterion, self.tasks.values(), lm.kind, name)
         ffns = find_ffns(lm.model, modules=self.spec.modules)
         sites = self._available_sites(lm, ffns)
         undefined = find_undefined_sites(self.spec, ffns, self.spec.sites or sites, self.listener.log)

@@ -20,6 +20,7 @@ from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
+from sparsedial.tasks.model_kinds import MaskedDiffusionTask
 from sparsedial.tasks.option_parsing import check_at_least
 from sparsedial.tasks.workload import Workload, prefill_workload
 
@@ -79,7 +80,7 @@ class DenoisingReplayOptions:
 
 
 @dataclass(frozen=True)
-class DenoisingReplay(BatchOption, SampledExamples):
+class DenoisingReplay(BatchOption, MaskedDiffusionTask, SampledExamples):
     """Task that replays denoising trajectories sampled from the dense model.
 
     In every step, the model reads the sequence with the masks that it had in that step. Every step is a forward pass,

@@ -11,6 +11,7 @@ from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.example_blocks import ExampleBlock, SelectableExamples
+from sparsedial.tasks.model_kinds import MaskedDiffusionTask
 from sparsedial.tasks.next_token import NextToken, check_document_lengths
 from sparsedial.tasks.option_parsing import INTERNAL
 from sparsedial.tasks.restoration import MaskedExamples, check_fraction, draw_masks, restore
@@ -20,7 +21,7 @@ VERSION = 2  # incremented when the same settings would give other numbers
 
 
 @dataclass(frozen=True)
-class MaskedToken(BatchOption, SelectableExamples):
+class MaskedToken(BatchOption, MaskedDiffusionTask, SelectableExamples):
     """Task that scores a document by the share of its masked tokens that a diffusion model predicts correctly.
 
     The fields are the options of the task.

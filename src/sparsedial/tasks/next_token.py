@@ -54,6 +54,7 @@ class NextToken(BatchOption, SelectableExamples):
     reuse_mask: ClassVar[int] = 1
     phases: ClassVar[tuple[str, ...]] = (PREFILL,)
     gives_likelihoods: ClassVar[bool] = True
+    likelihood_kinds: ClassVar[tuple[str, ...]] = (CAUSAL,)
     needs_tokenizer: ClassVar[bool] = True
 
     text: str | None = None
@@ -107,11 +108,22 @@ class NextToken(BatchOption, SelectableExamples):
             TaskError: The model is not causal, so it would read the tokens that it has to predict, or it has no
                 tokenizer, or a document is empty, or is too long for the model, or has tokens that the model lacks.
         """
-        if lm.kind != CAUSAL:
-            raise TaskError(f"{self.name}: model {lm.source.name!r} is {lm.kind}: use masked_token instead")
+        self.check_kind(lm)
         rows = self.tokenize(lm)
         check_document_lengths(lm, [len(row) - 1 for row in rows], self.name)  # the last token is only predicted
         return {"tokens": rows}
+
+    def check_kind(self, lm: LanguageModel) -> None:
+        """Check that a model is causal, because any other model would read the tokens that it has to predict.
+
+        Args:
+            lm: The model.
+
+        Raises:
+            TaskError: The model is of another kind.
+        """
+        if lm.kind != CAUSAL:
+            raise TaskError(f"{self.name}: model {lm.source.name!r} is {lm.kind}: use masked_token instead")
 
     def tokenize(self, lm: LanguageModel) -> list[list[int]]:
         """Return the first token ids of every document, after the BOS token if the tokenizer has one.

@@ -25,6 +25,7 @@ from sparsedial.tasks.base import Scores, tokens_to_text
 from sparsedial.tasks.batch_option import BatchOption
 from sparsedial.tasks.diffusion_sampling import sample_by_denoising
 from sparsedial.tasks.example_blocks import EXAMPLES, ExampleBlock, SampledExamples
+from sparsedial.tasks.model_kinds import MaskedDiffusionTask
 from sparsedial.tasks.option_parsing import INTERNAL, check_at_least
 from sparsedial.tasks.workload import Workload, prefill_workload
 
@@ -59,7 +60,7 @@ class MaskedExamples:
 
 
 @dataclass(frozen=True)
-class Restoration(BatchOption, SampledExamples):
+class Restoration(BatchOption, MaskedDiffusionTask, SampledExamples):
     """Task in which a masked diffusion model predicts masked tokens of sequences sampled from the dense model.
 
     Sequences are sampled by denoising at temperature 1 and in random order, after the BOS token if the model has one.

@@ -27,7 +27,7 @@ from sparsedial.inference.run_context import Progress, RunContext, ignore_progre
 from sparsedial.inference.sampling import TokenSampler
 from sparsedial.inference.seeds import derive_seed
 from sparsedial.inference.token_likelihood import sum_nll
-from sparsedial.models.kind import BLOCK_DIFFUSION, MASKED_DIFFUSION, attends_to_later_tokens
+from sparsedial.models.kind import BLOCK_DIFFUSION, CAUSAL, MASKED_DIFFUSION, attends_to_later_tokens
 from sparsedial.models.loading import LanguageModel
 from sparsedial.tasks.agreement_metrics import AGREEMENT, EXPECTED_AGREEMENT, check_metric
 from sparsedial.tasks.base import NLL, NLL_TOKENS, Scores, tokens_to_text
@@ -69,6 +69,7 @@ class SelfPrediction(BatchOption, SampledExamples):
     reuse_mask: ClassVar[int] = 1
     phases: ClassVar[tuple[str, ...]] = (PREFILL,)
     gives_likelihoods: ClassVar[bool] = True
+    likelihood_kinds: ClassVar[tuple[str, ...]] = (CAUSAL,)
 
     sequences: int = 64
     length: int = 96
@@ -143,6 +144,18 @@ class SelfPrediction(BatchOption, SampledExamples):
         generated = float(rows * self.length)
         sampling = Workload(rows, 0.0, 0.0, generated, generated, self.length + 1)
         return replace(prefill_workload(rows, self.length), preparation=sampling)
+
+    def check_kind(self, lm: LanguageModel) -> None:
+        """Check that a model is no block diffusion model.
+
+        Args:
+            lm: The model.
+
+        Raises:
+            TaskError: The model is a block diffusion model.
+        """
+        if lm.kind == BLOCK_DIFFUSION:
+            raise TaskError(_describe_other_kind(self.name))
 
     def _task_for_kind(self, lm: LanguageModel) -> CausalSelfPrediction | Restoration:
         """Return the task that implements self-prediction for this kind of model."""
@@ -256,10 +269,14 @@ class CausalSelfPrediction:
         length = self.options.length
         check_length(lm, length, f"{name}: length {length}", "use a smaller length")
         if lm.kind == BLOCK_DIFFUSION or attends_to_later_tokens(lm.model):
-            raise TaskError(
-                f"{name}: the model is not causal: later tokens change its predictions of earlier ones. "
-                "Use a causal or a masked diffusion model."
-            )
+            raise TaskError(_describe_other_kind(name))
+
+
+def _describe_other_kind(task_name: str) -> str:
+    return (
+        f"{task_name}: the model is not causal: later tokens change its predictions of earlier ones. "
+        "Use a causal or a masked diffusion model."
+    )
 
 
 def _sample(

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from sparsedial.errors import SpecError
+from sparsedial.errors import SparsedialError, SpecError
 from sparsedial.models.device_memory import GIB
 from sparsedial.study.cost import cards
 from sparsedial.study.cost.cards import Card, MeasuredShape, find_card
@@ -99,6 +99,35 @@ def test_a_study_of_a_phase_or_of_the_kernels_lists_what_lacks_them(spec, tmp_pa
     assert "masked-diffusion model" in needs.models[1].problem
     needs = find(dataclasses.replace(spec, phases=("generation",)), tmp_path)
     assert "would be dense" in needs.tasks[0].problem and needs.preview is None
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "message"),
+    [
+        ("zoo:diffusion-1.3m", "next_token", "next_token: model '{}' is masked-diffusion: use masked_token instead"),
+        ("zoo:dense-0.4m", "masked_token", "model '{}' is causal: expected a masked-diffusion model"),
+        ("zoo:dense-0.4m", "restoration", "model '{}' is causal: expected a masked-diffusion model"),
+        ("zoo:dense-0.4m", "denoising", "model '{}' is causal: expected a masked-diffusion model"),
+    ],
+)
+def test_a_task_for_another_kind_of_model_is_listed_as_in_the_run(spec, tmp_path, model, task, message):
+    spec = dataclasses.replace(spec, models=(model,), tasks=(TaskSpec(task),), task_options={"length": 6})
+    assert find(spec, tmp_path).models[0].problem == message.format(model)
+    with pytest.raises(SparsedialError) as error:
+        run_study(spec, tmp_path / "out", device="cpu")
+    assert str(error.value) == message.format(model)
+
+
+def test_perplexity_needs_a_task_with_likelihoods_and_a_model_that_gives_them(spec, tmp_path):
+    spec = dataclasses.replace(spec, criterion="perplexity", models=("zoo:dense-0.4m", "zoo:diffusion-1.3m"))
+    needs = find(spec, tmp_path)
+    assert [model.problem is None for model in needs.models] == [True, False]
+    assert "'zoo:diffusion-1.3m' is a masked-diffusion model" in needs.models[1].problem
+    write_tasks(tmp_path)
+    options = {"include_path": str(tmp_path)}
+    needs = find(dataclasses.replace(spec, tasks=(TaskSpec("tiny_choice"),), task_options=options), tmp_path)
+    assert "no task has a text whose perplexity can be measured: tiny_choice" in needs.general_problem
+    assert [model.problem for model in needs.models] == [None, None]
 
 
 def test_a_model_that_is_too_large_is_named_with_the_number_of_devices(spec, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -18,6 +18,7 @@ from sparsedial.study.cost.disk import estimate_trial_bytes
 from sparsedial.study.cost.memory import MemoryNeed, estimate_memory
 from sparsedial.study.cost.task_check import CheckedTask, check_tasks, find_general_problem, select_runnable
 from sparsedial.study.cost.trial_time import SecondsRange, estimate_trial
+from sparsedial.study.criterion import check_kind_has_likelihoods
 from sparsedial.study.dry_run import Preview, preview_study
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.job import Job
@@ -25,6 +26,7 @@ from sparsedial.study.phase_choice import check_kind_has_phases
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
 from sparsedial.tasks.base import Task
+from sparsedial.tasks.model_kinds import KindCheckingTask
 from sparsedial.tasks.workload import EstimatedTask, Workload
 
 
@@ -177,16 +179,22 @@ def find_needs(spec: StudySpec, store: Store, resources: Resources) -> StudyNeed
             needs.append(ModelNeeds(model, trials=trials, notes=(str(error),)))
             continue
         model_needs = estimate.find_needs(preview, trials)
-        needs.append(replace(model_needs, problem=_find_setting_problem(spec, estimate.outline) or model_needs.problem))
+        problem = _find_setting_problem(spec, estimate.outline, tasks.values()) or model_needs.problem
+        needs.append(replace(model_needs, problem=problem))
         disk += estimate.count_bytes(preview, trials)
     return StudyNeeds(resources, needs, checked, general_problem, preview, disk)
 
 
-def _find_setting_problem(spec: StudySpec, outline: ModelOutline) -> str | None:
+def _find_setting_problem(spec: StudySpec, outline: ModelOutline, tasks: Collection[Task]) -> str | None:
     """Return why a model does not have what the study asks for. Only what its shape tells is checked."""
     name = outline.lm.source.name
     try:
         check_kind_has_phases(spec.phases, outline.lm.kind, name)
+        if spec.kind is not None or outline.is_kind_known:
+            check_kind_has_likelihoods(spec.criterion, tasks, outline.lm.kind, name)
+            for task in tasks:
+                if isinstance(task, KindCheckingTask):
+                    task.check_kind(outline.lm)
         if spec.accelerated:
             backend = load_backend(outline.lm.device)
             dtypes = [str(dtype).removeprefix("torch.") for dtype in backend.dtypes]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsedial.errors import SparsedialError, TaskDataError
+from sparsedial.study.criterion import CRITERIA, describe_criterion_problems
 from sparsedial.study.phase_choice import describe_missing_phases
 from sparsedial.study.spec import StudySpec
 from sparsedial.tasks.base import Task
@@ -94,9 +95,12 @@ def find_general_problem(spec: StudySpec, checked: Sequence[CheckedTask]) -> str
         if task.problem is not None:
             return None
     try:
-        make_tasks(spec.tasks, spec.task_options)
+        tasks = make_tasks(spec.tasks, spec.task_options)
     except SparsedialError as error:
         return str(error)
+    if spec.criterion in CRITERIA:  # an unknown one is a problem of the settings
+        for problem in describe_criterion_problems(spec.criterion, tasks):
+            return problem
     return None
 
 
