@@ -106,6 +106,15 @@ def test_a_search_adds_examples_only_where_its_tests_do_not_decide(small_blocks,
     assert any("examples" in message and "values of p" in message for message in messages)
 
 
+def test_the_largest_number_of_examples_is_a_limit_below_the_requested_one(small_blocks, spec, tmp_path):
+    search = dataclasses.replace(spec, sites=("input",), values=None, precision=1.0, max_examples=6)
+    limited = run_study(with_sequences(search, 32), tmp_path / "limited", device="cpu")
+    critical = compute_results(limited).critical
+    assert critical["examples"].tolist() == [6]
+    exact = run_study(with_sequences(search, 6), tmp_path / "exact", device="cpu")
+    assert records_and_scores(limited) == records_and_scores(exact)
+
+
 def test_blocks_of_different_studies_do_not_overlap():
     blocks = [ExampleBlock(64, 96), ExampleBlock(0, 64), ExampleBlock(96, 128), ExampleBlock(64, 128)]
     assert select_disjoint_blocks(blocks) == {ExampleBlock(0, 64), ExampleBlock(64, 128)}

@@ -52,21 +52,25 @@ class TaskPlan:
         return self.identities[self.blocks.index(block)]
 
 
-def plan_tasks(tasks: Iterable[Task], max_examples: int | None = None) -> dict[str, TaskPlan]:
+def plan_tasks(
+    tasks: Iterable[Task], max_examples: int | None = None, limit: int | None = None
+) -> dict[str, TaskPlan]:
     """Divide tasks into blocks.
 
     Args:
         tasks: The tasks.
         max_examples: Number of examples that a search may use of each task. Defaults to None, which means those that
             the options of the task request.
+        limit: Number of examples that no task that can be divided exceeds, whatever its options request. Defaults to
+            None.
 
     Returns:
         The plan of each task by its name.
     """
     plans = {}
     for task in tasks:
-        identities = tuple(block.identity() for block in task_blocks(task, max_examples))
-        plans[task.name] = TaskPlan(identities, count_requested_blocks(task))
+        identities = tuple(block.identity() for block in task_blocks(task, max_examples, limit))
+        plans[task.name] = TaskPlan(identities, count_requested_blocks(task, limit))
     return plans
 
 

@@ -161,36 +161,47 @@ def divide_examples(count: int, available: int | None = None) -> list[ExampleBlo
     return [ExampleBlock(first, end) for first, end in zip(firsts, ends, strict=False)]
 
 
-def task_blocks(task: Task, max_examples: int | None = None) -> list[Task]:
+def task_blocks(task: Task, max_examples: int | None = None, limit: int | None = None) -> list[Task]:
     """Return the tasks that score the blocks of a task.
 
     Args:
         task: Any task.
         max_examples: Number of examples that the task may grow to. Defaults to None, which means the number that its
             options request.
+        limit: Number of examples that the task must not exceed, although its options may request more. Defaults to
+            None.
 
     Returns:
         One task per block. The task itself if it cannot be divided.
     """
     if not isinstance(task, DivisibleTask) or not task.is_divisible:
         return [task]
-    count = task.count_examples()
-    limit = max(count, max_examples or 0)
+    count = _count_first_examples(task, limit)
+    most = max(count, max_examples or 0)
     available = task.count_available()
     if available is not None:
-        limit = min(limit, available)
-    return [task.select_examples(block) for block in divide_examples(count, limit)]
+        most = min(most, available)
+    return [task.select_examples(block) for block in divide_examples(count, most)]
 
 
-def count_requested_blocks(task: Task) -> int:
+def count_requested_blocks(task: Task, limit: int | None = None) -> int:
     """Return the number of blocks that hold the examples that the options of a task request.
 
     Args:
         task: Any task.
+        limit: Number of examples that the task must not exceed. Defaults to None.
     """
     if not isinstance(task, DivisibleTask) or not task.is_divisible:
         return 1
-    return len(block_ends(task.count_examples()))
+    return len(block_ends(_count_first_examples(task, limit)))
+
+
+def _count_first_examples(task: DivisibleTask, limit: int | None) -> int:
+    """Return the number of examples that every point is measured with."""
+    count = task.count_examples()
+    if limit is None:
+        return count
+    return min(count, limit)
 
 
 def without_examples(identity: Mapping[str, Any]) -> dict[str, Any]:
