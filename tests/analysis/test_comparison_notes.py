@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from sparsedial.analysis.results import compute_results
 from tests.support.made_up_studies import LARGE, SMALL, keep_sparse_trials, study
 
@@ -25,6 +27,23 @@ def test_tasks_that_share_no_p_have_no_average_and_a_note_says_so(tmp_path):
     assert set(found.critical["task"]) == {"piqa", "sciq"}
     assert any("No average" in note and "fam-100m, input" in note for note in found.notes)
     assert not any("No average" in note for note in compute_results([one]).notes)
+
+
+@pytest.mark.parametrize(
+    "studies",
+    [
+        [{"tasks": ("restoration", "denoising")}],
+        [{"tasks": ("self_prediction",), "limit": limit} for limit in (100, 400)],
+        [{"tasks": ("next_token",), "limit": limit} for limit in (100, 400)],
+        [{"tasks": ("next_token", "self_prediction"), "limit": limit} for limit in (100, 400)],
+    ],
+    ids=["without data", "without data, two settings", "one task, two settings", "both"],
+)
+def test_tasks_that_are_not_averaged_at_any_p_have_no_note(tmp_path, studies):
+    stores = [study(tmp_path / str(index), [SMALL], sites=("input",), **each) for index, each in enumerate(studies)]
+    found = compute_results(stores)
+    assert len(found.critical) > 1
+    assert not any("No average" in note for note in found.notes)
 
 
 def test_devices_mixed_within_a_curve_are_noted(tmp_path):

@@ -9,7 +9,7 @@ from operator import attrgetter
 from sparsedial.analysis.retention_curves import CurveSetting, LabelledCurve
 from sparsedial.analysis.task_averages import Averages
 from sparsedial.analysis.trial_set import TrialSet, describe_device
-from sparsedial.tasks.self_prediction import SelfPrediction
+from sparsedial.tasks.registry import is_data_free
 
 
 def make_notes(trial_set: TrialSet, curves: Sequence[LabelledCurve], averages: Averages) -> list[str]:
@@ -101,12 +101,13 @@ def _note_families(trial_set: TrialSet) -> str | None:
 
 
 def _note_missing_averages(curves: Sequence[LabelledCurve], averages: Averages) -> str | None:
-    tasks_by_group: dict[CurveSetting, list[LabelledCurve]] = defaultdict(list)
+    tasks_by_group: dict[CurveSetting, set[str]] = defaultdict(set)
     for curve in curves:
-        can_be_averaged = curve.label.task != SelfPrediction.name and averages.find_task_group(curve) is None
+        task = curve.dense.task.name  # one task with several sets of options has no average over tasks
+        can_be_averaged = not is_data_free(task) and averages.find_task_group(curve) is None
         if can_be_averaged and not curve.is_at_chance and not averages.has_average(curve.group):
-            tasks_by_group[curve.group].append(curve)
-    missing = [f"{group.model}, {group.site}" for group, members in tasks_by_group.items() if len(members) > 1]
+            tasks_by_group[curve.group].add(task)
+    missing = [f"{group.model}, {group.site}" for group, tasks in tasks_by_group.items() if len(tasks) > 1]
     if not missing:
         return None
     return f"No average over tasks, because the tasks were not measured at a common value of p: {'; '.join(missing)}."

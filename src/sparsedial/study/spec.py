@@ -76,7 +76,8 @@ class StudySpec:
         precision: Half of the width of the 95% interval, in percentage points of sparsity, that the search aims at
             instead of ``tolerance``. It measures more values, and then more examples, to reach it. Defaults to None.
         max_examples: Number of examples of each task that the search for ``precision`` may use, also if the options of
-            the task request more. A task with fewer examples uses all of them. Defaults to None, which means `DEFAULT_MAX_EXAMPLES`.
+            the task request more. A task with fewer examples uses all of them. Defaults to None, which means
+            `DEFAULT_MAX_EXAMPLES`.
         retain: Share of the dense score that a sparse model has to keep, between 0 and 1. Defaults to 0.99.
         criterion: "score", "perplexity" or "both": what the search looks for and what the report shows. By
             "perplexity", a sparse model may have a perplexity that is at most 1% higher. It changes no trial.

@@ -52,9 +52,7 @@ class TaskPlan:
         return self.identities[self.blocks.index(block)]
 
 
-def plan_tasks(
-    tasks: Iterable[Task], max_examples: int | None = None, limit: int | None = None
-) -> dict[str, TaskPlan]:
+def plan_tasks(tasks: Iterable[Task], max_examples: int | None = None, limit: int | None = None) -> dict[str, TaskPlan]:
     """Divide tasks into blocks.
 
     Args:
