@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, MambaConfig, MambaForCausalLM
 import sparsedial as sd
 from sparsedial.errors import AttachError, ModelError, SparsedialError, SpecError, TaskError
 from sparsedial.measurement.arguments import describe_study
+from sparsedial.study.progress_listener import NullListener
 from sparsedial.tasks.base import Scores
 from sparsedial.tasks.spec import TaskSpec
 from tests.measurement.conftest import Confidence
@@ -53,7 +54,7 @@ CASES = {
                      "has no tokenizer, which the tasks next_token need"),
     "unknown site": (lambda model: (model,), {"sites": "inptu"}, "did you mean 'input'"),
     "unknown rule": (lambda model: (model,), {"rule": "top-p"}, "did you mean 'top_p'"),
-    "unknown task": (lambda model: (model, object()), {"tasks": "self_predicton"}, "did you mean 'self_prediction'"),
+    "unknown task": (lambda model: (model,), {"tasks": "self_predicton"}, "did you mean 'self_prediction'"),
     "unknown model": (lambda model: ("smollm2-135",), {}, "did you mean 'smollm2-135m'"),
     "unknown argument": (lambda model: (model,), {"site": "input"}, "unknown argument 'site': did you mean 'sites'"),
     "unknown option": (lambda model: (model,), {"sequnces": 4}, "'sequnces': did you mean 'sequences'"),
@@ -80,6 +81,14 @@ CASES = {
     "kind": (lambda model: (model,), {"kind": "masked-diffusion"}, "declared as masked-diffusion, but it is causal"),
     "a layer that is missing": (lambda model: (model,), {"layers": [7]}, "Unknown layer"),
     "a directory": (lambda model: (model,), {"out": "/proc/nowhere"}, "/proc/nowhere"),
+    "no directory": (lambda model: (model,), {"out": 3}, "out 3: expected a directory, or None"),
+    "an empty directory name": (lambda model: (model,), {"out": ""}, "out '': expected a directory, or None"),
+    "an executor by name": (lambda model: (model,), {"executor": "ray"}, "executor 'ray': expected a config"),
+    "no progress": (lambda model: (model,), {"progress": "x"}, "progress 'x': expected True, False, or an"),
+    "a listener class": (lambda model: (model,), {"progress": NullListener}, "expected True, False, or an object with"),
+    "no tokenizer but text": (lambda model: (model, "gpt2"), {}, "tokenizer: got str 'gpt2': expected the"),
+    "a model as tokenizer": (lambda model: (model, model), {}, "tokenizer: got LlamaForCausalLM"),
+    "an empty name": (lambda model: ("",), {}, "model '': the name is empty. Expected a hub ID"),
 }  # fmt: skip
 
 

@@ -50,6 +50,14 @@ def test_a_file_that_is_no_page_is_not_replaced(result, tmp_path):
     assert result.report(page) == page
 
 
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_a_report_needs_a_path(result, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=f"path {path!r}: expected a directory, or a file whose name ends in .html"):
+        result.report(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_curves_are_found_by_what_distinguishes_them(result):
     curve = result.curve("input")
     assert sd.critical_sparsity(curve).low == result.critical.set_index("site")["low"]["input"]

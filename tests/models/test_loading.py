@@ -1,10 +1,12 @@
 """Loading models: device, dtype, missing weights and the tokenizer."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from sparsedial.errors import ModelError, SpecError
-from sparsedial.models.loading import load_language_model, pick_device, pick_dtype
+from sparsedial.models.loading import load_language_model, load_model, pick_device, pick_dtype
 from sparsedial.models.sources import resolve_source
 
 
@@ -46,3 +48,9 @@ def test_missing_weights_are_an_error(tmp_path, llama):
     llama.model.save_pretrained(tmp_path / "headless")
     with pytest.raises(ModelError, match=r"missing.*lm_head.weight"):
         load_language_model(resolve_source(str(tmp_path / "headless")), dtype="float32")
+
+
+@pytest.mark.parametrize("name", [None, 3, Path("folder")])
+def test_a_name_is_text(name):
+    with pytest.raises(SpecError, match=r"load_model: got .* expected the name of a model as text"):
+        load_model(name)

@@ -118,7 +118,13 @@ def test_metrics_by_task_apply_to_built_in_tasks_that_have_a_choice():
     metrics = {"self_prediction": "agreement", "denoising": "expected_agreement"}
     tasks = make_tasks(specs, {"metrics": metrics})
     assert [getattr(task, "metric", None) for task in tasks] == ["agreement", "agreement", None]
-    with pytest.raises(SpecError, match="unknown task option 'metrics'"):
-        make_tasks(specs, {"metrics": {"masked_token": "agreement"}})
+    with pytest.raises(
+        SpecError, match=r"task 'masked_token': it has no choice of metrics. Leave out the metric 'acc'"
+    ):
+        make_tasks(specs, {"metrics": {"masked_token": "acc"}})
+    with pytest.raises(
+        SpecError, match="a metric is given for 'piqa', which is not among the tasks self_prediction, den"
+    ):
+        make_tasks(specs, {"metrics": {"piqa": "acc"}})
     with pytest.raises(SpecError, match="self_prediction: metric='hits': expected expected_agreement or agreement"):
         make_tasks(specs, {"metrics": {"self_prediction": "hits"}})

@@ -9,6 +9,7 @@ from typing import Any
 from sparsedial.errors import AttachError, SpecError
 from sparsedial.ffn.sites import check_site_name
 from sparsedial.hooks.vector_reservation import is_sparsified
+from sparsedial.measurement.argument_types import check_tokenizer
 from sparsedial.models.in_memory import ModelInMemory, check_model, default_name, without_compilation
 from sparsedial.rules import RULES, Rule
 from sparsedial.study.in_memory import ObjectsInMemory
@@ -119,6 +120,7 @@ def _wrap_model(
 ) -> dict[str, ModelInMemory]:
     """Return a model in memory by its name, after checking that all arguments apply to it."""
     check_model(model)
+    check_tokenizer(tokenizer)
     if is_sparsified(model):
         raise AttachError(
             "model: it is sparsified or accelerated at present, so its dense score would not be that of the dense "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from sparsedial.curves.critical import RETAIN
+from sparsedial.measurement.argument_types import check_executor, check_path, check_progress
 from sparsedial.measurement.arguments import describe_study
 from sparsedial.measurement.progress_display import ProgressDisplay
 from sparsedial.measurement.result import Measurement
@@ -112,6 +112,9 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         >>> result.curve("input").p.tolist()
         [0.9, 0.5]
     """
+    check_executor(executor)
+    shown = check_progress(progress)
+    folder = None if out is None else check_path(out, "out", "a directory, or None for a temporary one")
     spec, objects = describe_study(
         model,
         tokenizer,
@@ -137,16 +140,16 @@ def measure(  # noqa: PLR0913 - one argument per option of `sparsedial run`
         task_options=task_options,
     )
     with ExitStack() as cleanup:
-        if progress is True:
+        if shown is True:
             listener: ProgressListener | None = cleanup.enter_context(ProgressDisplay())
-        elif progress is False:
+        elif shown is False:
             listener = None
             cleanup.enter_context(silent_libraries())
         else:
-            listener = progress
+            listener = shown
         return measure_study(
             spec,
-            None if out is None else Path(out),
+            folder,
             device=device,
             listener=listener,
             executor=executor,

@@ -18,6 +18,7 @@ from sparsedial.analysis.evidence import describe_results
 from sparsedial.analysis.results import Results
 from sparsedial.curves.curve import Curve
 from sparsedial.errors import SpecError
+from sparsedial.measurement.argument_types import check_path
 from sparsedial.optional_packages import find_missing_modules, require_extra
 from sparsedial.rules import Rule
 from sparsedial.suggestions import describe_unknown
@@ -129,6 +130,7 @@ class Measurement:
 
         Raises:
             SparsedialError: The extra ``report`` is not installed.
+            SpecError: The path is empty, or is no path.
             StorageError: A file cannot be written, or would replace a file that is not of a report.
         """
         require_extra("report", "the report")
@@ -136,7 +138,7 @@ class Measurement:
         from sparsedial.report.html_page import render_page, write_report
         from sparsedial.report.output_folder import check_report_page
 
-        target = Path(path)
+        target = check_path(path, "path", "a directory, or a file whose name ends in .html")
         if target.suffix.lower() != ".html":
             return write_report(self.results, target)
         check_report_page(target)

@@ -167,7 +167,7 @@ def load_model(
 
     Raises:
         ModelError: The model cannot be found or loaded.
-        SpecError: The device or the dtype is unknown.
+        SpecError: The name is no text, or the device or the dtype is unknown.
 
     Example:
         >>> import sparsedial as sd
@@ -175,6 +175,11 @@ def load_model(
         >>> sd.find_ffns(model)
         FFNs(3 in 3 layers)
     """
+    if not isinstance(name, str):
+        raise SpecError(
+            f"load_model: got {name!r:.60} of type {type(name).__name__}: expected the name of a model as text, such "
+            "as 'smollm2-135m' or the path of a directory"
+        )
     source = resolve_source(name, trust_remote_code=trust_remote_code)
     settings = read_settings(source.path) if accelerated else None
     if settings is not None and dtype == "auto":

@@ -63,6 +63,8 @@ def check_model_exists(name: str) -> None:
     Raises:
         ModelError: There is no such model, or its files are damaged, hold only pickled weights or contain an adapter.
     """
+    if not name.strip():
+        raise ModelError(f"model {name!r}: the name is empty. {describe_accepted_names(name)}")
     path = Path(name).expanduser()
     if name in MODEL_ALIASES:
         return

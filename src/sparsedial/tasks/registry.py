@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from types import MappingProxyType
@@ -271,13 +271,26 @@ def _find_unused_options(specs: Sequence[TaskSpec], shared_options: Mapping[str,
     for spec in specs:
         known.update(dict.fromkeys(task_option_names(spec.name)))
     errors: list[SparsedialError] = []
-    for name in shared_options:
-        if name not in known:
+    for name, value in shared_options.items():
+        if name == "metrics" and isinstance(value, Mapping):  # each entry names a task, however it was typed
+            if name not in known:
+                errors += map(SpecError, _describe_unused_metrics(specs, value))
+        elif name not in known:
             hint = did_you_mean(name, known)
             errors.append(
                 SpecError(f"unknown task option {name!r}{hint} The tasks have the options {', '.join(known)}.")
             )
     return errors
+
+
+def _describe_unused_metrics(specs: Sequence[TaskSpec], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each metric that no task takes."""
+    names = [spec.name for spec in specs]
+    for task in metrics:
+        if task in names:
+            yield f"task {task!r}: it has no choice of metrics. Leave out the metric {metrics[task]!r}."
+        else:
+            yield f"a metric is given for {task!r}, which is not among the tasks {', '.join(names)}"
 
 
 def _raise_all(errors: Sequence[SparsedialError]) -> None:
