@@ -46,6 +46,18 @@ def describe(**changes):
             "and possibly more than at the last measured point. The estimate is at least 98.0%, the most of the 5 "
             "sites.",
         ),
+        (  # there is no more than everything
+            {"sparsity": 1.0, "low": 1.0, "high": 1.0, "status": "right-censored", "high_censored": True}
+            | {"first_crossing": None, "is_wide": True},
+            "100.0% (100.0–100.0%) of the input activations can be dropped while 99% of the score is kept, the most of "
+            "the 5 sites.",
+        ),
+        (
+            {"sparsity": 1.0, "low": 0.96, "high": 1.0, "status": "right-censored", "high_censored": True}
+            | {"first_crossing": None, "is_wide": True, "is_last_sparsest": True},
+            "at least 96.0% of the input activations can be dropped while 99% of the score is kept (97.5% confidence), "
+            "and possibly all of them. The estimate is 100.0%, the most of the 5 sites.",
+        ),
         (
             {"sparsity": 0.3, "low": 0.0, "high": 0.78, "first_crossing": 0.1, "is_wide": True}
             | {"examples_needed": 1384, "needs_points": True, "precision": 0.015},

@@ -18,6 +18,11 @@ def interpret_changed(**changes):
     ("changes", "text"),
     [
         ({}, "The retention curve crosses 99% at this sparsity."),
+        (
+            {"status": "right-censored", "sparsity": 1.0, "low": 1.0, "high": 1.0, "high_censored": True}
+            | {"first_crossing": None, "is_wide": True},
+            "Retention is still at least 99% at 100% sparsity.",
+        ),
         ({"status": "right-censored"}, "A lower bound: retention at the last measured point is still at least 99%."),
         (
             {"status": "left-censored"},

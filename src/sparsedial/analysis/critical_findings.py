@@ -15,11 +15,13 @@ from sparsedial.analysis.estimates import (
     Estimate,
     choose_answer,
     finite_number,
+    is_everything,
     is_true,
     read_estimate,
 )
 from sparsedial.analysis.row_order import sort_rows
 from sparsedial.analysis.row_selection import headline_rows
+from sparsedial.curves.critical import CROSSED
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,10 @@ def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
     metric = str(row["metric"])
     examples = finite_number(row["examples"])
     sparsity = read_estimate(row, "sparsity", "low", "high")
+    status = str(row["status"])
+    if is_everything(sparsity.low):  # there is no more, so nothing is a lower bound
+        row = {**row, "status": CROSSED, "high_censored": False, "is_wide": False}
+        sparsity = read_estimate(row, "sparsity", "low", "high")
     return SiteFinding(
         model=str(row["model"]),
         parameters=finite_number(row["parameters"]),
@@ -168,7 +174,7 @@ def _read_site_finding(row: Mapping[Any, Any]) -> SiteFinding:
         task=str(row["task"]),
         metric=metric,
         site=str(row["site"]),
-        status=str(row["status"]),
+        status=status,
         sparsity=sparsity,
         skippable_macs=read_estimate(row, "skippable_macs", "skippable_macs_low", "skippable_macs_high"),
         skippable_weights=_read_weights(row),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsedial.analysis.breakdowns import nearest_trials
-from sparsedial.analysis.estimates import AT_CHANCE, TOO_FEW_EXAMPLES, Estimate, choose_answer
+from sparsedial.analysis.estimates import AT_CHANCE, TOO_FEW_EXAMPLES, Estimate, choose_answer, is_everything
 from sparsedial.analysis.example_set import find_example_set
 from sparsedial.analysis.retention_curves import LabelledCurve
 from sparsedial.analysis.trial_set import TrialSet
@@ -76,7 +76,8 @@ def critical_row(
 
 def _critical_columns(curve: LabelledCurve, critical: CriticalSparsity, precision: float) -> dict[str, Any]:
     is_wide = _is_wide(critical, _is_last_sparsest(curve), precision)
-    estimate = Estimate(critical.estimate, critical.low, critical.high, is_high_censored=critical.right_censored)
+    is_censored = critical.right_censored and not is_everything(critical.low)
+    estimate = Estimate(critical.estimate, critical.low, critical.high, is_high_censored=is_censored)
     macs_per_sparsity = _skippable_macs_per_sparsity(curve.trials, critical.center)
     weights_per_sparsity = _multiply(_weight_share(curve.trials), macs_per_sparsity)
     return {
@@ -213,7 +214,7 @@ def _is_wide(critical: CriticalSparsity, is_last_sparsest: bool, precision: floa
     """Return True if the interval is wider than ``precision`` on both sides, or may end beyond the last point."""
     if critical.low is None or critical.high is None:
         return False
-    if critical.right_censored and not is_last_sparsest:
+    if critical.right_censored and not is_last_sparsest and not is_everything(critical.low):
         return True
     return critical.high - critical.low > 2 * precision + DISTANCE_TOLERANCE
 

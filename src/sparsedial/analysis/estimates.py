@@ -18,6 +18,9 @@ TOO_FEW_EXAMPLES = "too few examples"
 DEFAULT_PRECISION = 0.02
 """Half width, as a fraction of sparsity, that a 95% interval should have if the study requests no precision."""
 
+EVERYTHING = 0.9995
+"""Sparsity from which 100.0% is shown. There is no more beyond it, so it is no lower bound of anything."""
+
 ESTIMATE = "estimate"
 AT_LEAST = "at least"
 UNDECIDED = "undecided"
@@ -98,6 +101,15 @@ def is_true(value: object) -> bool:
         True for True and 1.
     """
     return finite_number(value) == 1.0
+
+
+def is_everything(share: float | None) -> bool:
+    """Return True if a share is shown as 100.0%.
+
+    Args:
+        share: A fraction, or None.
+    """
+    return share is not None and share >= EVERYTHING
 
 
 def choose_answer(estimate: Estimate, is_wide: bool) -> str:

@@ -8,7 +8,7 @@ The lower end comes first where the interval is wide. If it is 0, the text says 
 from __future__ import annotations
 
 from sparsedial.analysis.critical_findings import SiteFinding
-from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, TOO_FEW_EXAMPLES, UNDECIDED, Estimate
+from sparsedial.analysis.estimates import AT_CHANCE, AT_LEAST, TOO_FEW_EXAMPLES, UNDECIDED, Estimate, is_everything
 from sparsedial.report.formatting import (
     format_estimate,
     format_interval,
@@ -160,6 +160,8 @@ def _describe_range(finding: SiteFinding) -> str:
 
 
 def _describe_upper_end(finding: SiteFinding) -> str:
+    if finding.sparsity.is_high_censored and is_everything(finding.sparsity.high):
+        return "and possibly all of them"
     if finding.sparsity.is_high_censored:
         return "and possibly more than at the last measured point"
     return f"and less than {format_percent(finding.sparsity.high)}"

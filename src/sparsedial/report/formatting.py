@@ -7,6 +7,7 @@ import unicodedata
 from sparsedial.analysis.estimates import Estimate, finite_number
 
 MISSING = "–"
+ALL = "100.0%"
 """Text for a number that is not known."""
 
 PARAMETER_UNITS = {"B": 1e9, "M": 1e6, "K": 1e3}
@@ -61,7 +62,7 @@ def format_sparsity(value: object, is_lower_bound: bool = False) -> str:
 
     Args:
         value: A fraction, or a missing value.
-        is_lower_bound: True if the value is right-censored. It is then marked with ``≥``.
+        is_lower_bound: True if the value is right-censored. It is then marked with ``≥``, unless it is 100.0%.
 
     Returns:
         The percentage, or a dash.
@@ -71,7 +72,7 @@ def format_sparsity(value: object, is_lower_bound: bool = False) -> str:
         ('40.0%', '≥ 40.0%')
     """
     text = format_percent(value)
-    if is_lower_bound and text != MISSING:
+    if is_lower_bound and text not in (MISSING, ALL):
         return f"≥ {text}"
     return text
 
@@ -82,7 +83,7 @@ def format_interval(low: object, high: object, is_high_censored: bool = False) -
     Args:
         low: Lower end, or a missing value.
         high: Upper end, or a missing value.
-        is_high_censored: True if the upper end is a lower bound. It is then marked with ``≥``.
+        is_high_censored: True if the upper end is a lower bound. It is then marked with ``≥``, unless it is 100.0%.
 
     Returns:
         The interval. Empty if one of its ends is missing.
@@ -93,8 +94,10 @@ def format_interval(low: object, high: object, is_high_censored: bool = False) -
     """
     if finite_number(low) is None or finite_number(high) is None:
         return ""
-    bound = "≥" if is_high_censored else ""
-    return f"{format_percent(low).removesuffix('%')}–{bound}{format_percent(high)}"
+    end = format_percent(high)
+    if is_high_censored and end != ALL:
+        end = f"≥{end}"
+    return f"{format_percent(low).removesuffix('%')}–{end}"
 
 
 def format_estimate(estimate: Estimate) -> str:

@@ -112,6 +112,8 @@ def _explain_status(finding: SiteFinding, words: CurveWords) -> str:
     lower_bound = f"A lower bound: {words.quantity} at the last measured point is still {words.kept}."
     if finding.is_last_sparsest:
         lower_bound = f"{quantity} is still {words.kept} at the highest sparsity that the rule allows."
+    if not finding.sparsity.is_lower_bound:
+        lower_bound = f"{quantity} is still {words.kept} at 100% sparsity."
     crossing = "this sparsity"
     if not finding.is_estimate:
         crossing = "the estimate"
