@@ -1,6 +1,6 @@
 """Arguments that cannot be used: one clear error before any work starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,10 +14,19 @@ from sparsedial.errors import AttachError, ModelError, SparsedialError, SpecErro
 from sparsedial.measurement.arguments import describe_study
 from sparsedial.study.progress_listener import NullListener
 from sparsedial.tasks.base import Scores
+from sparsedial.tasks.self_prediction import SelfPrediction
 from sparsedial.tasks.spec import TaskSpec
 from tests.measurement.conftest import Confidence
 
 FIXED = Confidence()
+
+
+class Named(Confidence):
+    """Task with a name of the user's choice."""
+
+    def __init__(self, name):
+        super().__init__()
+        object.__setattr__(self, "name", name)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,9 @@ CASES = {
     "tokenizer of a name": (lambda model: ("zoo:dense-0.4m", object()), {}, "applies only to a model in memory"),
     "a task without methods": (lambda model: (model,), {"tasks": [object()]}, "has no name, reuse_mask, identity"),
     "a task class": (lambda model: (model,), {"tasks": [TaskSpec]}, "Write TaskSpec"),
+    "a task without a name": (lambda model: (model,), {"tasks": [Named("")]}, "name '': expected text as the name"),
+    "an average": (lambda model: (model,), {"tasks": [Named("average")]}, "name 'average': reports use this name for"),
+    "averages": (lambda model: (model,), {"tasks": [Named("average of a, b")]}, "reports use this name for the aver"),
     "kind": (lambda model: (model,), {"kind": "masked-diffusion"}, "declared as masked-diffusion, but it is causal"),
     "a layer that is missing": (lambda model: (model,), {"layers": [7]}, "Unknown layer"),
     "a directory": (lambda model: (model,), {"out": "/proc/nowhere"}, "/proc/nowhere"),
@@ -186,3 +198,23 @@ def test_scores_of_another_kind_name_the_task(llama, metric, values, message):
 
     with pytest.raises(TaskError, match=message):
         sd.measure(llama, sites="input", p=0.9, tasks=[Odd()])
+
+
+def test_a_sparse_model_with_other_examples_than_the_dense_one(llama):
+    class Filtering(Confidence):
+        def score(self, lm, examples, sparsifier, progress):
+            scores = super().score(lm, examples)
+            return scores if sparsifier is None else replace(scores, values=scores.values[:5])
+
+    with pytest.raises(TaskError, match=r"returned 5 scores: expected 8, as many as for the dense model"):
+        sd.measure(llama, sites="input", p=0.9, tasks=[Filtering()], progress=False)
+
+
+def test_a_block_with_other_scores_than_examples(llama):
+    class Short(SelfPrediction):
+        def score(self, lm, examples, sparsifier, progress):
+            scores = super().score(lm, examples, sparsifier, progress)
+            return replace(scores, values=scores.values[:5])
+
+    with pytest.raises(TaskError, match=r"self_prediction: its score\(\) returned 5 scores: expected 8, one for each"):
+        sd.measure(llama, sites="input", p=0.9, tasks=[Short(sequences=8, length=6)], progress=False)

@@ -61,6 +61,12 @@ def test_a_class_states_that_it_needs_no_data():
         (type("Plain", (SumOfLogits,), {}), "on the line below @register_task"),
         (NextToken, "the task 'next_token' exists already, in sparsedial"),
         (dataclass(frozen=True)(type("Bad", (SumOfLogits,), {"name": "a,b"})), "name 'a,b': expected text"),
+        (dataclass(frozen=True)(type("Bad", (SumOfLogits,), {"name": ""})), "name '': expected text as the name"),
+        (
+            dataclass(frozen=True)(type("Bad", (SumOfLogits,), {"name": "average"})),
+            "use this name for the average over",
+        ),
+        (TaskDefinition("average", SumOfLogits, SumOfLogits), "use this name for the average over tasks"),
         (
             dataclass(frozen=True, kw_only=True)(
                 type("Required", (SumOfLogits,), {"name": "required", "__annotations__": {"path": "str"}})
@@ -68,7 +74,7 @@ def test_a_class_states_that_it_needs_no_data():
             "the option 'path' has no default",
         ),
     ],
-    ids=["empty", "number", "no dataclass", "exists", "name", "default"],
+    ids=["empty", "number", "no dataclass", "exists", "name", "no name", "average", "definition", "default"],
 )
 def test_what_is_registered_is_checked(task, message):
     with pytest.raises(SpecError) as error:

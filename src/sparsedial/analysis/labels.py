@@ -11,9 +11,7 @@ from typing import Any, TypeVar
 from sparsedial.models.identity import ModelIdentity
 from sparsedial.study.canonical_json import json_digest
 from sparsedial.study.records import ModelLabel, TrialRecord
-
-AVERAGE = "average"
-"""Display name of the paper's average over all tasks. It is used in place of the name of a task."""
+from sparsedial.tasks.task_names import AVERAGE
 
 AVERAGE_OF_RETENTIONS = "average of retentions"
 """Display name of the average over all tasks if their scores are not on one scale."""

@@ -20,6 +20,7 @@ from sparsedial.suggestions import suggest
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.registry import TASK_METHODS, task_option_names
 from sparsedial.tasks.spec import TaskSpec
+from sparsedial.tasks.task_names import check_task_name
 
 SOURCE = "measure"
 """Beginning of the error messages about arguments of the wrong type."""
@@ -176,6 +177,7 @@ def _check_task(task: Any) -> None:
             f"task of type {kind}: it has no {', '.join(missing)}: expected the name of a task, a mapping of a name "
             "and options, or an object with the methods of sparsedial.tasks.Task"
         )
+    check_task_name(task.name, f"task of type {kind}")
     identity = task.identity()
     if not isinstance(identity, Mapping) or identity.get("task") != task.name:
         raise SpecError(

@@ -40,6 +40,7 @@ from sparsedial.study.records import (
 )
 from sparsedial.tasks.base import Scores, Task, TaskGroup
 from sparsedial.tasks.batch_option import BatchedTask
+from sparsedial.tasks.example_blocks import find_block
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,13 @@ class Trial:
             The record of the trial, and the scores and predictions of the examples.
 
         Raises:
-            TaskError: There are no scores, or some are not finite.
+            TaskError: There are no scores, more or fewer than examples, or some are not finite.
             NonFiniteError: The logits or the sparsified vectors contain NaN or Inf.
         """
         start = time.time()
         evaluation = self._evaluate_in_memory(lm, ffns, examples, progress, batch)
         scores = evaluation.scores
-        _check_scores(self.task.name, scores)
+        _check_scores(self.task, scores)
         counts = evaluation.counts
         record = TrialRecord(
             identity=self.identity(lm, ffns),
@@ -231,7 +232,8 @@ class Trial:
         return weight_share(select_owners(ffns, self.site, self.layers), ffns.weights_per_token)
 
 
-def _check_scores(task_name: str, scores: Scores) -> None:
+def _check_scores(task: Task, scores: Scores) -> None:
+    task_name = task.name
     values = scores.values
     if not isinstance(scores.metric, str) or not scores.metric:
         raise TaskError(f"task {task_name}: the metric is {scores.metric!r}: expected a name. The trial is not stored.")
@@ -241,10 +243,32 @@ def _check_scores(task_name: str, scores: Scores) -> None:
             f"task {task_name}: the scores are of type {type(values).__name__}{shape}: expected a NumPy array with one "
             "number per example. The trial is not stored."
         )
+    block = find_block(task.identity())
+    if block is not None:
+        check_count(task_name, len(values), len(block), "one for each example of its block")
     if not len(values) or not np.isfinite(values).all():
         raise TaskError(
             f"task {task_name}: expected at least one score and only finite scores, got "
             f"{np.isfinite(values).sum()} finite scores of {len(values)}. The trial is not stored."
+        )
+
+
+def check_count(task_name: str, count: int, expected: int, reason: str) -> None:
+    """Check the number of scores of a trial.
+
+    Args:
+        task_name: Name of the task.
+        count: Number of scores that the task returned.
+        expected: Number of scores that it has to return.
+        reason: Why it has to return as many, for the error message.
+
+    Raises:
+        TaskError: The numbers differ.
+    """
+    if count != expected:
+        raise TaskError(
+            f"task {task_name}: its score() returned {count} scores: expected {expected}, {reason}. The trial is not "
+            "stored."
         )
 
 

@@ -35,7 +35,7 @@ from sparsedial.study.rule_sites import find_undefined_sites
 from sparsedial.study.sample_table import SampleLabels
 from sparsedial.study.spec import StudySpec
 from sparsedial.study.store import Store
-from sparsedial.study.trial_evaluation import Trial, ffns_digest
+from sparsedial.study.trial_evaluation import Trial, check_count, ffns_digest
 from sparsedial.study.worker_registrations import import_registrations, list_registrations
 from sparsedial.tasks.base import Task
 from sparsedial.tasks.batch_option import BatchedTask
@@ -263,6 +263,9 @@ class Worker:
         progress(0, 1)
         batch = self._find_batch(model.lm, task)
         record, scores = trial.run(model.lm, model.ffns, examples, self.provenance, progress, batch)
+        dense = self.store.trial(TrialIdentity(record.identity.model, record.identity.task).key)
+        if dense is not None:
+            check_count(task.name, len(scores.values), dense.result.examples, "as many as for the dense model")
         self.store.write_trial(record, scores.values, SampleLabels(scores.ids, scores.predictions, scores.columns))
 
     def _select_examples(self, task: Task, block: ExampleBlock | None) -> Task:

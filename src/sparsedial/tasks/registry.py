@@ -20,6 +20,7 @@ from sparsedial.tasks.option_parsing import did_you_mean, option_field_names, pa
 from sparsedial.tasks.restoration import Restoration
 from sparsedial.tasks.self_prediction import SelfPrediction
 from sparsedial.tasks.spec import TaskSpec
+from sparsedial.tasks.task_names import check_task_name
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -99,6 +100,7 @@ def register_task(task: TaskT) -> TaskT:
         [Constant(examples=5)]
     """
     if isinstance(task, TaskDefinition):
+        check_task_name(task.name, "task definition")
         _TASKS.add(task.name, task, task.options)
     else:
         owner: type[Any] = task if isinstance(task, type) else type(task)
@@ -106,6 +108,7 @@ def register_task(task: TaskT) -> TaskT:
         options = owner if task is owner else NoOptions
         create = _options_as_task if task is owner else partial(_return_object, task)
         name = getattr(task, "name", None)
+        check_task_name(name, f"task {owner.__module__}.{owner.__qualname__}")
         definition = TaskDefinition(str(name), options, create, is_data_free=bool(getattr(task, "is_data_free", False)))
         _TASKS.add(name, definition, owner)
     return task
@@ -218,7 +221,10 @@ def make_tasks(specs: Sequence[TaskSpec], shared_options: Mapping[str, Any] = NO
     tasks = [registered_tasks[name] for name in dict.fromkeys(order) if name in registered_tasks]
     if selections:
         try:
-            tasks += load_lm_eval_tasks(selections, tuple(_TASKS))
+            loaded = load_lm_eval_tasks(selections, tuple(_TASKS))
+            for task in loaded:
+                check_task_name(task.name, "task of lm-eval")
+            tasks += loaded
         except SparsedialError as error:
             errors.append(error)
     _raise_all(errors)

@@ -11,7 +11,7 @@ from sparsedial.tasks.lm_eval import loader
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
 from sparsedial.tasks.lm_eval.loader import TaskSelection, load_lm_eval_tasks
 from sparsedial.tasks.lm_eval.options import LmEvalSettings
-from tests.support.lm_eval_tasks import load_tasks, write_yaml
+from tests.support.lm_eval_tasks import CHOICE, DOCUMENTS, load_tasks, write_task, write_yaml
 from tests.support.tasks import make_task
 
 
@@ -177,3 +177,9 @@ def test_selections_may_differ_in_their_settings(folder):
     assert [(task.name, task.settings.limit) for task in tasks] == [("tiny_choice", 2), ("tiny_last", 4)]
     with pytest.raises(TaskError, match="'tiny_choice' is named twice with different options"):
         load_lm_eval_tasks([TaskSelection(["tiny_choice"], few), TaskSelection(["tiny_all"], many)])
+
+
+def test_a_task_with_the_name_of_the_average_is_refused(tmp_path):
+    write_task(tmp_path, "average", CHOICE, DOCUMENTS)
+    with pytest.raises(SpecError, match="name 'average': reports use this name for the average over tasks"):
+        make_task("average", include_path=str(tmp_path))
