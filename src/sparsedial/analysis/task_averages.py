@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparsedial.analysis.labels import AVERAGE, AVERAGE_OF_RETENTIONS, is_average
+from sparsedial.analysis.labels import AVERAGE_OF_RETENTIONS, is_average
 from sparsedial.analysis.retention_curves import CurveLabel, CurveSetting, LabelledCurve
 from sparsedial.curves.chance import is_at_chance
 from sparsedial.curves.curve import Curve, average_at_each_p
@@ -17,6 +17,7 @@ from sparsedial.study.pooled_trials import PooledTrial
 from sparsedial.tasks.base import TaskGroup
 from sparsedial.tasks.registry import is_data_free
 from sparsedial.tasks.self_prediction import SelfPrediction
+from sparsedial.tasks.task_names import AVERAGE
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sparsedial.analysis.finding_records import Conditions
-from sparsedial.analysis.labels import AVERAGE, is_average
+from sparsedial.analysis.labels import is_average
 from sparsedial.report.formatting import sanitize_text
+from sparsedial.tasks.task_names import AVERAGE
 
 
 def describe_scope(scope: Conditions) -> str:

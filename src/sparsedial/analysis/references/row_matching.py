@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from sparsedial.analysis.labels import AVERAGE, AVERAGE_OF_RETENTIONS, is_average
+from sparsedial.analysis.labels import AVERAGE_OF_RETENTIONS, is_average
 from sparsedial.analysis.references.records import Reference, ReferenceModel
 from sparsedial.analysis.row_order import layer_ranges
 from sparsedial.analysis.row_selection import drop_group_members
 from sparsedial.tasks.registry import is_data_free
+from sparsedial.tasks.task_names import AVERAGE
 
 _ADDITION = re.compile(r"\s*\([^()]*\)$")  # what distinguishes equal names, such as "(bfloat16)" or "(57 tasks)"
 

@@ -13,12 +13,12 @@ import altair as alt
 import pandas as pd
 
 from sparsedial.analysis.estimates import finite_number
-from sparsedial.analysis.labels import AVERAGE
 from sparsedial.analysis.row_order import sort_rows, unique_in_order
 from sparsedial.curves.critical import RIGHT_CENSORED
 from sparsedial.ffn.feed_forward import BUILTIN_SITES
 from sparsedial.report.formatting import sanitize_text
 from sparsedial.study.requirement_text import describe_required
+from sparsedial.tasks.task_names import AVERAGE
 
 CURVE_COLUMNS = ("model", "rule", "layers", "task")
 """Columns that tell curves apart, besides the site."""

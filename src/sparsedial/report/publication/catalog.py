@@ -8,7 +8,7 @@ from operator import itemgetter
 
 import pandas as pd
 
-from sparsedial.analysis.labels import AVERAGE, is_average
+from sparsedial.analysis.labels import is_average
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_order import sort_rows, unique_in_order
 from sparsedial.analysis.row_selection import (
@@ -29,6 +29,7 @@ from sparsedial.report.publication.reference_rows import References
 from sparsedial.report.publication.retention import draw_retention_by_site, draw_retention_by_size
 from sparsedial.report.publication.sites import draw_sites
 from sparsedial.study.requirement_text import describe_required
+from sparsedial.tasks.task_names import AVERAGE
 
 RETENTION = "retention-by-site"
 RETENTION_BY_SIZE = "retention-by-size"
