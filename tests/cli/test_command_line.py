@@ -145,3 +145,26 @@ def test_ctrl_c_ends_any_command_with_130(monkeypatch):
     completed = run_sparsedial("inspect", "zoo:dense-0.4m")
     assert completed.returncode == 130
     assert "Traceback" not in completed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("run", ""), ["'': expected an argument"]),
+        (("run", "zoo:dense-0.4m", "--out", ""), ["--out '': expected a value. Leave out the option"]),
+        (("run", "m", "--site=", "--text", " "), ["--site '': expected a value", "--text '': expected a value"]),
+        (("study", "study.yaml", "--out="), ["--out '': expected a value"]),
+        (("report", ""), ["'': expected an argument"]),
+        (("report", "runs/a", "--out", ""), ["--out '': expected a value"]),
+        (("figures", "runs/a", "--out", ""), ["--out '': expected a value"]),
+        (("fsck", ""), ["'': expected an argument"]),
+        (("inspect", ""), ["'': expected an argument"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_empty_values_are_refused_and_nothing_is_written(words, messages, tmp_path):
+    process = run_sparsedial(*words, cwd=tmp_path)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    for message in messages:
+        assert message in process.stderr
+    assert list(tmp_path.iterdir()) == []

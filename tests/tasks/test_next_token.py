@@ -53,7 +53,7 @@ def test_the_identity_follows_the_text(text, tmp_path):
 @pytest.mark.parametrize(
     ("content", "limit", "message"),
     [(None, None, "No such file"), ("", None, "0 documents"), ("one\n", 2, "1 documents found, expected at least 2"),
-     ('{"words": 1}\n', None, "expected lines such as")],
+     ('{"words": 1}\n', None, "expected a line such as")],
 )  # fmt: skip
 def test_an_unusable_text_is_refused(tmp_path, content, limit, message):
     path = tmp_path / ("t.jsonl" if content and content[0] == "{" else "t.txt")
@@ -92,7 +92,10 @@ def test_only_line_feeds_separate_documents(tmp_path, suffix, line_end):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("t.jsonl", b'{"text": 5}\n', "the text is 5.*expected lines such as"),
+    [("t.jsonl", b'{"text": 5}\n', "t.jsonl', line 1: the text is 5.*expected a line such as"),
+     ("t.jsonl", b'{"text": "a"}\n\n{"title": "b"}\n', "t.jsonl', line 3: no key 'text' in '{\"title\": \"b\"}'"),
+     ("t.jsonl", b'{"text": "a"}\n[1]\n', "t.jsonl', line 2: no key 'text'"),
+     ("t.jsonl", b'{"text": "a"}\n{"text": \n', "t.jsonl', line 2: Expecting value"),
      ("t.txt", b"caf\xe9\n", "expected a file in UTF-8")],
 )  # fmt: skip
 def test_an_unreadable_document_is_refused(tmp_path, name, content, message):

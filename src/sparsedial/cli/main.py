@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from sparsedial import __version__
 from sparsedial.cli.console import err, errors, restore_output
+from sparsedial.cli.empty_values import ValueCheckingCommand
 from sparsedial.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from sparsedial.cli.figures_command import figures
 from sparsedial.cli.fsck_command import fsck
@@ -61,11 +62,11 @@ app = typer.Typer(
     help=__doc__,
     epilog=EPILOG,
 )
-app.command(rich_help_panel=MEASURE_PANEL)(inspect)
+app.command(cls=ValueCheckingCommand, rich_help_panel=MEASURE_PANEL)(inspect)
 app.command(cls=OptionalValueCommand, rich_help_panel=MEASURE_PANEL)(run)
-app.command(rich_help_panel=MEASURE_PANEL)(study)
+app.command(cls=ValueCheckingCommand, rich_help_panel=MEASURE_PANEL)(study)
 for command in (report, figures, fsck):
-    app.command(rich_help_panel=RESULTS_PANEL)(command)
+    app.command(cls=ValueCheckingCommand, rich_help_panel=RESULTS_PANEL)(command)
 
 
 def _print_version(is_requested: bool) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from typer.core import TyperCommand
-
+from sparsedial.cli.empty_values import ValueCheckingCommand
 from sparsedial.study.run_command_options import option_name
 from sparsedial.tasks.chat_template import CHOICES, ON
 
@@ -15,7 +14,7 @@ VALUES = (*CHOICES, "true", "false", "yes", "no")
 """Words that are taken for the value of the option. The last ones may be an error, but are no name of a model."""
 
 
-class OptionalValueCommand(TyperCommand):
+class OptionalValueCommand(ValueCheckingCommand):
     """Command with an option that may be given without its value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

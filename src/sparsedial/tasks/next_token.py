@@ -202,37 +202,48 @@ class NextToken(BatchOption, SelectableExamples):
 
     def _read_documents(self) -> list[str]:
         """Return all documents of the file."""
+        if self.text is not None and not self.text.strip():
+            raise SpecError(f"text {self.text!r}: the name is empty: expected a file with one document per line")
         path = zoo_package.held_out_documents_path() if self.text is None else Path(self.text)
         try:
             lines = _read_lines(path)
-            if path.suffix != ".jsonl":
-                return lines
-            return list(map(_parse_json_line, lines))
         except OSError as error:
             raise SpecError(
                 f"text {str(path)!r}: {error.strerror}: expected a file with one document per line"
             ) from None
         except UnicodeDecodeError as error:
             raise SpecError(f"text {str(path)!r}: {error}: expected a file in UTF-8") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SpecError(f"text {str(path)!r}: {error!r}: expected lines such as {{'text': '...'}}") from None
+        if path.suffix != ".jsonl":
+            return list(lines.values())
+        documents = []
+        for number, line in lines.items():
+            try:
+                documents.append(_parse_json_line(line))
+            except (ValueError, RecursionError) as error:
+                raise SpecError(
+                    f'text {str(path)!r}, line {number}: {error}: expected a line such as {{"text": "..."}}'
+                ) from None
+        return documents
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Return the lines of a file that are not blank.
+def _read_lines(path: Path) -> dict[int, str]:
+    """Return the lines of a file that are not blank, by their numbers.
 
     Only a line feed, or a carriage return and a line feed, ends a line. Other characters that Python counts as line
     boundaries, such as U+2028 or a form feed, may occur inside a document.
     """
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    return [line.removesuffix("\r") for line in lines if line.strip()]
+    return {number: line.removesuffix("\r") for number, line in enumerate(lines, start=1) if line.strip()}
 
 
 def _parse_json_line(line: str) -> str:
     """Return the text of a document that is written as a JSON object."""
-    text = json.loads(line)["text"]
+    document = json.loads(line)
+    if not isinstance(document, dict) or "text" not in document:
+        raise ValueError(f"no key 'text' in {line!r:.40}")
+    text = document["text"]
     if not isinstance(text, str):
-        raise TypeError(f"the text is {text!r:.40}")
+        raise ValueError(f"the text is {text!r:.40}")
     return text
 
 

@@ -219,7 +219,7 @@ def _judge(estimate: float | None, interval: tuple[float, float], value: Referen
 
 
 def _describe_no_match(results: Results, reference: Reference) -> str:
-    models = unique_in_order(results.critical["model"])
+    models = [] if results.critical.empty else unique_in_order(results.critical["model"])
     known = list(map(attrgetter("name"), reference.models))
     return (
         f"reference {reference.name!r}: none of its values has a measurement here. It has values for "
@@ -229,7 +229,7 @@ def _describe_no_match(results: Results, reference: Reference) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:MAX_LISTED])
+    listed = ", ".join(names[:MAX_LISTED]) or "none"
     if len(names) > MAX_LISTED:
         listed += f" and {len(names) - MAX_LISTED} more"
     return listed

@@ -59,7 +59,7 @@ class LmEvalSettings:
             number = getattr(self, name)
             if number is not None and number < minimum:
                 problems.append(f"{name}={number}: expected at least {minimum}")
-        if self.include_path is not None and not Path(self.include_path).is_dir():
+        if self.include_path is not None and (not str(self.include_path) or not Path(self.include_path).is_dir()):
             problems.append(f"include_path {str(self.include_path)!r}: no such folder")
         if problems:
             raise SpecError("\n".join(problems))
