@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 from tests.support.plugins import EXAMPLES, install_example, write_metadata
 
 pytestmark = pytest.mark.docs

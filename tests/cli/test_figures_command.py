@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 from sparsedial.errors import SpecError
 from tests.support.command_line import run_sparsedial
 from tests.support.made_up_studies import Model, study

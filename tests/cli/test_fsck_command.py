@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 from sparsedial.errors import StorageError
 
 

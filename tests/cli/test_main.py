@@ -14,6 +14,9 @@ from transformers import RwkvConfig, RwkvForCausalLM
 
 from sparsedial.ffn import OUTER_SITES, SITES
 from tests.support.command_line import run_sparsedial
+from tests.support.made_up_studies import SMALL as SMALL_MODEL
+from tests.support.made_up_studies import study
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +57,7 @@ def test_inspect(tiny):
         (("run", "no/where", "--site", "inptu", "--p", "2,x", "--rule", "top-q", "--tasks", "no_such_task"),
          ["no/where", "inptu", "'x'", "top-q", "no_such_task", "problems"]),
         (("run", "smollm2-135m", "--p", "nan"), ["TopP(p=nan)", "[0, 1]"]),
-        (("run", "smollm2-135m", "--p", ""), ["no values"]),
+        (("run", "smollm2-135m", "--p", ""), ["--p ''"]),
         (("run", "smollm2-135m", "--out", "/proc/nowhere"), ["/proc/nowhere", "cannot be written"]),
         (("run", "smollm2-135m", "--layers", "a-b"), ["--layers", "0,3,5-9"]),
         (("run", "smollm2-135m", "--ffn", "up"), ["NAME=VALUE"]),
@@ -259,3 +262,32 @@ def test_a_site_that_the_model_lacks_is_an_error_without_a_traceback(tmp_path):
     assert "no site 'attention_output': no product of softmax-normalised scores" in process.stdout + process.stderr
     assert "Traceback" not in process.stderr
     assert not list(out.glob("trials/*/*.json"))
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
+    """The module that loads slowly is in the place of a real one, so that the signal arrives during its import."""
+    (tmp_path / "torch.py").write_text("import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+         "from sparsedial.cli.main import main\nsys.argv = ['sparsedial', 'fsck', 'x']\nmain()"],
+        stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    wait_until(lambda: (tmp_path / "started").exists())
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("options", [(), ("--json", "--quiet")], ids=["table", "json"])
+def test_output_that_nobody_reads_ends_a_command_quietly(tmp_path, options):
+    study(tmp_path / "a", [SMALL_MODEL], ("piqa",), ("input",))
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [sys.executable, "-m", "sparsedial", "report", str(tmp_path / "a"), *options],
+        stdout=write, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, "")
+    assert (tmp_path / "a" / "report.html").exists()

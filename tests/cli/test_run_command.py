@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsedial.cli import run_command
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 from sparsedial.measurement import measure
 from sparsedial.study.spec import StudySpec
 from sparsedial.tasks.spec import TaskSpec

@@ -14,7 +14,8 @@ import typer.main
 
 import sparsedial.measurement.measure as measure_module
 import sparsedial.measurement.study_measurement as study_module
-from sparsedial.cli.main import app, main
+from sparsedial.cli.application import app
+from sparsedial.cli.main import main
 from sparsedial.errors import SparsedialError
 from sparsedial.study.executors.base import ExecutorConfig
 from tests.docs.blocks import ROOT

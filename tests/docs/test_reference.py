@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 import sparsedial as sd
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 from tests.docs.blocks import ROOT
 from tools.documentation.command_line_page import describe_commands
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sparsedial as sd
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 from sparsedial.errors import SpecError
 from sparsedial.study.executors.base import ExecutorConfig
 from sparsedial.study.integrity import find_problems

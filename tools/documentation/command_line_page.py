@@ -8,7 +8,7 @@ from typing import Any
 
 import typer.main
 
-from sparsedial.cli.main import app
+from sparsedial.cli.application import app
 
 PLACEHOLDER = "<!-- commands -->"
 OTHER_OPTIONS = "Options"

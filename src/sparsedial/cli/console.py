@@ -11,9 +11,19 @@ from contextlib import ExitStack, redirect_stdout
 
 from rich.console import Console
 
+from sparsedial.cli.broken_pipe import end_with_broken_pipe
 from sparsedial.measurement.progress_display import escape_markup
 
-out = Console()
+
+class _OutputConsole(Console):
+    """Console of stdout."""
+
+    def on_broken_pipe(self) -> None:
+        """End the process as other programs do. Rich calls this method if nobody reads the output any more."""
+        end_with_broken_pipe()
+
+
+out = _OutputConsole()
 """Results: tables, their notes, and the paths of files."""
 err = Console(stderr=True)
 """Messages and progress."""
@@ -50,7 +60,10 @@ def print_json(document: bytes) -> None:
         document: ASCII text.
     """
     _redirection.close()
-    print(document.decode(), end="")
+    try:
+        print(document.decode(), end="", flush=True)
+    except BrokenPipeError:
+        end_with_broken_pipe()
 
 
 def log(message: str) -> None:

@@ -8,3 +8,5 @@ EXIT_INTERRUPTED = 130
 """The user pressed Ctrl-C. Finished trials are kept."""
 EXIT_TERMINATED = 143
 """The process received SIGTERM. Finished trials are kept."""
+EXIT_BROKEN_PIPE = 141
+"""The program that reads stdout has ended, such as ``head``. It is the code of a process that SIGPIPE ended."""
