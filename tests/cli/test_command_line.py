@@ -168,3 +168,26 @@ def test_empty_values_are_refused_and_nothing_is_written(words, messages, tmp_pa
     for message in messages:
         assert message in process.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("report", "FOLDER", "--include-missing"), "--include-missing: it has no effect without --reference"),
+        (("figures", "FOLDER", "--out", "f", "--include-missing"), "--include-missing: it has no effect without"),
+        (("study", "study.yaml", "--card", "H100"), "--card H100: it has no effect without --dry-run"),
+    ],
+)
+def test_options_without_effect_are_errors(folder, words, message, tmp_path):
+    (tmp_path / "study.yaml").write_text("models: [zoo:dense-0.4m]\n")
+    words = [folder if word == "FOLDER" else word for word in words]
+    process = run_sparsedial(*words, cwd=tmp_path)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_a_mask_token_without_effect_is_noted(tmp_path):
+    process = run_sparsedial("run", *TINY, "--site", "input", "--mask-token", 3, "--out", tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "zoo:dense-0.4m: the mask token 3 has no effect, because the model is causal" in process.stderr

@@ -134,3 +134,9 @@ def test_the_command_that_reproduces_a_study():
     assert dataclasses.replace(spec, models=("m", "n")).command() == from_file
     assert dataclasses.replace(spec, tasks=(TaskSpec("piqa", {"limit": 9}),)).command() == from_file
     assert dataclasses.replace(spec, task_options={"an_option_of_a_plugin": 1}).command() == from_file
+
+
+def test_a_task_that_is_named_twice_is_one_task():
+    options = {"name": "piqa", "limit": 3}
+    spec = StudySpec.from_json({"models": ["m"], "tasks": ["next_token", options, "next_token", options]})
+    assert spec.tasks == (TaskSpec("next_token"), TaskSpec("piqa", {"limit": 3}))

@@ -10,7 +10,7 @@ import typer
 
 from sparsedial.cli.console import out, print_json, set_output
 from sparsedial.cli.exit_codes import EXIT_INCOMPLETE
-from sparsedial.cli.options import IncludeMissing, JsonOutput, Quiet, Reference
+from sparsedial.cli.options import IncludeMissing, JsonOutput, Quiet, Reference, check_reference_options
 from sparsedial.cli.parsing import split_names
 from sparsedial.measurement.progress_display import escape_markup
 
@@ -52,6 +52,7 @@ def figures(  # noqa: PLR0913 - one parameter per command-line option
     from sparsedial.optional_packages import require_extra
 
     set_output(json, quiet)
+    check_reference_options(reference, include_missing)
     require_extra("report", "sparsedial figures")
     from sparsedial.report.publication.catalog import make_publication_figures
     from sparsedial.report.publication.export import DEFAULT_FORMATS, INDEX_NAME, check_formats, export_figures

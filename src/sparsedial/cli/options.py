@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from sparsedial.errors import SpecError
 from sparsedial.study.run_command_options import option_name
 
 MODEL_PANEL = "Model"
@@ -100,3 +102,17 @@ IncludeMissing = Annotated[
         "--include-missing", help="Include the values of the references for which there is no measurement here."
     ),
 ]
+
+
+def check_reference_options(reference: Sequence[str] | None, include_missing: bool) -> None:
+    """Check that an option for references comes with a reference.
+
+    Args:
+        reference: Value of ``--reference``.
+        include_missing: Value of ``--include-missing``.
+
+    Raises:
+        SpecError: The values of references are to be included, but there is no reference.
+    """
+    if include_missing and not reference:
+        raise SpecError("--include-missing: it has no effect without --reference. Add a reference, or leave it out.")

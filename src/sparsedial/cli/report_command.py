@@ -10,7 +10,7 @@ import typer
 
 from sparsedial.cli.console import out, print_json, set_output
 from sparsedial.cli.exit_codes import EXIT_INCOMPLETE
-from sparsedial.cli.options import IncludeMissing, JsonOutput, Quiet, Reference
+from sparsedial.cli.options import IncludeMissing, JsonOutput, Quiet, Reference, check_reference_options
 from sparsedial.measurement.progress_display import escape_markup
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def report(  # noqa: PLR0913 - one parameter per command-line option
     from sparsedial.study.store import Store
 
     set_output(json, quiet)
+    check_reference_options(reference, include_missing)
     require_extra("report", "sparsedial report")
     from sparsedial.report.html_page import write_report
     from sparsedial.report.page.provenance import REPORT_COMMAND

@@ -15,6 +15,7 @@ from sparsedial.cli.exit_codes import EXIT_USER_ERROR
 from sparsedial.cli.options import OUTPUT_PANEL, Device, JsonOutput, Quiet, RetryFailed
 from sparsedial.cli.parsing import parse_values
 from sparsedial.cli.run_options import Values
+from sparsedial.errors import SpecError
 from sparsedial.study.run_command_options import option_name
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def study(  # noqa: PLR0913 - one parameter per command-line option
     if dry_run:
         _preview(spec, folder, device, executor, card, json)
         return
+    if card is not None:
+        raise SpecError(f"--card {card}: it has no effect without --dry-run. Add --dry-run, or leave it out.")
     with run_until_interrupted() as display:
         measurement = measure_study(
             spec, folder, device=device, listener=display, executor=executor, retry_failed=retry_failed

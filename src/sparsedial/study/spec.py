@@ -127,9 +127,11 @@ class StudySpec:
     in_memory: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        tasks = []
-        for task in self.tasks:
-            tasks.append(TaskSpec(task) if isinstance(task, str) else task)
+        tasks: list[TaskSpec] = []
+        for entry in self.tasks:
+            task = TaskSpec(entry) if isinstance(entry, str) else entry
+            if task not in tasks:  # a task that is named twice is run and shown once
+                tasks.append(task)
         object.__setattr__(self, "tasks", tuple(tasks))
         object.__setattr__(self, "phases", normalize_phases(self.phases))
         object.__setattr__(self, "rules", tuple(map(_normalize_rule, self.rules)))

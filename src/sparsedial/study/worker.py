@@ -18,6 +18,7 @@ from sparsedial.ffn.sites import check_site, find_site
 from sparsedial.hooks.ffn_selection import select_ffns, select_owners
 from sparsedial.inference.batch_size import FittingBatch, free_memory, is_memory_error
 from sparsedial.models.device_memory import check_weights_fit
+from sparsedial.models.kind import CAUSAL
 from sparsedial.models.loading import LanguageModel, load_language_model
 from sparsedial.models.parameter_count import format_parameter_count
 from sparsedial.models.sources import resolve_source
@@ -181,6 +182,10 @@ class Worker:
         lm = self._make_language_model(name)
         check_kind_has_phases(self.spec.phases, lm.kind, name)
         check_kind_has_likelihoods(self.spec.criterion, self.tasks.values(), lm.kind, name)
+        if self.spec.mask_token is not None and lm.kind == CAUSAL:
+            self.listener.log(
+                f"{name}: the mask token {self.spec.mask_token} has no effect, because the model is causal"
+            )
         ffns = find_ffns(lm.model, modules=self.spec.modules)
         sites = self._available_sites(lm, ffns)
         undefined = find_undefined_sites(self.spec, ffns, self.spec.sites or sites, self.listener.log)
