@@ -167,3 +167,9 @@ def test_two_groups_that_measured_the_same_agree(tmp_path):
     comparison = compare_with_references(compute_results(ours), [load_reference(str(tmp_path / "theirs"))])
     assert len(comparison) == 2 and set(comparison["agreement"]) == {INSIDE}
     assert comparison["difference"].abs().max() == 0
+
+
+def test_results_without_a_curve_match_nothing():
+    results = replace(results_with(), critical=pd.DataFrame())
+    with pytest.raises(SpecError, match=r"none of its values has a measurement here.*measured are none"):
+        compare(results, value(number=0.2))
