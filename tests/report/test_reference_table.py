@@ -38,6 +38,14 @@ def test_open_ends_and_missing_values_are_marked():
     assert rows[1][2:] == ["–", "20.0%", "–", "not measured here"]
 
 
+def test_lower_bounds_of_a_reference_are_marked():
+    bound = value(number=0.1, low=0.05, high=0.1, is_lower_bound=True, is_high_censored=True)
+    (row,) = make_reference_table(compare(bound)).rows
+    assert row[3:] == ["≥ 10.0% (5.0–≥10.0%)", "+10.0 (at most +18.0)", "inside the interval"]
+    (row,) = make_reference_table(compare(bound, high_censored=True, status="right-censored")).rows
+    assert row[4] == "–"
+
+
 def test_rows_of_a_model_are_together():
     values = [value(site, model=model) for site in ("input", "up") for model in ("fam-100m", "fam-9b")]
     comparison = compare_with_references(sample(**ONE), [reference(*values, models=("fam-100m", "fam-9b"))], True)

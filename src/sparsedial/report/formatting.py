@@ -7,8 +7,10 @@ import unicodedata
 from sparsedial.analysis.estimates import Estimate, finite_number
 
 MISSING = "–"
-ALL = "100.0%"
 """Text for a number that is not known."""
+
+ALL = "100.0%"
+"""Text for all activations. There is no more, so it is never a lower bound."""
 
 PARAMETER_UNITS = {"B": 1e9, "M": 1e6, "K": 1e3}
 

@@ -109,8 +109,13 @@ def _cells(row: Row) -> list[str]:
 def _format_value(row: Row, value: str, low: str, high: str) -> str:
     if row["quantity"] != CRITICAL_SPARSITY:
         return _format_index(row, value, low, high)
-    is_high_censored = value == MEASURED and is_true(row["high_censored"])
-    text = format_sparsity(row[value], is_lower_bound=value == MEASURED and row["status"] == RIGHT_CENSORED)
+    if value == MEASURED:
+        is_lower_bound = row["status"] == RIGHT_CENSORED
+        is_high_censored = is_true(row["high_censored"])
+    else:
+        is_lower_bound = is_true(row["reference_is_lower_bound"])
+        is_high_censored = is_true(row["reference_high_censored"])
+    text = format_sparsity(row[value], is_lower_bound)
     interval = format_interval(row[low], row[high], is_high_censored)
     if finite_number(row[low]) is None:
         return text
@@ -130,9 +135,15 @@ def _format_index(row: Row, value: str, low: str, high: str) -> str:
 def _format_difference(row: Row) -> str:
     if row["quantity"] != CRITICAL_SPARSITY or row["agreement"] == NOT_MEASURED:
         return MISSING
-    interval = format_point_interval(row["difference_low"], row["difference_high"])
-    if finite_number(row["difference_high"]) is None:
+    has_low, has_high = (finite_number(row[name]) is not None for name in ("difference_low", "difference_high"))
+    if has_low and has_high:
+        interval = format_point_interval(row["difference_low"], row["difference_high"])
+    elif has_low:
         interval = f"at least {format_points(row['difference_low'])}"
+    elif has_high:
+        interval = f"at most {format_points(row['difference_high'])}"
+    else:
+        return MISSING  # both are lower bounds
     if finite_number(row["difference"]) is None:
         return interval
     return f"{format_points(row['difference'])} ({interval})"

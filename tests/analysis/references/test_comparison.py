@@ -66,6 +66,31 @@ def test_an_open_interval_holds_every_higher_value():
     assert row["agreement"] == OUTSIDE
 
 
+@pytest.mark.parametrize(
+    ("theirs", "columns", "agreement"),
+    [
+        ({"number": 0.19, "low": 0.17, "high": 0.19}, {}, INSIDE),  # 20% is in the range from 17%
+        ({"number": 0.22, "low": 0.21, "high": 0.22}, {}, OVERLAPPING),
+        ({"number": 0.5, "low": 0.4, "high": 0.5}, {}, OUTSIDE),
+        ({"number": 0.5, "low": 0.4, "high": 0.5}, {"high_censored": True}, INSIDE),  # both are open
+        ({"number": 0.5}, {}, OUTSIDE),
+        ({"number": 0.1}, {}, INSIDE),
+    ],
+)
+def test_a_reference_that_is_a_lower_bound_is_a_range_without_an_upper_end(theirs, columns, agreement):
+    bound = value(**theirs, is_lower_bound=True, is_high_censored=True)
+    (row,) = compare(results_with(**columns), bound)
+    assert row["agreement"] == agreement
+    assert pd.isna(row["difference_low"])
+    assert row["reference_is_lower_bound"] and row["reference_high_censored"]
+
+
+def test_an_open_interval_of_a_reference_holds_every_higher_value():
+    (row,) = compare(results_with(), value(number=0.1, low=0.05, high=0.12, is_high_censored=True))
+    assert row["agreement"] == OVERLAPPING  # 10% is not in the interval measured here
+    assert pd.isna(row["difference_low"]) and row["difference_high"] == pytest.approx(0.18)
+
+
 def test_an_interval_without_an_estimate_is_compared_too():
     (row,) = compare(results_with(sparsity=None), value(number=0.21))
     assert row["agreement"] == INSIDE and pd.isna(row["difference"])

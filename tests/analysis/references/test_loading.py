@@ -1,5 +1,7 @@
 """References are the built-in one, reference files, and the results of other groups."""
 
+from dataclasses import replace
+
 import pytest
 
 from sparsedial.analysis.references.loading import load_reference, load_references
@@ -46,6 +48,15 @@ def test_results_of_another_group_are_a_reference(written, name):
     assert len(reference.points) == (len(results.points) if has_points else 0)
     (average,) = [value for value in reference.values if value.task == "average"]
     assert average.averaged_tasks == ("arc_easy", "piqa")
+
+
+def test_lower_bounds_of_another_group_stay_lower_bounds(tmp_path):
+    results = compute_results(study(tmp_path / "study", [SMALL], ("arc_easy",), ("input",)))
+    critical = results.critical.assign(status="right-censored", high_censored=True)
+    write_report(replace(results, critical=critical), tmp_path / "report")
+    for name in ("report/results.json", "report/critical.csv"):
+        for found in load_reference(str(tmp_path / name)).values:
+            assert found.is_lower_bound and found.is_high_censored and found.highest == 1.0
 
 
 def test_an_unknown_reference_is_an_error_with_a_suggestion(tmp_path):

@@ -36,9 +36,10 @@ OUTSIDE = "outside"
 NOT_MEASURED = "not measured"
 
 COLUMNS = (
-    "reference", "quantity", "reference_model", "reference_family", "model", "family", "parameters", "site", "vector",
-    "task", "rule", "value", "low", "high", "status", "high_censored", "reference_value", "reference_low",
-    "reference_high", "is_exact", "source", "difference", "difference_low", "difference_high", "agreement", "note",
+    "reference", "quantity", "reference_model", "reference_family", "model", "family", "parameters", "site",
+    "vector", "task", "rule", "value", "low", "high", "status", "high_censored", "reference_value", "reference_low",
+    "reference_high", "reference_is_lower_bound", "reference_high_censored", "is_exact", "source", "difference",
+    "difference_low", "difference_high", "agreement", "note",
 )  # fmt: skip
 """Columns of the table. They are described in docs/output-tables.md."""
 
@@ -167,6 +168,8 @@ def _reference_columns(reference: Reference, value: ReferenceValue) -> Row:
         "reference_value": value.value,
         "reference_low": value.low,
         "reference_high": value.high,
+        "reference_is_lower_bound": value.is_lower_bound,
+        "reference_high_censored": value.is_high_censored,
         "is_exact": value.is_exact,
         "source": value.source,
     }
@@ -187,7 +190,8 @@ def _numbers(measured: Estimate, value: ReferenceValue) -> Row:
         return numbers
     if measured.value is not None and value.value is not None:
         numbers["difference"] = measured.value - value.value
-    numbers["difference_low"] = lowest - value.highest
+    if not value.is_open:
+        numbers["difference_low"] = lowest - value.highest
     numbers["difference_high"] = highest - value.lowest
     if measured.is_high_censored:
         highest = 1.0
@@ -199,17 +203,18 @@ def _numbers(measured: Estimate, value: ReferenceValue) -> Row:
 def _judge(estimate: float | None, interval: tuple[float, float], value: ReferenceValue) -> str:
     """Return whether the value of the reference lies in the interval measured here.
 
-    A reference that is only known as a range is inside if the range holds the value measured here, or if the interval
-    measured here holds the whole range.
+    A reference that is only a range or a lower bound is inside if the range holds the value measured here, or if the
+    interval measured here holds the whole range.
     """
     low, high = interval
     lowest = value.lowest
     highest = value.highest
     if lowest is None or highest is None:
         return NOT_MEASURED
-    if value.value is not None and low <= value.value <= high:
+    is_range = value.value is None or value.is_lower_bound
+    if value.value is not None and not is_range and low <= value.value <= high:
         return INSIDE
-    if value.value is None:
+    if is_range:
         holds_estimate = estimate is not None and lowest <= estimate <= highest
         if holds_estimate or low <= lowest <= highest <= high:
             return INSIDE

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparsedial.analysis.estimates import finite_number
+from sparsedial.analysis.estimates import finite_number, is_true
 from sparsedial.analysis.exported_results import load_json, parse_results
 from sparsedial.analysis.labels import is_average
 from sparsedial.analysis.references.records import Reference, ReferenceModel, ReferencePoint, ReferenceValue
@@ -20,6 +20,7 @@ from sparsedial.analysis.references.row_matching import is_whole_model, list_ave
 from sparsedial.analysis.result_sources import read_results
 from sparsedial.analysis.results import Results
 from sparsedial.analysis.row_selection import rows_with_estimate_or_interval, rows_with_numbers
+from sparsedial.curves.critical import RIGHT_CENSORED
 from sparsedial.errors import SpecError
 from sparsedial.suggestions import suggest
 
@@ -103,6 +104,8 @@ def _results_as_reference(results: Results, path: Path) -> Reference:
                 low=finite_number(row["low"]),
                 high=finite_number(row["high"]),
                 rule=str(row["rule"]),
+                is_lower_bound=row["status"] == RIGHT_CENSORED,
+                is_high_censored=is_true(row["high_censored"]),
             )
         )
     points = _read_points(results.points, set(models))

@@ -57,6 +57,8 @@ class ReferenceValue:
         is_exact: True for a number that is printed or exported. False for one that is approximate or was read off a
             figure.
         rule: Name of the rule.
+        is_lower_bound: True if nothing was measured beyond the value, so that it is only a lower bound.
+        is_high_censored: True if ``high`` is only a lower bound.
     """
 
     __pydantic_config__ = STRICT
@@ -72,6 +74,13 @@ class ReferenceValue:
     high: float | None = None
     is_exact: bool = True
     rule: str = TOP_P
+    is_lower_bound: bool = False
+    is_high_censored: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """True if the range of the quantity has no upper end."""
+        return self.is_lower_bound or self.is_high_censored
 
     @property
     def lowest(self) -> float | None:
@@ -80,7 +89,9 @@ class ReferenceValue:
 
     @property
     def highest(self) -> float | None:
-        """Upper end of the range in which the reference places the quantity."""
+        """Upper end of the range in which the reference places the quantity. 1 if the range has none."""
+        if self.is_open:
+            return 1.0
         return self.value if self.high is None else self.high
 
     def problems(self) -> list[str]:
