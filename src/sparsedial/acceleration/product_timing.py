@@ -128,7 +128,8 @@ def measure_product(weight: torch.Tensor, backend: Backend) -> ProductTimes:
     """
     products = []
     libraries = []
-    for copied in _copy_weight(weight):
+    copies = _copy_weight(weight)
+    for copied in copies:
         products.append(backend.make_kept_input_product(copied, None, ProductLimits()))
         libraries.append(backend.make_kept_input_product(copied, None, ProductLimits(kernel_vectors=0)))
     measured = []
@@ -137,7 +138,7 @@ def measure_product(weight: torch.Tensor, backend: Backend) -> ProductTimes:
         calls += [_repeat(products, _make_vectors(weight, vectors, share), dense=False) for share in SHARES]
         measured.append([seconds / len(products) for seconds in time_in_turns(calls, weight.device)])
     dense, half, full = (tuple(column) for column in zip(*measured, strict=True))
-    return ProductTimes(dense, half, full, _measure_kernel_vectors(weight, backend, products, libraries))
+    return ProductTimes(dense, half, full, _measure_kernel_vectors(backend, copies, libraries))
 
 
 def measure_linear_layer(weight: torch.Tensor, backend: Backend) -> dict[str, list[float]]:
@@ -225,22 +226,15 @@ def _copy_weight(weight: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _measure_kernel_vectors(
-    weight: torch.Tensor,
-    backend: Backend,
-    products: Sequence[KeptInputProduct],
-    libraries: Sequence[KeptInputProduct],
+    backend: Backend, copies: Sequence[torch.Tensor], libraries: Sequence[KeptInputProduct]
 ) -> int:
     """Return the largest number of vectors for which the kernel multiplies the whole matrix faster."""
     limit = MAX_DECODE_VECTORS
-    unlimited = [
-        backend.make_kept_input_product(product.weight, None, ProductLimits(kernel_vectors=PREFILL_COUNTS[-1]))  # type: ignore[attr-defined]
-        for product in products
-    ]
+    unlimited = ProductLimits(kernel_vectors=PREFILL_COUNTS[-1])
+    kernels = [backend.make_kept_input_product(copied, None, unlimited) for copied in copies]
     for vectors in PREFILL_COUNTS:
-        x = _make_vectors(weight, vectors, 1.0)
-        kernel, library = time_in_turns(
-            [_repeat(unlimited, x, dense=True), _repeat(libraries, x, dense=True)], weight.device
-        )
+        x = _make_vectors(copies[0], vectors, 1.0)
+        kernel, library = time_in_turns([_repeat(kernels, x, dense=True), _repeat(libraries, x, dense=True)], x.device)
         if kernel > library:
             break
         limit = vectors

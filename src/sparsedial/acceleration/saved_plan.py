@@ -13,6 +13,7 @@ from sparsedial.acceleration.acceleration_plan import AccelerationPlan
 from sparsedial.acceleration.backend import load_backend
 from sparsedial.acceleration.projections import Prefill, WhenSlower
 from sparsedial.acceleration.saved_settings import FILE_NAME, SavedRule, SavedSettings, check_evidence
+from sparsedial.acceleration.supported_models import dtype_name
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.hooks.site_attachment import SparsifiedVector, list_vectors
@@ -69,7 +70,7 @@ def describe_plan(
         linear_layers=plan.linear_layers,
         rules=rules,
         calibration=None if plan.calibration is None else dict(plan.calibration.values),
-        dtype=str(weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(weight.dtype),
         machine=machine,
         evidence=evidence,
     )
@@ -124,5 +125,5 @@ def find_saved_dtype(settings: SavedSettings, device: torch.device) -> str | Non
     Returns:
         The name. None if the kernels of the device do not support it, or the file does not have it.
     """
-    names = {str(dtype).removeprefix("torch.") for dtype in load_backend(device).dtypes}
+    names = set(map(dtype_name, load_backend(device).dtypes))
     return settings.dtype if settings.dtype in names else None

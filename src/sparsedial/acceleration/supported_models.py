@@ -65,8 +65,8 @@ def check_dtype(ffns: Sequence[FFN], backend: Backend) -> None:
         dtypes = {module.weight.dtype for module in (*ffn.input_projections, ffn.down)}
         unsupported = dtypes.difference(backend.dtypes)
         if unsupported or len(dtypes) > 1:
-            names = ", ".join(sorted(map(_dtype_name, dtypes)))  # type: ignore[arg-type]  # a module's attribute
-            expected = ", ".join(map(_dtype_name, backend.dtypes))
+            names = ", ".join(sorted(map(dtype_name, dtypes)))  # type: ignore[arg-type]  # a module's attribute
+            expected = ", ".join(map(dtype_name, backend.dtypes))
             raise ModelError(
                 f"accelerate: the weights of {ffn.name} are {names}: expected one dtype of {expected}. Load the model "
                 "with one of them."
@@ -109,7 +109,7 @@ def describe_problem(module: nn.Module) -> str | None:
     elif weight.device.type == "meta" or hasattr(module, "_hf_hook"):
         problem = "its weight is offloaded or moved by hooks"
     elif not weight.is_floating_point():
-        problem = f"its weight is {_dtype_name(weight.dtype)}"
+        problem = f"its weight is {dtype_name(weight.dtype)}"
     else:
         problem = None
     return problem
@@ -127,5 +127,10 @@ def _memory(parameter: torch.Tensor) -> tuple[Any, ...]:
     return parameter.device, parameter.data_ptr() or id(parameter)
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, such as "bfloat16".
+
+    Args:
+        dtype: The dtype.
+    """
     return str(dtype).removeprefix("torch.")

@@ -26,6 +26,7 @@ from sparsedial.acceleration.product_timing import (
     read_linear_times,
     read_seconds,
 )
+from sparsedial.acceleration.supported_models import dtype_name
 from sparsedial.cache_location import cache_folder
 from sparsedial.errors import StorageError
 from sparsedial.files import write_atomically
@@ -73,7 +74,7 @@ class LimitTable:
         """
         if weight.numel() * weight.element_size() < MIN_BYTES:
             return ProductLimits()
-        dtype = str(weight.dtype).removeprefix("torch.")
+        dtype = dtype_name(weight.dtype)
         rows, columns = weight.shape
         times = self._find(
             f"{dtype}, {rows} x {columns}",
@@ -105,7 +106,7 @@ class LimitTable:
         """
         if weight.numel() * weight.element_size() < MIN_LINEAR_BYTES or self._backend.make_dense_product is None:
             return frozenset()
-        dtype = str(weight.dtype).removeprefix("torch.")
+        dtype = dtype_name(weight.dtype)
         outputs, inputs = weight.shape
         times = self._find(
             f"{dtype}, linear layer of {inputs} x {outputs}",
