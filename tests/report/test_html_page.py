@@ -175,11 +175,6 @@ def test_the_page_has_no_dead_link_wherever_it_is_copied(report, tmp_path):
         assert (folder / name).is_file()
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "docs" / "results").rglob("*.html")))
-def test_the_pages_of_the_documentation_have_no_dead_link(path):
-    assert find_dead_links(Page(path), path.parent) == []
-
-
 def test_the_page_is_accessible(report):
     _, page = report
     plots = [attributes for tag, attributes in page.tags if tag == "svg" and "plot" in attributes.get("class", "")]

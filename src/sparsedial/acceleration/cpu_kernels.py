@@ -45,6 +45,7 @@ ROWS_AT_END = 4  # rows of a pass, if fewer than `ROWS_PER_PASS` are left
 PARTS = 4  # parts of a matrix, whose kept rows are added to separate sums
 DOT_ROWS = 4  # rows of which dot products are computed at the same time
 MAX_VECTORS = 8  # vectors for which a matrix is read once
+SHORT_ROW_BYTES = 8192  # float32 rows up to this length are prefetched; longer ones take up to 20% more time then
 
 PRODUCT = np.dtype(
     [
@@ -166,10 +167,11 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _prefetch(builder: Any, address: Any) -> None:
+    """Load a cache line into the second-level cache. The first level is too small for the rows of a pass."""
     pointer = ir.IntType(8).as_pointer()
     function = _declare(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, _INT32, _INT32, _INT32])
-    read, all_caches, data = (ir.Constant(_INT32, value) for value in (0, 3, 1))
-    builder.call(function, [builder.inttoptr(address, pointer), read, all_caches, data])
+    read, second_level, data = (ir.Constant(_INT32, value) for value in (0, 2, 1))
+    builder.call(function, [builder.inttoptr(address, pointer), read, second_level, data])
 
 
 def _offset(builder: Any, address: Any, index: Any, size: int) -> Any:
@@ -189,7 +191,7 @@ def _add_rows(  # noqa: PLR0913  # what one step of the innermost loop needs
     values: Any,
     column: Any,
 ) -> Any:
-    """Add the products of some rows with entries of x to neighboring sums.
+    """Add the products of some rows with entries of x to neighboring sums, and prefetch the same columns of other rows.
 
     ``vectors`` and ``lanes`` are tuples, whose lengths are the number of vectors and of neighboring sums.
     """
@@ -198,8 +200,7 @@ def _add_rows(  # noqa: PLR0913  # what one step of the innermost loop needs
     vector_count = len(vectors)
     lane_count = len(lanes)
     row_count = len(row_addresses)
-    # Prefetching made 16-bit matrices 10 to 20% faster and float32 matrices slower.
-    prefetches = size == 2 and row_count == ROWS_PER_PASS and lane_count > 1
+    next_count = len(next_addresses) if lane_count > 1 else 0
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sums, pitch, row_addresses, next_addresses, values, column = arguments[3:]
@@ -207,7 +208,7 @@ def _add_rows(  # noqa: PLR0913  # what one step of the innermost loop needs
         for row in range(row_count):
             address = _offset(builder, builder.extract_value(row_addresses, row), column, size)
             weights.append(_load_weights(builder, address, name, lane_count))
-            if prefetches:
+            if row < next_count:
                 _prefetch(builder, _offset(builder, builder.extract_value(next_addresses, row), column, size))
         for vector in range(vector_count):
             vector_sums = builder.add(sums, builder.mul(pitch, ir.Constant(_INT64, vector)))
@@ -398,7 +399,7 @@ def _find_position(indices, kept, row):
 def _add_pass(  # noqa: PLR0913  # what one pass needs
     raw, vectors, lanes, sums, pitch, rows, following, values, width
 ):
-    """Add the products of some rows with entries of x to the sums of a tile."""
+    """Add the products of some rows with entries of x to the sums of a tile, and prefetch the rows that follow."""
     vector_width = width - width % len(lanes)
     for column in range(0, vector_width, len(lanes)):
         _add_rows(raw, vectors, lanes, sums, pitch, rows, following, values, column)
@@ -424,18 +425,23 @@ def _sum_tile(  # noqa: PLR0913  # the tile, and what the code is compiled for
     i = _find_position(indices, product.kept, part * product.rows // PARTS)
     end = _find_position(indices, product.kept, (part + 1) * product.rows // PARTS)
     entry_bytes = len(vectors) * 4
+    prefetches = size == 2 or width * size <= SHORT_ROW_BYTES
     while i + ROWS_PER_PASS <= end:
         rows = _eight_rows(start, indices, i, row_bytes)
-        following = _eight_rows(start, indices, min(i + ROWS_PER_PASS, end - ROWS_PER_PASS), row_bytes)
-        _add_pass(raw, vectors, lanes, sums, pitch, rows, following, product.values_address + i * entry_bytes, width)
+        values = product.values_address + i * entry_bytes
+        if prefetches:  # also rows of the next part, so that the last rows of this one are among them
+            following = _eight_rows(start, indices, min(i + ROWS_PER_PASS, product.kept - ROWS_PER_PASS), row_bytes)
+            _add_pass(raw, vectors, lanes, sums, pitch, rows, following, values, width)
+        else:
+            _add_pass(raw, vectors, lanes, sums, pitch, rows, (), values, width)
         i += ROWS_PER_PASS
     if i + ROWS_AT_END <= end:
         some = _four_rows(start, indices, i, row_bytes)
-        _add_pass(raw, vectors, lanes, sums, pitch, some, some, product.values_address + i * entry_bytes, width)
+        _add_pass(raw, vectors, lanes, sums, pitch, some, (), product.values_address + i * entry_bytes, width)
         i += ROWS_AT_END
     while i < end:
         row = (start + indices[i] * row_bytes,)
-        _add_pass(raw, vectors, lanes, sums, pitch, row, row, product.values_address + i * entry_bytes, width)
+        _add_pass(raw, vectors, lanes, sums, pitch, row, (), product.values_address + i * entry_bytes, width)
         i += 1
 
 

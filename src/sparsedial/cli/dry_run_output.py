@@ -68,7 +68,7 @@ def print_needs(needs: StudyNeeds, spec: StudySpec, problems: Sequence[str]) -> 
         for job in needs.preview.jobs:
             out.print(escape_markup(str(job)), soft_wrap=True)
     out.print(_model_table(needs))
-    out.print(_task_table(needs))
+    out.print(_task_table(needs, spec))
     if needs.preview is not None:
         _print_trials(needs.preview, spec)
         _print_finished_time(needs.preview)
@@ -122,14 +122,14 @@ def _describe_model(model: ModelNeeds) -> tuple[str, str, str, str]:
     return parameters, memory, _join_range(str(model.trials[0]), str(model.trials[1])), hours
 
 
-def _task_table(needs: StudyNeeds) -> Table:
+def _task_table(needs: StudyNeeds, spec: StudySpec) -> Table:
     from sparsedial.study.cost.task_check import count_examples
 
     table = Table(title="Tasks", title_justify="left")
     for column in ("task", "examples", "can run"):
         table.add_column(column, overflow="fold")
     for entry in needs.tasks:
-        count = count_examples(entry.tasks)
+        count = count_examples(entry.tasks, spec.max_examples)
         name = entry.spec.name
         if len(entry.tasks) > 1:
             name += f" ({len(entry.tasks)} tasks)"

@@ -176,7 +176,7 @@ def task_blocks(task: Task, max_examples: int | None = None, limit: int | None =
     """
     if not isinstance(task, DivisibleTask) or not task.is_divisible:
         return [task]
-    count = _count_first_examples(task, limit)
+    count = count_first_examples(task, limit)
     most = max(count, max_examples or 0)
     available = task.count_available()
     if available is not None:
@@ -193,13 +193,18 @@ def count_requested_blocks(task: Task, limit: int | None = None) -> int:
     """
     if not isinstance(task, DivisibleTask) or not task.is_divisible:
         return 1
-    return len(block_ends(_count_first_examples(task, limit)))
+    return len(block_ends(count_first_examples(task, limit)))
 
 
-def _count_first_examples(task: DivisibleTask, limit: int | None) -> int:
-    """Return the number of examples that every point is measured with."""
+def count_first_examples(task: DivisibleTask, limit: int | None = None) -> int:
+    """Return the number of examples that every point is measured with.
+
+    Args:
+        task: The task.
+        limit: Number of examples that the task must not exceed, if it can be divided. Defaults to None.
+    """
     count = task.count_examples()
-    if limit is None:
+    if limit is None or not task.is_divisible:
         return count
     return min(count, limit)
 

@@ -11,7 +11,7 @@ from sparsedial.study.criterion import CRITERIA, describe_criterion_problems
 from sparsedial.study.phase_choice import describe_missing_phases
 from sparsedial.study.spec import StudySpec
 from sparsedial.tasks.base import Task
-from sparsedial.tasks.example_blocks import DivisibleTask
+from sparsedial.tasks.example_blocks import DivisibleTask, count_first_examples
 from sparsedial.tasks.lm_eval.loader import TASK_SETS
 from sparsedial.tasks.registry import make_tasks, task_option_names
 from sparsedial.tasks.spec import TaskSpec
@@ -34,16 +34,17 @@ class CheckedTask:
     lacks_data: bool = False
 
 
-def count_examples(tasks: Iterable[Task]) -> int:
-    """Return the number of examples that tasks request, without those of tasks that do not state it.
+def count_examples(tasks: Iterable[Task], limit: int | None = None) -> int:
+    """Return the number of examples that every point is measured with, without those of tasks that do not state it.
 
     Args:
         tasks: The tasks.
+        limit: ``max_examples`` of the study, which no task that can be divided exceeds. Defaults to None.
     """
     total = 0
     for task in tasks:
         if isinstance(task, DivisibleTask):
-            total += task.count_examples()
+            total += count_first_examples(task, limit)
     return total
 
 
