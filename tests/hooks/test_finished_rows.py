@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 
 import pytest
 import torch
@@ -78,3 +79,50 @@ def test_a_copy_made_inside_the_block_generates_by_itself(llama, end_token):
         output = duplicate.generate(BATCH, attention_mask=torch.ones_like(BATCH), **OPTIONS, eos_token_id=end_token)
     assert torch.equal(output, expected)
     assert set(sparsifier.stats()["phase"]) == {"prefill"}
+
+
+def count_with(sparsifier, model, end_token):
+    """Return the tokens per phase of a batch whose first row ends early."""
+    sparsifier.reset()
+    model.generate(BATCH, attention_mask=torch.ones_like(BATCH), **OPTIONS, eos_token_id=end_token)
+    table = sparsifier.stats()
+    return table[table["layer"] == 0].set_index("phase")["tokens"].to_dict()
+
+
+@torch.no_grad()
+def test_a_block_inside_another_one_leaves_the_outer_one_observing(llama, end_token):
+    with sd.sparsify(llama, "input", sd.TopP(1)) as outer:
+        expected = count_with(outer, llama, end_token)
+        with sd.sparsify(llama, "intermediate", sd.TopP(1)) as inner:
+            assert count_with(inner, llama, end_token) == expected
+        assert count_with(outer, llama, end_token) == expected
+    assert "generate" not in vars(llama) and "_get_stopping_criteria" not in vars(llama)
+
+
+@torch.no_grad()
+def test_blocks_may_end_in_any_order(llama, end_token):
+    first, second = (sd.sparsify(llama, site, sd.TopP(1)) for site in ("input", "intermediate"))
+    first.__enter__()
+    second.__enter__()
+    expected = count_with(second, llama, end_token)
+    first.__exit__()
+    assert count_with(second, llama, end_token) == expected
+    second.__exit__()
+    assert "generate" not in vars(llama) and "_get_stopping_criteria" not in vars(llama)
+
+
+def shout(model, *args, **kwargs):
+    return type(model).generate(model, *args, **kwargs)
+
+
+def test_a_generate_that_was_set_on_the_model_is_kept(own_llama, end_token):
+    own_llama.generate = types.MethodType(shout, own_llama)
+    with sd.sparsify(own_llama, "input", sd.TopP(1)) as sparsifier:
+        own_llama(BATCH)
+        duplicate = copy.deepcopy(own_llama)
+        counts = count_with(sparsifier, own_llama, end_token)
+    assert own_llama.generate.__func__ is shout and "_get_stopping_criteria" not in vars(own_llama)
+    assert duplicate.generate.__func__ is shout and duplicate.generate.__self__ is duplicate
+    del own_llama.generate
+    with sd.sparsify(own_llama, "input", sd.TopP(1)) as sparsifier:
+        assert count_with(sparsifier, own_llama, end_token) == counts

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsedial.hooks.finished_rows import GeneratePatch
 from sparsedial.moe.config_proxy import ConfigProxy
 
 PACKAGE = "sparsedial."
@@ -67,7 +68,7 @@ def _remove_changes(state: dict[str, Any]) -> dict[str, Any]:
     for name, value in state.items():
         if not _is_patch(value):
             continue
-        original = _find_original(value)
+        original = _find_original(name, value)
         if original is None:
             removed.add(name)
         else:
@@ -99,17 +100,22 @@ def _is_patch(value: object) -> bool:
     return isinstance(value, ConfigProxy) or (isinstance(value, MethodType) and _is_own_function(value))
 
 
-def _find_original(patch: Any) -> Any:
+def _find_original(name: str, patch: Any) -> Any:
     """Return the attribute that a patch, and those under it, replaced. None if the class defines it."""
-    for original in _walk_originals(patch):
+    for original in _walk_originals(name, patch):
         if not _is_patch(original):
             return original
     return None
 
 
-def _walk_originals(patch: Any) -> Iterator[Any]:
+def _walk_originals(name: str, patch: Any) -> Iterator[Any]:
     while patch is not None and _is_patch(patch):
-        patch = patch.config if isinstance(patch, ConfigProxy) else getattr(patch.__self__, "instance_forward", None)
+        if isinstance(patch, ConfigProxy):
+            patch = patch.config
+        elif isinstance(patch.__self__, GeneratePatch):
+            patch = patch.__self__.instance_attributes.get(name)
+        else:
+            patch = getattr(patch.__self__, "instance_forward", None)
         yield patch
 
 

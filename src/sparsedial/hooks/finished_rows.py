@@ -26,21 +26,45 @@ class GeneratePatch:
     Args:
         model: Model that has the method `generate`.
         tracker: Tracker of its forward passes.
+
+    Attributes:
+        instance_attributes: The methods that other code, or another patch, had set on the model itself, by their names.
+        is_removed: True after `remove` was called.
     """
 
     def __init__(self, model: nn.Module, tracker: ForwardTracker) -> None:
         self._model = model
         self._tracker = tracker
-        self._originals = {name: getattr(model, name) for name in (GENERATE, STOPPING_CRITERIA)}
-        self._patches = {GENERATE: self._generate, STOPPING_CRITERIA: self._get_stopping_criteria}
-        for name, patch in self._patches.items():
-            setattr(model, name, patch)
+        self._patches: dict[str, Any] = {
+            GENERATE: self._generate,
+            STOPPING_CRITERIA: self._get_stopping_criteria,
+        }
+        self.instance_attributes = {name: vars(model)[name] for name in self._patches if name in vars(model)}
+        self.is_removed = False
+        self._originals = {name: getattr(model, name) for name in self._patches}
+        vars(model).update(self._patches)
 
     def remove(self) -> None:
-        """Restore the model."""
+        """Restore the model. If a method was replaced again after this patch, it is left as it is."""
+        self.is_removed = True
+        attributes = vars(self._model)
         for name, patch in self._patches.items():
-            if vars(self._model).get(name) == patch:
-                delattr(self._model, name)
+            if attributes.get(name) != patch:
+                continue
+            original = self._find_uncovered(name)
+            if original is None:
+                del attributes[name]
+            else:
+                attributes[name] = original
+
+    def _find_uncovered(self, name: str) -> Any:
+        """Return the method that the model itself had before, without patches that were removed in the meantime."""
+        original = self.instance_attributes.get(name)
+        patch = getattr(original, "__self__", None)
+        while isinstance(patch, GeneratePatch) and patch.is_removed:
+            original = patch.instance_attributes.get(name)
+            patch = getattr(original, "__self__", None)
+        return original
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GeneratePatch:
         """Return a patch without effect, for a copy of the model."""
@@ -52,6 +76,8 @@ class GeneratePatch:
         patch._tracker = ForwardTracker()
         patch._originals = {name: getattr(type(model), name).__get__(model) for name in self._originals}
         patch._patches = {}
+        patch.instance_attributes = {}
+        patch.is_removed = True
         return patch
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
