@@ -72,3 +72,28 @@ def test_an_idle_expert_in_a_list_has_a_row_without_data():
     table = sparsifier.stats()
     assert len(table) == 8
     assert (table["total"] == 0).sum() == table["sparsity"].isna().sum() == 4
+
+
+@torch.no_grad()
+def test_a_sparsifier_can_be_attached_again():
+    model = ListedExpertsModel(GATHERS["index"])
+    sparsifier = sd.sparsify(model, "input", sd.TopP(0.7))
+    for _ in range(2):
+        with sparsifier:
+            model(**padded_inputs())
+    assert sparsifier.stats().groupby("layer")["tokens"].sum().tolist() == [2 * 13 * 2] * 2
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@torch.no_grad()
+def test_no_mode_is_left_after_an_interruption_in_an_expert():
+    model = ListedExpertsModel(GATHERS["index"])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for expert in model.layers[1].experts:
+        expert["mlp"].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), sd.sparsify(model, "input", sd.TopP(0.7)):
+        model(**padded_inputs())
+    assert torch._C._len_torch_dispatch_stack() == 0

@@ -241,6 +241,7 @@ class ForwardCoordinator:
         if self.tracker.is_inside_forward:
             self._abort_forward()
         self.tracker.forget_generation()
+        self.expert_tokens.detach()
         self._shared_results.clear()
         self.flush()
         self.tracker.release_all()

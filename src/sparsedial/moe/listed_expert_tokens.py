@@ -136,14 +136,15 @@ class ExpertTokenTracker:
         self._real_tokens = real_tokens
 
     def end_forward(self) -> None:
-        """Clear the tokens that were recorded in the forward pass that has ended."""
+        """Clear the tokens that were recorded in the forward pass that has ended, also if Ctrl-C interrupted it."""
         self._real_tokens = None
         self.tokens.clear()
+        while self._row_trackers:
+            self._end_layer()
 
     def detach(self) -> None:
         """Clear the list of attached layers. The caller has to remove their hooks."""
         self._moe_layers.clear()
-        self._row_trackers.clear()
 
     def _begin_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tracker = self._make_row_tracker(first_argument(args, kwargs))
