@@ -22,9 +22,9 @@ def headline_rows(frame: pd.DataFrame, subject: str = "model") -> pd.DataFrame:
     Returns:
         The selected rows, in their order.
     """
+    frame = drop_group_members(frame)
     if frame.empty:
         return frame
-    frame = drop_group_members(frame)
     is_average_row = frame["task"].map(is_average)
     averaged_subjects = set(frame[subject][is_average_row])
     has_no_average = ~frame[subject].isin(averaged_subjects)

@@ -42,6 +42,17 @@ def test_several_models_are_compared_by_their_averages_and_self_prediction():
     assert "task average" in figures["size-1-average"].heading
 
 
+def test_an_average_of_a_group_without_an_estimate_leaves_no_model_to_compare():
+    results = sample(models=MODELS, tasks=("group (2 tasks)", "first", "second"))
+    critical = results.critical
+    is_member = critical["task"] != "group (2 tasks)"
+    critical = critical.assign(
+        group=[("group (2 tasks)" if member else None) for member in is_member],
+        sparsity=critical["sparsity"].where(is_member),
+    )
+    assert figure_names(replace(results, critical=critical))[0] == "tasks"
+
+
 def test_every_model_has_figures_of_its_own():
     results = sample(models=("a", "b"), points=2, layers=2)
     by_model = {}

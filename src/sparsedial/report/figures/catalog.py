@@ -69,7 +69,8 @@ def make_comparison_figures(results: Results) -> Iterator[Figure]:
         yield make_site_figure(critical, results.retain)
     else:
         headline = headline_rows(critical)
-        yield make_model_figure(headline, results.retain)
+        if not headline.empty:  # an average without an estimate takes the place of its tasks
+            yield make_model_figure(headline, results.retain)
         yield from _make_size_figures(headline, results.retain)
     if critical["task"].nunique() > 1:
         yield make_task_figure(critical, results.retain)
