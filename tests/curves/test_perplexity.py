@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 import sparsedial as sd
+from sparsedial.curves import average_at_each_p, average_tasks
 from sparsedial.curves.perplexity import critical_sparsity_by_perplexity
 from sparsedial.errors import SpecError
 
@@ -72,3 +73,18 @@ def test_the_level_of_the_likelihoods_does_not_matter():
 def test_a_wrong_increase_is_refused(increase):
     with pytest.raises(SpecError, match="expected a number between 0 and 1"):
         critical_sparsity_by_perplexity(measure([0.0] * 5, 4, 0.0), increase)
+
+
+@pytest.mark.parametrize("average", [average_tasks, average_at_each_p])
+def test_an_average_over_tasks_is_an_error(average):
+    points = [(sparsity, nll, 1 - sparsity) for sparsity, nll in measure([0.0, 0.1, 0.2, 0.3, 0.4], 30, 0.01)]
+    curve = sd.curve(points, higher_is_better=False)
+    assert critical_sparsity_by_perplexity(curve).low is not None
+    with pytest.raises(SpecError, match="average over tasks; expected the curve of one task"):
+        critical_sparsity_by_perplexity(average([curve, curve]))
+
+
+def test_log_likelihoods_are_an_error_that_asks_for_negative_ones():
+    points = [(sparsity, -nll) for sparsity, nll in measure([0.0, 0.1, 0.2, 0.3, 0.4], 30, 0.01)]
+    with pytest.raises(SpecError, match="for example the negative log-likelihood in place of a log-likelihood"):
+        critical_sparsity_by_perplexity(points)

@@ -92,7 +92,8 @@ def test_a_score_of_0_keeps_everything_if_lower_is_better():
 @pytest.mark.parametrize("higher_is_better", [True, False])
 @pytest.mark.parametrize(("dense", "sparse"), [(-2.0, -3.0), (2.0, -1.0)])
 def test_negative_scores_are_refused_with_what_to_do(dense, sparse, higher_is_better):
-    with pytest.raises(SpecError, match=r"expected scores of at least 0.*exp\(log-likelihood\)"):
+    example = r"exp\(log-likelihood\)" if higher_is_better else "the negative log-likelihood"
+    with pytest.raises(SpecError, match=f"expected scores of at least 0.*{example} in place of a log-likelihood"):
         sd.critical_sparsity([(0.3, sparse)], dense=dense, higher_is_better=higher_is_better)
 
 

@@ -159,7 +159,7 @@ def curve_from_scores(sparsity: np.ndarray, p: np.ndarray, matrix: np.ndarray, h
         dense_at_points = np.where(is_scored, matrix[:, :1], 0.0).sum(0) / counts
     lowest = float(min(score.min(), dense))
     if lowest < 0:
-        raise SpecError(f"critical_sparsity: {describe_negative_score(lowest)}")
+        raise SpecError(f"critical_sparsity: {describe_negative_score(lowest, higher_is_better)}")
     lowest_dense = dense if dense_at_points is None else float(dense_at_points.min())
     if lowest_dense <= 0:
         raise SpecError(f"critical_sparsity: the dense score is {lowest_dense:g}; expected a dense score above 0")
@@ -175,18 +175,20 @@ def curve_from_scores(sparsity: np.ndarray, p: np.ndarray, matrix: np.ndarray, h
     )
 
 
-def describe_negative_score(score: float) -> str:
+def describe_negative_score(score: float, higher_is_better: bool = True) -> str:
     """Explain why a negative score has no retention.
 
     Args:
         score: The score.
 
     Returns:
+        higher_is_better: Direction of the metric. Defaults to True.
         What was seen, what was expected and what to do.
     """
     return (
         f"a score is {score:g}; expected scores of at least 0, because retention is a ratio of scores. Use a metric "
-        "that cannot be negative, for example exp(log-likelihood) in place of a log-likelihood"
+    example = "exp(log-likelihood)" if higher_is_better else "the negative log-likelihood"
+        f"that cannot be negative, for example {example} in place of a log-likelihood"
     )
 
 

@@ -43,7 +43,7 @@ def critical_sparsity_by_perplexity(
         The critical sparsity. Its ``retain`` is ``1 - log(1 + increase)``.
 
     Raises:
-        SpecError: ``increase`` is not a number between 0 and 1.
+        SpecError: ``increase`` is not a number between 0 and 1, or the curve is an average over tasks.
 
     Example:
         >>> nll = np.array([2.0, 3.0])
@@ -54,6 +54,11 @@ def critical_sparsity_by_perplexity(
     if not 0.0 < increase < 1.0:
         raise SpecError(f"increase={increase!r}: expected a number between 0 and 1, such as 0.01")
     measured = points if isinstance(points, Curve) else make_curve(points, dense, higher_is_better=False)
+    if measured.members or len(measured.examples) > 1:
+        raise SpecError(
+            "critical_sparsity_by_perplexity: got an average over tasks; expected the curve of one task, whose "
+            "scores are negative log-likelihoods"
+        )
     return critical_sparsity(compare_likelihoods(measured), 1 - math.log1p(increase))
 
 
