@@ -89,3 +89,9 @@ def test_tasks_at_different_p_or_no_tasks_are_refused(average):
         average([make_task(0), make_curve([(0.1, 50.0, 0.5)], dense=100.0)])
     with pytest.raises(SpecError, match="no curves"):
         average([])
+
+
+def test_points_without_p_are_an_error_that_says_so():
+    curve = make_curve([(0.3, 0.5), (0.5, 0.4)], dense=0.5)
+    with pytest.raises(SpecError, match=r"a point has no p; expected \(sparsity, score, p\)"):
+        average_tasks([curve, curve])

@@ -265,6 +265,11 @@ def sort_by_p(curves: Sequence[Curve]) -> list[Curve]:
         if not np.array_equal(curve.p, ordered[0].p):
             raise SpecError(
                 "average over tasks: the tasks were measured at different p; expected the same p for all tasks"
+            if np.isnan(curve.p).any() or np.isnan(ordered[0].p).any():
+                raise SpecError(
+                    "average over tasks: a point has no p; expected (sparsity, score, p) for every point, because "
+                    "tasks are averaged at equal p"
+                )
             )
     return ordered
 
