@@ -75,3 +75,23 @@ def test_task_average_can_be_weighted():
 def test_no_curves_have_no_average():
     with pytest.raises(SpecError, match="no curves"):
         average_at_each_p([])
+
+
+def test_p_may_be_unknown():
+    assert np.isnan(make_curve([(0.3, 0.5, None)], dense=0.5).p).all()
+
+
+@pytest.mark.parametrize("dense", ["much", np.ones((2, 2)), [[1.0], [1.0, 2.0]]], ids=["text", "matrix", "ragged"])
+def test_a_dense_score_is_a_number_or_a_list(dense):
+    with pytest.raises(SpecError, match="expected the dense score, or a list of one dense score per example"):
+        make_curve([(0.3, [0.5, 0.6])], dense=dense)
+
+
+def test_a_point_has_at_most_three_values():
+    with pytest.raises(SpecError, match=r"expected \(sparsity, score\) or \(sparsity, score, p\)"):
+        make_curve([(0.3, 0.5, 0.9, "label")], dense=0.5)
+
+
+def test_points_without_scores_are_an_error():
+    with pytest.raises(SpecError, match="the points have no scores"):
+        make_curve([(0.3, [])], dense=[])

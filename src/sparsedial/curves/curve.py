@@ -126,6 +126,8 @@ def make_curve(
             f"critical_sparsity: the points have different numbers of scores ({sorted(lengths)}); "
             "score the dense and the sparse models on the same examples"
         )
+    if lengths == {0}:
+        raise SpecError("critical_sparsity: the points have no scores; expected the score of at least one example")
     matrix = np.stack(columns, 1)
     if not np.isfinite(matrix).all():
         raise SpecError("critical_sparsity: a score is NaN or infinite; expected finite scores")
@@ -180,14 +182,14 @@ def describe_negative_score(score: float, higher_is_better: bool = True) -> str:
 
     Args:
         score: The score.
+        higher_is_better: Direction of the metric. Defaults to True.
 
     Returns:
-        higher_is_better: Direction of the metric. Defaults to True.
         What was seen, what was expected and what to do.
     """
+    example = "exp(log-likelihood)" if higher_is_better else "the negative log-likelihood"
     return (
         f"a score is {score:g}; expected scores of at least 0, because retention is a ratio of scores. Use a metric "
-    example = "exp(log-likelihood)" if higher_is_better else "the negative log-likelihood"
         f"that cannot be negative, for example {example} in place of a log-likelihood"
     )
 
@@ -263,13 +265,13 @@ def sort_by_p(curves: Sequence[Curve]) -> list[Curve]:
     ordered = [curve.select_points(np.argsort(curve.p, kind="stable")) for curve in curves]
     for curve in ordered:
         if not np.array_equal(curve.p, ordered[0].p):
-            raise SpecError(
-                "average over tasks: the tasks were measured at different p; expected the same p for all tasks"
             if np.isnan(curve.p).any() or np.isnan(ordered[0].p).any():
                 raise SpecError(
                     "average over tasks: a point has no p; expected (sparsity, score, p) for every point, because "
                     "tasks are averaged at equal p"
                 )
+            raise SpecError(
+                "average over tasks: the tasks were measured at different p; expected the same p for all tasks"
             )
     return ordered
 
@@ -286,21 +288,35 @@ def sort_by_sparsity(curve: Curve) -> Curve:
 def _dense_scores(points: Sequence[_Point], dense: float | Sequence[float] | np.ndarray | None) -> np.ndarray:
     """Return the dense scores, shape [N]: ``dense`` if it is given, else the scores of the point at sparsity 0."""
     if dense is not None:
-        return np.atleast_1d(np.asarray(dense, dtype=np.float64))
+        return _read_dense(dense)
     for point in points:
         if point.sparsity == 0.0:
             return point.scores
     raise SpecError("critical_sparsity: no dense score; add a point at sparsity 0 or pass dense=")
 
 
+def _read_dense(dense: float | Sequence[float] | np.ndarray) -> np.ndarray:
+    """Convert the dense score, or the dense scores, to an array of shape [N]."""
+    try:
+        scores = np.atleast_1d(np.asarray(dense, dtype=np.float64))
+    except (TypeError, ValueError):
+        scores = np.empty((0, 0))
+    if scores.ndim != 1:
+        raise SpecError(
+            f"critical_sparsity: dense={dense!r}: expected the dense score, or a list of one dense score per example"
+        )
+    return scores
+
+
 def _parse_point(point: object) -> _Point:
     """Convert a tuple to a point and check its values."""
     try:
         sparsity, score, *rest = cast("tuple[Any, ...]", point)
+        [p] = rest or [None]
         parsed = _Point(
             sparsity=float(sparsity),
             scores=np.atleast_1d(np.asarray(score, dtype=np.float64)),
-            p=float(rest[0]) if rest else math.nan,
+            p=math.nan if p is None else float(p),
         )
     except (TypeError, ValueError):
         raise SpecError(
