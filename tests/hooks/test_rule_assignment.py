@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,3 +142,17 @@ def test_representations_are_short(llama):
         "FFN('model.layers.0.mlp.experts.1', layer=0, exp"
     )
     assert describe_rules([sd.TopP(p / 10) for p in range(5)]) == "[TopP(p=0.0), TopP(p=0.1), TopP(p=0.2) and 2 more]"
+
+
+@pytest.mark.parametrize("layers", [0, "01", [0, "1"], [True], [0.0], [[0]]], ids=repr)
+@pytest.mark.parametrize("site", ["input", "attention_input"])
+def test_layers_are_several_whole_numbers(llama, site, layers):
+    with pytest.raises(
+        SpecError, match=re.escape(f"layers={layers!r}: expected the indices of layers, such as [0, 1]")
+    ):
+        sd.sparsify(llama, site, sd.TopP(0.9), layers=layers)
+
+
+def test_layers_may_be_numbers_of_numpy(llama, tokens):
+    _, stats = run(llama, tokens, "input", sd.TopP(0.9), layers=np.arange(2))
+    assert stats["layer"].tolist() == [0, 1]

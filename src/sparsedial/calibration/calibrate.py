@@ -13,7 +13,7 @@ from sparsedial.errors import SpecError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.ffn.feed_forward import FFNs, VectorOwner
 from sparsedial.ffn.sites import check_site
-from sparsedial.hooks.ffn_selection import select_owners
+from sparsedial.hooks.ffn_selection import read_layers, select_owners
 from sparsedial.hooks.rule_binding import undefined_reason
 from sparsedial.hooks.site_attachment import list_vectors
 from sparsedial.hooks.sparsifier import sparsify
@@ -137,7 +137,8 @@ def calibrate(
         The calibration, for the argument of `sparsify` with this name.
 
     Raises:
-        SpecError: The rule needs no calibration or is not defined at the site, or there are too few tokens.
+        SpecError: The rule needs no calibration or is not defined at the site, there are too few tokens, or a layer is
+            unknown.
 
     Example:
         >>> import sparsedial as sd
@@ -155,7 +156,7 @@ def calibrate(
     lm = ModelInMemory(model, tokenizer, default_name(model)).make_language_model()
     if ffns is None:
         ffns = find_ffns(model)
-    selection = SiteSelection(ffns, site, None if layers is None else tuple(layers))
+    selection = SiteSelection(ffns, site, None if layers is None else read_layers(layers))
     return Calibration(calibrate_site(rule, lm, selection, task_options))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from operator import attrgetter
 from typing import Any
 
@@ -16,6 +17,25 @@ from sparsedial.ffn.sites import select_outer_vectors, select_site_ffns
 
 FfnFilter = Callable[[Any], bool]
 """Function that returns True for an FFN, or for a `ProjectionInput` at a site outside of the FFNs."""
+
+
+def read_layers(layers: object) -> tuple[int, ...]:
+    """Return the indices of layers that the user chose. Whether a model has these layers is not checked.
+
+    Args:
+        layers: The indices.
+
+    Raises:
+        SpecError: They are not several whole numbers.
+
+    Example:
+        >>> read_layers(range(2))
+        (0, 1)
+    """
+    indices: list[Any] = list(layers) if isinstance(layers, Iterable) else [None]
+    if all(isinstance(index, Integral) and not isinstance(index, bool) for index in indices):
+        return tuple(map(int, indices))
+    raise SpecError(f"layers={layers!r}: expected the indices of layers, such as [0, 1]")
 
 
 def select_owners(
@@ -43,7 +63,7 @@ def select_owners(
     known = set(map(attrgetter("layer"), vectors))
     selected = set(known)
     if layers is not None:
-        selected = set(layers)
+        selected = set(read_layers(layers))
     if selected - known:
         raise SpecError(f"Unknown layer(s) {sorted(selected - known)}: {site} is in layers {sorted(known)}.")
     chosen: list[VectorOwner] = []
@@ -110,7 +130,7 @@ def _select_layers(ffns: FFNs, layers: Iterable[int] | None) -> set[int]:
     known = {ffn.layer for ffn in ffns}
     if layers is None:
         return known
-    selected = set(layers)
+    selected = set(read_layers(layers))
     unknown = selected - known
     if unknown:
         raise SpecError(f"Unknown layer(s) {sorted(unknown)}: FFNs are in layers {sorted(known)}.")
