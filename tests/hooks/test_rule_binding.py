@@ -192,3 +192,8 @@ def test_a_rule_that_needs_the_vector_only_works_at_other_sites(llama, tokens):
     with sd.sparsify(llama, "lm_head_input", AboveMean(1.0)) as sparsifier:
         llama(tokens)
     assert 0.1 < sparsifier.sparsity() < 0.9
+
+
+def test_a_calibration_is_an_object_of_its_class(llama):
+    with pytest.raises(SpecError, match="calibration: got an object of type dict, expected what"):
+        sd.sparsify(llama, "gate", sd.Threshold(0.5), calibration={"rule": "threshold"})

@@ -55,6 +55,11 @@ def _bind_rule(rule: Rule, vector: SparsifiedVector, calibration: Calibration | 
         raise SpecError(f"{reason}.")
     if rule.needs_calibration and calibration is None:
         raise SpecError(_describe_missing_calibration(rule))
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise SpecError(
+            f"calibration: got an object of type {type(calibration).__name__}, expected what sparsedial.calibrate "
+            "returned. A stored calibration is Calibration(values) again."
+        )
     bound = _call_bind(rule, vector, calibration)
     if not callable(getattr(bound, "keep_mask", None)):
         raise SpecError(f"rule {rule!r}: bind returned {bound!r}, expected an object with the method keep_mask")
