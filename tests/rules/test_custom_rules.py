@@ -39,6 +39,7 @@ def define_rule(decorate=FROZEN, base=Rule, **attributes):
         (define_rule(version=0), "version 0: expected a whole number"),
         (define_rule(version="2"), "version '2': expected a whole number"),
         (define_rule(needs_calibration=True), "does not define calibrate"),
+        (define_rule(__annotations__={"p": "float", "k": "int"}), "the field 'k' has no default"),
         (define_rule(name=None), "name None: expected text"),
         (int, "expected a subclass of sparsedial.Rule, got <class 'int'>"),
         (AboveMean(1.0), "expected a subclass of sparsedial.Rule"),

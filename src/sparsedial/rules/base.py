@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar, Protocol
 
@@ -290,6 +290,9 @@ def check_rule_class(rule_class: Any) -> None:
         raise SpecError(f"{source}: expected @dataclass(frozen=True) on the line below @register_rule")
     if not fields(rule_class):
         raise SpecError(f"{source}: it has no field. Expected the parameter as its first field")
+    for field in fields(rule_class)[1:]:
+        if field.init and field.default is MISSING and field.default_factory is MISSING:
+            raise SpecError(f"{source}: the field {field.name!r} has no default. Only the first field needs none.")
     if _defines_nothing(rule_class):
         raise SpecError(f"{source}: it defines neither keep_mask nor bind. Expected one of them.")
     ends = (rule_class.dense_value, rule_class.sparsest_value)
