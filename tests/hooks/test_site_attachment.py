@@ -1,8 +1,11 @@
 """The rule at each site, against the formulas of the FFN."""
 
+import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import sparsedial as sd
+from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import SITES
 from sparsedial.hooks.site_attachment import list_vectors
 from sparsedial.kernels import reference
@@ -51,3 +54,16 @@ def test_the_halves_of_a_fused_projection_are_separate_sites(phi3):
         ):
             with sd.sparsify(phi3, site, sd.TopP(0.6), layers=[0]):
                 torch.testing.assert_close(mlp(x), mlp.down_proj(i), msg=site)
+
+
+@torch.no_grad()
+def test_a_down_projection_without_the_mask_of_its_vector_is_an_error():
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=32,
+        hidden_act="sigmoid",
+    )  # fmt: skip
+    mlp = LlamaForCausalLM(config).model
+    with sd.sparsify(mlp, "gate", sd.TopP(0.6)):
+        with pytest.raises(AttachError, match=r"layers.0.mlp: its down projection was called without"):
+            mlp.layers[0].mlp.down_proj(torch.randn(2, 24))
+        mlp(torch.arange(6)[None])

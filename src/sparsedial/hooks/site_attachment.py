@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import FFN, VectorOwner
 from sparsedial.ffn.projection_input import ProjectionInput
 from sparsedial.ffn.sites import ModuleVector, find_site
@@ -173,7 +174,13 @@ def _attach_by_masking_product(name: str, ffn: FFN, apply: Apply) -> Iterator[Re
         return output
 
     def apply_mask(product: torch.Tensor) -> torch.Tensor:
-        return product.masked_fill(masks.pop(current_thread()).view(product.shape), 0)
+        mask = masks.pop(current_thread(), None)
+        if mask is None or mask.numel() != product.numel():
+            raise AttachError(
+                f"{ffn.name}: its down projection was called without a call of the projection of the {name} vector "
+                "just before, which decides what is dropped. Call the whole FFN, or choose the site intermediate."
+            )
+        return product.masked_fill(mask.view(product.shape), 0)
 
     yield OutputPatch(part.module, compute_mask)
     yield register_input_pre_hook(ffn.down, apply_mask)  # before an `InputPatch` of `down` sees the product
