@@ -213,3 +213,14 @@ def test_a_rule_may_be_set_while_other_threads_run_the_model(own_llama, tokens):
         outputs, _ = run_together(partial(repeat, own_llama, tokens, sparsifier.observe), change)
     assert all(any(torch.equal(logits, one) for one in expected) for logits in outputs)
     assert set(sparsifier.stats().groupby(["layer", "vector"])["tokens"].sum()) == {ROUNDS * tokens.numel()}
+
+
+def test_what_the_attaching_thread_states_holds_for_the_threads_of_the_model(own_llama, tokens):
+    sparsifier = sd.sparsify(own_llama, "input", RULE)  # made by another thread than the one that attaches it
+
+    def attach():
+        with sparsifier, sparsifier.observe(phase="generation"):
+            run_together(partial(own_llama, tokens), partial(own_llama, tokens))
+
+    run_together(attach, int)
+    assert set(sparsifier.stats()["phase"]) == {"generation"}

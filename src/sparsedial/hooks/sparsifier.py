@@ -166,6 +166,7 @@ class Sparsifier:
         reserve_vectors(self._vectors)
         self._coordinator.counters.prepare(_list_devices(self._ffns))
         try:
+        self._coordinator.tracker.overrides.set_owner()
             for handle in attach_vectors(self._vectors, self._model, self._coordinator):
                 self._handles.append(handle)
             for handle in ModelHooks(self._model, self._vectors, self._coordinator).attach():
