@@ -172,3 +172,20 @@ def test_a_model_is_sparsified_while_a_sparsifier_is_attached(own_llama):
     with sd.sparsify(own_llama, "input", sd.TopP(0.5), layers=[1]):
         assert is_sparsified(own_llama)
     assert not is_sparsified(own_llama)
+
+
+@torch.no_grad()
+def test_flags_of_tokens_are_tensors(llama, tokens):
+    with sd.sparsify(llama, "input", sd.TopP(0.5)) as sparsifier:
+        for argument in ("real", "masked", "thinking"):
+            flags = [[True] * tokens.shape[1]] * tokens.shape[0]
+            with (
+                pytest.raises(SpecError, match=f"^{argument}=.*: expected a boolean tensor with one entry per token"),
+                sparsifier.observe(**{argument: flags}),
+            ):
+                pass
+        real = torch.ones(tokens.shape)
+        real[:, 0] = 0.0
+        with sparsifier.observe(real=real):
+            llama(tokens)
+    assert set(sparsifier.stats()["tokens"]) == {tokens.numel() - len(tokens)}

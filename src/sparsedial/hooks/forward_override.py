@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sparsedial.errors import SpecError
 from sparsedial.hooks.forward_context import Thinking
 
 
@@ -29,6 +30,27 @@ class ForwardOverride:
     real_tokens: torch.Tensor | None = None
     masked_tokens: torch.Tensor | None = None
     thinking: Thinking | None = None
+
+
+def read_flags(flags: object, argument: str) -> torch.Tensor | None:
+    """Return what the user stated about each token as a boolean tensor. None if nothing was stated.
+
+    Args:
+        flags: The tensor. An attention mask of numbers, in which 0 means False, is accepted as well.
+        argument: Name of the argument, for the error message.
+
+    Raises:
+        SpecError: It is no tensor.
+
+    Example:
+        >>> read_flags(torch.tensor([0, 1]), "real")
+        tensor([False,  True])
+    """
+    if flags is None:
+        return None
+    if not isinstance(flags, torch.Tensor):
+        raise SpecError(f"{argument}={flags!r}: expected a boolean tensor with one entry per token")
+    return flags if flags.dtype == torch.bool else flags != 0
 
 
 class OverrideStack:

@@ -21,7 +21,7 @@ from sparsedial.hooks.ffn_selection import FfnFilter, check_model_contains, sele
 from sparsedial.hooks.foreign_hooks import has_foreign_hooks
 from sparsedial.hooks.forward_context import PHASES, Thinking
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
-from sparsedial.hooks.forward_override import ForwardOverride
+from sparsedial.hooks.forward_override import ForwardOverride, read_flags
 from sparsedial.hooks.model_hooks import ModelHooks
 from sparsedial.hooks.phase_selection import ALL_PHASES, PhaseChoice, PhaseSelection, select_phases
 from sparsedial.hooks.reach_check import describe_unreached
@@ -315,13 +315,16 @@ class Sparsifier:
             None: Nothing.
 
         Raises:
-            SpecError: The phase is unknown.
+            SpecError: The phase is unknown, or what is stated about the tokens is no tensor.
         """
         if phase is not None and phase not in PHASES:
             raise SpecError(f"Unknown phase {phase!r}: expected one of {', '.join(PHASES)}.")
         if thinking is not None:
             self._coordinator.counters.prepare_segments()
-        with self._coordinator.tracker.overrides.override(ForwardOverride(phase, step, real, masked, thinking)):
+        if not isinstance(thinking, bool):
+            thinking = read_flags(thinking, "thinking")
+        override = ForwardOverride(phase, step, read_flags(real, "real"), read_flags(masked, "masked"), thinking)
+        with self._coordinator.tracker.overrides.override(override):
             yield
 
     def flush(self) -> None:
