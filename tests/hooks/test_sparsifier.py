@@ -174,6 +174,21 @@ def test_a_model_is_sparsified_while_a_sparsifier_is_attached(own_llama):
     assert not is_sparsified(own_llama)
 
 
+@pytest.mark.parametrize("model", ["zoo:dense-0.4m", None, object()], ids=["name", "none", "object"])
+def test_what_is_no_model_is_refused(model, llama):
+    ffns = sd.find_ffns(llama)
+    message = f"got an object of type {type(model).__name__}: expected a model in memory"
+    for call in (lambda: sd.find_ffns(model), lambda: sd.sparsify(model, "input", sd.TopP(0.5), ffns=ffns)):
+        with pytest.raises(SpecError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("site", ["input", "attention_input"])
+def test_a_list_of_ffns_is_refused(llama, site):
+    with pytest.raises(SpecError, match="ffns=: got an object of type list: expected the result of find_ffns"):
+        sd.sparsify(llama, site, sd.TopP(0.5), ffns=list(sd.find_ffns(llama)))
+
+
 @torch.no_grad()
 def test_flags_of_tokens_are_tensors(llama, tokens):
     with sd.sparsify(llama, "input", sd.TopP(0.5)) as sparsifier:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsedial.errors import ModelError
+from sparsedial.errors import ModelError, SpecError
 from sparsedial.ffn.adapter_detection import leave_out_idle_adapters, separate_adapters
 from sparsedial.ffn.attention_matching import AttentionMatcher
 from sparsedial.ffn.data_flow_trace import DataFlow, DataFlowTracker
@@ -53,6 +53,7 @@ def find_ffns(
         are in ``unsupported``, with the reason. The vectors that attentions and the output layer read are in ``outer``.
 
     Raises:
+        SpecError: The object is no torch module.
         ModelError: No FFN was found, or the model could not be called. The message describes the projections that
             were called, and how to name the modules with ``modules``.
 
@@ -71,11 +72,28 @@ def find_ffns(
         >>> len(ffns), ffns[5].name, ffns[5].layer, ffns[5].expert
         (8, 'model.layers.1.mlp.experts.1', 1, 1)
     """
+    check_module(model)
     traced_inputs = _example_inputs(model) if inputs is None else dict(inputs)
     if modules is not None:
         matches = match_by_patterns(model, modules)
         return _add_outer_vectors(model, build_ffns(LayerLocator(model), matches), traced_inputs)
     return _find_by_tracing(model, traced_inputs)
+
+
+def check_module(model: object) -> None:
+    """Check that an object is a torch module, and not the name of a model, a pipeline or a tokenizer.
+
+    Args:
+        model: The object.
+
+    Raises:
+        SpecError: It is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise SpecError(
+            f"model: got an object of type {type(model).__name__}: expected a model in memory, such as the first one "
+            "of the two that sparsedial.load_model returns"
+        )
 
 
 def _add_outer_vectors(model: nn.Module, ffns: list[FFN], inputs: dict[str, Any]) -> FFNs:

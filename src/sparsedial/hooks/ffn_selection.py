@@ -107,6 +107,22 @@ def select_ffns(ffns: FFNs, layers: Iterable[int] | None = None, filter_fn: FfnF
     return chosen
 
 
+def check_ffns(ffns: object) -> None:
+    """Check that an object is a result of `find_ffns`.
+
+    Args:
+        ffns: The object.
+
+    Raises:
+        SpecError: It is something else, such as a list of FFNs.
+    """
+    if not isinstance(ffns, FFNs):
+        raise SpecError(
+            f"ffns=: got an object of type {type(ffns).__name__}: expected the result of find_ffns(model). Choose some "
+            "of its FFNs with layers= or filter_fn=."
+        )
+
+
 def check_model_contains(model: nn.Module, ffns: Sequence[VectorOwner]) -> None:
     """Raise an error if an FFN belongs to another model, which would leave this model dense.
 

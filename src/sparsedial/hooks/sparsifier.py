@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from sparsedial.errors import AttachError, NonFiniteError, SpecError
-from sparsedial.ffn.discovery import find_ffns
+from sparsedial.ffn.discovery import check_module, find_ffns
 from sparsedial.ffn.feed_forward import FFNs, VectorOwner
 from sparsedial.ffn.sites import check_site
 from sparsedial.hooks.count_errors import describe_lost_experts, describe_nonfinite
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.dense_copies import DenseCopies
 from sparsedial.hooks.entry_usage import VectorUsage
-from sparsedial.hooks.ffn_selection import FfnFilter, check_model_contains, select_owners
+from sparsedial.hooks.ffn_selection import FfnFilter, check_ffns, check_model_contains, select_owners
 from sparsedial.hooks.foreign_hooks import has_foreign_hooks
 from sparsedial.hooks.forward_context import PHASES, Thinking
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
@@ -99,8 +99,10 @@ def sparsify(  # noqa: PLR0913  # the options of one call
         0      0  input  prefill       48     96       0.5
         1      1  input  prefill       48     96       0.5
     """
+    check_module(model)
     if ffns is None:
         ffns = find_ffns(model)
+    check_ffns(ffns)
     selected = select_owners(ffns, site, layers, filter_fn)
     check_model_contains(model, selected)
     return Sparsifier(model, selected, site, rule, track_usage, calibration, select_phases(phases))
@@ -164,9 +166,9 @@ class Sparsifier:
         if self._handles:
             raise AttachError(f"This sparsifier is already attached, at {self.site!r}. Leave its `with` block first.")
         reserve_vectors(self._vectors)
+        self._coordinator.tracker.overrides.set_owner()
         self._coordinator.counters.prepare(_list_devices(self._ffns))
         try:
-        self._coordinator.tracker.overrides.set_owner()
             for handle in attach_vectors(self._vectors, self._model, self._coordinator):
                 self._handles.append(handle)
             for handle in ModelHooks(self._model, self._vectors, self._coordinator).attach():
@@ -319,10 +321,10 @@ class Sparsifier:
         """
         if phase is not None and phase not in PHASES:
             raise SpecError(f"Unknown phase {phase!r}: expected one of {', '.join(PHASES)}.")
-        if thinking is not None:
-            self._coordinator.counters.prepare_segments()
         if not isinstance(thinking, bool):
             thinking = read_flags(thinking, "thinking")
+        if thinking is not None:
+            self._coordinator.counters.prepare_segments()
         override = ForwardOverride(phase, step, read_flags(real, "real"), read_flags(masked, "masked"), thinking)
         with self._coordinator.tracker.overrides.override(override):
             yield
