@@ -1,15 +1,18 @@
 """Results come from studies and from reports whose trials are not there."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from sparsedial.analysis.result_sources import read_results
 from sparsedial.analysis.results import compute_results
+from sparsedial.analysis.row_order import layer_ranges
 from sparsedial.errors import SpecError, StorageError
 from tests.support.made_up_studies import LARGE, MIXTURE, SMALL, study
 from tests.support.references import write_tables
+from tests.support.report_sample import sample
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +115,19 @@ def test_tables_of_experts_are_kept(tmp_path):
     store = study(tmp_path / "study", [MIXTURE], ("piqa",), ("input",), values=(0.9,), examples=20)
     write_tables(compute_results(store), tmp_path / "report")
     assert len(read_results([tmp_path / "report"]).experts) == len(compute_results(store).experts) > 0
+
+
+@pytest.mark.parametrize("layers", [[0, 1, 4], None])
+def test_names_and_layers_in_csv_files_are_those_of_the_json_file(tmp_path, layers):
+    results = sample(models=("NA", "007"), sites=("input",), points=2, layers=1)
+    tables = {}
+    for name in ("critical", "points", "layers"):
+        table = getattr(results, name)
+        tables[name] = table.assign(layers=[layers] * len(table), family="null")
+    folder = write_tables(replace(results, **tables), tmp_path / "report")
+    expected = read_results([folder]).critical
+    (folder / "results.json").unlink()
+    read = read_results([folder]).critical
+    for column in ("model", "family", "site", "rule", "task"):
+        assert read[column].tolist() == expected[column].tolist()
+    assert list(map(layer_ranges, read["layers"])) == list(map(layer_ranges, expected["layers"]))

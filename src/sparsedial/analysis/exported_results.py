@@ -40,6 +40,9 @@ REQUIRED_COLUMNS = {
 FRACTIONS = {"critical": ("sparsity", "low", "high"), "points": ("sparsity",)}
 """Columns whose numbers lie between 0 and 1."""
 
+NAME_COLUMNS = ("model", "family", "site", "rule", "task", "metric", "vector", "phase", "state")
+"""Columns of CSV files that hold text, also if it looks like a number or like a missing value."""
+
 MAX_PROBLEMS = 10
 
 
@@ -143,10 +146,28 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a table. Names stay text, also "NA" and "007", and selections of layers are lists, as in `JSON_NAME`."""
+    data = _read_bytes(path)
     try:
-        return pd.read_csv(io.BytesIO(_read_bytes(path)))
+        table = pd.read_csv(io.BytesIO(data))
+        names = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, usecols=NAME_COLUMNS.__contains__)
     except (ValueError, UnicodeDecodeError) as error:  # errors of pandas' parser are ValueErrors
         raise SpecError(f"{path}: not a CSV table: {error}") from None
+    table[names.columns] = names
+    if "layers" in table:
+        table = table.assign(layers=pd.Series(map(_parse_layers, table["layers"]), index=table.index, dtype=object))
+    return table
+
+
+def _parse_layers(text: object) -> object:
+    """Return the indices of layers that are a list as text, such as ``[0, 1]``. Anything else is returned as it is."""
+    if not isinstance(text, str) or not text.startswith("["):
+        return text
+    try:
+        layers = json.loads(text)
+    except ValueError:
+        return text
+    return layers if all(type(layer) is int for layer in layers) else text
 
 
 def _make_results(tables: Mapping[str, pd.DataFrame], sources: Mapping[str, str], retain: float, path: Path) -> Results:
