@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -199,3 +200,8 @@ def test_a_family_names_the_options_of_a_rule(family, value, json_options):
 def test_wrong_options_are_refused(make, message):
     with pytest.raises(SpecError, match=message):
         make()
+
+
+def test_options_may_be_numbers_of_numpy():
+    assert sd.TopP(0.9, q=np.float32(2)) == sd.TopP(0.9, q=2) and type(sd.TopP(0.9, q=np.float32(2)).q) is float
+    assert sd.NOfM(0.5, m=np.int64(16)) == sd.NOfM(0.5, m=16) and type(sd.NOfM(0.5, m=np.int64(16)).m) is int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -43,7 +44,7 @@ class TopP(Rule):
         object.__setattr__(self, "p", self._check_parameter("p", self.p))
         if self.q == 1.0 and type(self.q) is float:
             return
-        if isinstance(self.q, bool) or not isinstance(self.q, int | float) or not 0 < self.q < math.inf:
+        if isinstance(self.q, bool) or not isinstance(self.q, Real) or not 0 < self.q < math.inf:
             raise SpecError(f"TopP(q={self.q!r}): expected a finite number above 0")
         object.__setattr__(self, "q", float(self.q))
 

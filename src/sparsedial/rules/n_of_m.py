@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -39,8 +40,9 @@ class NOfM(Rule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fraction", self._check_parameter("fraction", self.fraction))
-        if type(self.m) is not int or self.m < 1:
+        if not isinstance(self.m, Integral) or isinstance(self.m, bool) or self.m < 1:
             raise SpecError(f"NOfM(m={self.m!r}): expected a whole number of at least 1")
+        object.__setattr__(self, "m", int(self.m))
 
     @classmethod
     def from_pattern(cls, pattern: str) -> NOfM:
