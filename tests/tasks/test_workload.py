@@ -5,6 +5,7 @@ import pytest
 import sparsedial as sd
 from sparsedial.models.loading import load_language_model
 from sparsedial.models.sources import resolve_source
+from sparsedial.tasks.lm_eval.generation_options import GenerationOptions
 from sparsedial.tasks.registry import make_tasks
 from sparsedial.tasks.spec import TaskSpec
 from sparsedial.tasks.workload import EstimatedTask
@@ -56,6 +57,11 @@ def test_lm_eval_tasks_of_causal_models(trained, task_folder, name):
     assert counted["prefill"] == work.prefill_tokens
     assert counted.get("generation", 0) <= work.most_generated_tokens
     assert (work.most_generated_tokens > 0) == (name == "tiny_write")
+
+
+def test_the_option_for_the_length_of_texts_changes_the_work(trained, task_folder):
+    task = load_task(task_folder, "tiny_write", generation=GenerationOptions(max_gen_toks=3))
+    assert task.workload(trained).most_generated_tokens == 3 * task.count_examples()
 
 
 @pytest.mark.parametrize("name", ["tiny_choice", "tiny_write"])

@@ -332,7 +332,13 @@ class LmEvalTask:
         sample = self.select_examples(ExampleBlock(first, first + min(count, SAMPLED_DOCUMENTS)))
         encoder = make_weightless_hflm(lm)
         instances = sample._build_instances(lm, encoder)
-        prepared = encode_requests(self.name, instances, encoder, needs_context=lm.kind != MASKED_DIFFUSION)
+        prepared = encode_requests(
+            self.name,
+            instances,
+            encoder,
+            needs_context=lm.kind != MASKED_DIFFUSION,
+            generation=self.settings.generation,
+        )
         targets = {}
         for index, document in sample._documents.items():
             target = self.lm_eval_task.doc_to_target(document)
