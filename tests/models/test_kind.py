@@ -40,6 +40,23 @@ def test_the_kind_is_measured(llama, gpt2, masked_llama):
         assert detect_kind(model) == "masked-diffusion"
 
 
+def test_an_encoder_decoder_is_refused():
+    sizes = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 96}
+    t5 = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.BartConfig(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=96, **layers)
+    for model in (t5, transformers.BartForConditionalGeneration(config)):
+        with pytest.raises(ModelError, match=r"is an encoder-decoder.*expected a decoder-only or a masked diffusion"):
+            detect_kind(model)
+
+
+@pytest.mark.parametrize("name", ["LlamaForSequenceClassification", "LlamaForTokenClassification"])
+def test_a_classifier_is_refused(llama, name):
+    config = transformers.LlamaConfig(**{**llama.config.to_dict(), "num_labels": 3})
+    with pytest.raises(ModelError, match=f"{name} returns logits of shape .*expected one logit per position and entry"):
+        detect_kind(getattr(transformers, name)(config).eval())
+
+
 def test_the_zoo_has_both_kinds():
     dense = load_language_model(resolve_source("zoo:dense-1.3m"), dtype="float32")
     diffusion = load_language_model(resolve_source("zoo:diffusion-1.3m"), dtype="float32")

@@ -36,7 +36,7 @@ def detect_kind(model: Any, expected: str | None = None) -> str:
 
     Raises:
         SpecError: ``expected`` is not one of `KINDS`.
-        ModelError: The model is not of the expected kind or returns no logits.
+        ModelError: The model is not of the expected kind, is an encoder-decoder, or returns no logits of tokens.
         _FailedCallError: The model cannot be called with token IDs alone although a kind is expected.
 
     Example:
@@ -99,9 +99,14 @@ def attends_to_later_tokens(model: Any) -> bool:
         True for a model with bidirectional attention, False for a causal model.
 
     Raises:
-        ModelError: The model returns no logits.
+        ModelError: The model is an encoder-decoder, or returns no logits of tokens.
         _FailedCallError: The model cannot be called with token IDs alone.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(model).__name__} is an encoder-decoder, whose encoder reads the tokens that have to be predicted: "
+            "expected a decoder-only or a masked diffusion model"
+        )
     vocabulary_size = int(model.config.get_text_config().vocab_size)
     pair = torch.tensor([[5, 6, *range(7, 15)], [5, 6, *range(15, 23)]]) % vocabulary_size
     try:
@@ -117,6 +122,12 @@ def attends_to_later_tokens(model: Any) -> bool:
             f"{type(model).__name__} returns {type(output).__name__} without logits: expected a language model with "
             "its output layer, such as one that AutoModelForCausalLM loads, and a configuration with return_dict=True. "
             "For the language part of a vision-language model, use the whole model: text reaches only that part of it"
+        )
+    if logits.shape[:2] != pair.shape or logits.shape[-1] == getattr(model.config, "num_labels", 0) < vocabulary_size:
+        raise ModelError(
+            f"{type(model).__name__} returns logits of shape {list(logits.shape)} for {pair.shape[0]} sequences of "
+            f"{pair.shape[1]} tokens: expected one logit per position and entry of the vocabulary "
+            f"({vocabulary_size}). Load a language model instead of a classifier"
         )
     if logits.is_meta:
         raise ModelError(
