@@ -1,5 +1,6 @@
 """Loading models: device, dtype, missing weights and the tokenizer."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,34 @@ def test_missing_weights_are_an_error(tmp_path, llama):
     llama.model.save_pretrained(tmp_path / "headless")
     with pytest.raises(ModelError, match=r"missing.*lm_head.weight"):
         load_language_model(resolve_source(str(tmp_path / "headless")), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": "32"}, "could not be loaded: StrictDataclassFieldValidationError.*'hidden_size' expected int"),
+        ({"num_attention_heads": 5}, "could not be loaded: StrictDataclassClassValidationError.*not a multiple"),
+        (
+            {"architectures": ["MadeUpForBlockDiffusion"]},
+            "could not be loaded: AttributeError.*MadeUpForBlockDiffusion",
+        ),
+    ],
+)
+def test_a_configuration_that_transformers_refuses_is_an_error(saved_llama, settings, message):
+    path = saved_llama / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(ModelError, match=f"(?s){message}"):
+        load_language_model(resolve_source(str(saved_llama)), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_tokenizer_that_cannot_be_read_is_reported(saved_llama, content):
+    (saved_llama / "tokenizer_config.json").write_text(content)
+    messages = []
+    lm = load_language_model(resolve_source(str(saved_llama)), device="cpu", dtype="float32", log=messages.append)
+    assert lm.tokenizer is None
+    [message] = messages
+    assert "its tokenizer cannot be read" in message
 
 
 @pytest.mark.parametrize("name", [None, 3, Path("folder")])

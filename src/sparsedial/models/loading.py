@@ -29,6 +29,8 @@ from sparsedial.models.parameter_count import QUANTISATION_TOLERANCE, count_para
 from sparsedial.models.sources import Source, resolve_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Files of which a model with a tokenizer has at least one."""
 SPREAD = "spread"  # Device name that distributes a model over all GPUs.
 
 _sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
@@ -110,8 +112,8 @@ def load_language_model(
         kind: Expected kind, one of `sparsedial.models.kind.KINDS`. Defaults to None, which accepts any kind.
         mask_token: Token ID of the mask of a diffusion model, which overrides its configuration and its tokenizer.
             Defaults to None.
-        log: Called with a message about weights of the checkpoint that the model does not have. By default, messages
-            are discarded.
+        log: Called with a message about weights of the checkpoint that the model does not have, and about a tokenizer
+            that cannot be read. By default, messages are discarded.
 
     Returns:
         The loaded model. Its tokenizer is None if the source has none that transformers can read.
@@ -129,7 +131,7 @@ def load_language_model(
     else:
         model = _load_model(source, dtype_name, log).to(torch_device)
     model.eval()
-    tokenizer = _load_tokenizer(source)
+    tokenizer = _load_tokenizer(source, log)
     detected_kind = detect_kind(model, kind)
     mask_token = None if detected_kind == CAUSAL else find_mask_token(model, tokenizer, mask_token)
     return LanguageModel(
@@ -268,19 +270,24 @@ def _load_model(source: Source, dtype: str, log: Log, **placement: Any) -> Any:
         model, info = model_class.from_pretrained(
             source.path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **placement, **kwargs
         )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model {source.name!r} ({source.origin}) could not be loaded: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # the checks of a configuration, and the code of a model, can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"model {source.name!r} ({source.origin}) could not be loaded: {reason}") from error
     check_checkpoint_keys(model, info, f"model {source.name!r} ({source.origin})", log)
     return model
 
 
-def _load_tokenizer(source: Source) -> Any:
+def _load_tokenizer(source: Source, log: Log) -> Any:
     """Return the tokenizer, or None if it cannot be loaded. Only tasks that need a tokenizer then raise an error."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(source.tokenizer_folder, **_loading_arguments(source))
-    except (OSError, ValueError, KeyError):
+    except Exception as error:  # damaged files and missing packages raise arbitrary errors
+        if any((source.tokenizer_folder / name).is_file() for name in TOKENIZER_FILES):
+            log(f"model {source.name!r}: its tokenizer cannot be read ({type(error).__name__}: {error!s:.200})")
         return None
 
 
