@@ -33,6 +33,12 @@ def test_a_name_without_a_model_is_refused_before_anything_is_loaded(tmp_path, m
     assert "Expected" in str(error.value) or "Download it again" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["~no-such-user-here/model", "a" * 300, "a/" * 3000])
+def test_a_name_that_cannot_be_looked_up_is_refused(name):
+    with pytest.raises(ModelError, match=r"the path cannot be looked up \(.*\). Expected a hub ID"):
+        resolve_source(name)
+
+
 def test_pickled_weights_are_never_loaded(saved_llama):
     (saved_llama / "model.safetensors").rename(saved_llama / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"only pickled weights \(pytorch_model.bin\), which are never loaded"):

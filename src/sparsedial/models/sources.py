@@ -65,12 +65,13 @@ def check_model_exists(name: str) -> None:
     """
     if not name.strip():
         raise ModelError(f"model {name!r}: the name is empty. {describe_accepted_names(name)}")
-    path = Path(name).expanduser()
     if name in MODEL_ALIASES:
         return
     if name.startswith(zoo_package.PREFIX):
         zoo_package.find_model_folder(name)
-    elif path.is_dir():
+        return
+    path = _find_path(name)
+    if path.is_dir():
         _check_folder(path)
     elif path.is_file() or name.endswith(".gguf"):
         _check_gguf_path(path)
@@ -104,7 +105,7 @@ def resolve_source(name: str, *, trust_remote_code: bool = False, log: Log = dis
     if name.startswith(zoo_package.PREFIX):
         return _resolve_zoo_model(name, trust_remote_code)
     check_model_exists(name)
-    path = Path(name).expanduser()
+    path = _find_path(name)
     if path.is_dir():
         return _folder_source(name, path, "directory", trust_remote_code)
     if path.is_file():
@@ -112,6 +113,20 @@ def resolve_source(name: str, *, trust_remote_code: bool = False, log: Log = dis
     log(f"fetching {name} from the hub")
     folder = download_model(name, trust_remote_code=trust_remote_code)
     return _folder_source(name, folder, f"hub {name}", trust_remote_code)
+
+
+def _find_path(name: str) -> Path:
+    """Return the path that a name stands for, whether or not it exists. Raise an error if it cannot be looked up."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a hub ID, or no path at all
+        return path
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"model {name!r:.200}: the path cannot be looked up ({error!s:.200}). {describe_accepted_names()}"
+        ) from None
+    return path
 
 
 def _resolve_alias(name: str, alias: AliasSources, trust_remote_code: bool, log: Log) -> Source:
