@@ -20,6 +20,14 @@ def test_a_sharded_checkpoint_counts_all_of_its_files(llama, tmp_path):
     assert count_stored_parameters(tmp_path) == count_parameters(llama)
 
 
+@pytest.mark.parametrize("max_shard_size", ["30KB", "1GB"])
+def test_weights_that_a_folder_holds_twice_count_once(llama, tmp_path, max_shard_size):
+    llama.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    first = min(tmp_path.glob("*.safetensors"))
+    (tmp_path / "consolidated.safetensors").write_bytes(first.read_bytes())
+    assert count_stored_parameters(tmp_path) == count_parameters(llama)
+
+
 @pytest.mark.parametrize(("dtype", "fits"), [("float32", False), ("bfloat16", True)])
 def test_weights_are_counted_in_the_dtype_in_which_they_are_loaded(monkeypatch, dtype, fits):
     source = resolve_source("zoo:dense-0.4m")
