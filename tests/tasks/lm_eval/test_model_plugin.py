@@ -74,6 +74,37 @@ def test_nan_names_the_request_and_the_module(lm):
             model.loglikelihood([request], disable_tqdm=True)
 
 
+def test_an_empty_continuation_has_the_log_likelihood_zero_and_changes_no_other(lm):
+    with silence_lm_eval():
+        from lm_eval.api.instance import Instance
+
+        from sparsedial.tasks.lm_eval.model_plugin import SparsedialLM
+
+        model = SparsedialLM(lm.model, tokenizer=lm.tokenizer)
+        pairs = [("What falls?", text) for text in ("", " Rain", " snow")]
+        requests = [Instance("loglikelihood", {}, pair, 0, metadata=("tiny_choice", 0, 1)) for pair in pairs]
+        answers = model.loglikelihood(requests, disable_tqdm=True)
+        others = model.loglikelihood(requests[1:], disable_tqdm=True)
+        assert model.loglikelihood(requests[:1], disable_tqdm=True) == [(0.0, True)]
+    assert answers == [(0.0, True), *others]
+
+
+@pytest.mark.parametrize(
+    ("context", "continuation", "message"),
+    [("  ", "rain", "the context has no token"), ("a", "b" * 200, "the continuation has 200 tokens.*the 128 tokens")],
+)
+def test_a_request_that_the_model_cannot_score_is_an_error(lm, context, continuation, message):
+    with silence_lm_eval():
+        from lm_eval.api.instance import Instance
+
+        from sparsedial.tasks.lm_eval.model_plugin import SparsedialLM
+
+        model = SparsedialLM(lm.model, tokenizer=lm.tokenizer)
+        request = Instance("loglikelihood", {}, (context, continuation), 0, metadata=("tiny_choice", 0, 1))
+        with pytest.raises(TaskError, match=f"request 0 .*{message}"):
+            model.loglikelihood([request], disable_tqdm=True)
+
+
 def test_the_reserved_positions_of_a_model_shorten_what_it_reads_unless_a_length_is_set(lm):
     with silence_lm_eval():
         from sparsedial.tasks.lm_eval.model_plugin import SparsedialLM

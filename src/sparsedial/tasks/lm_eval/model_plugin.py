@@ -40,6 +40,7 @@ from sparsedial.models.loading import LanguageModel
 from sparsedial.models.masked_diffusion_llama import register_masked_diffusion_llama
 from sparsedial.models.sources import Source, resolve_source
 from sparsedial.rules import Calibration, Rule, calibrates_vectors, make_rule
+from sparsedial.tasks.lm_eval.answering import EMPTY_TEXT_SCORE
 from sparsedial.tasks.lm_eval.encoder import limit_length
 from sparsedial.tasks.option_parsing import option_field_names
 
@@ -225,13 +226,17 @@ class SparsedialLM(HFLM):
         """Answer requests in tokens: (text, context, continuation)."""
         groups: dict[Any, list[int]] = defaultdict(list)
         documents = self._documents or range(len(requests))  # windows of rolling requests are not grouped by document
+        answers: dict[int, tuple[float, bool]] = {}
         for index, document in enumerate(documents):
+            if not requests[index][2]:
+                answers[index] = (EMPTY_TEXT_SCORE.loglikelihood, EMPTY_TEXT_SCORE.is_greedy)
+                continue
+            self._check_request(index, requests[index])
             groups[document].append(index)
         windows = [_make_windows(requests, indices) for indices in groups.values()]
         max_shared_length = self._backend.max_shared_length(
             windows, max_length=self.max_length, batch_tokens=self.batch_tokens
         )
-        answers: dict[int, tuple[float, bool]] = {}
         with self._sparsified():
             group_scores = self._score_windows(windows, max_shared_length)
             for indices, scores in zip(groups.values(), group_scores, strict=True):
@@ -242,6 +247,21 @@ class SparsedialLM(HFLM):
                         raise NonFiniteOutputError(f"request {index}: {description}")
                     answers[index] = (score.loglikelihood, score.is_greedy)
         return [answers[index] for index in range(len(requests))]
+
+    def _check_request(self, index: int, request: Any) -> None:
+        """Raise an error if the model cannot score a request in tokens."""
+        text, context, continuation = request
+        where = f"request {index} ({text!r:.200})"
+        if not context and self._backend.kind == CAUSAL:
+            raise TaskError(
+                f"{where}: the context has no token, so the model cannot predict what follows. Expected an empty "
+                "context or one with text: lm-eval removes spaces at its end"
+            )
+        if len(continuation) > self.max_length:
+            raise TaskError(
+                f"{where}: the continuation has {len(continuation)} tokens, expected at most the {self.max_length} "
+                "tokens that the model can read. Remove the document, or use a model with a longer context"
+            )
 
     def _score_windows(self, groups: Sequence[Sequence[Window]], max_shared_length: int) -> list[list[WindowScore]]:
         return self._backend.loglikelihoods(
