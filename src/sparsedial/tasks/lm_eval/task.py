@@ -223,7 +223,7 @@ class LmEvalTask:
 
         Raises:
             TaskError: The model has no tokenizer or chat template, cannot answer this kind of request, or lacks a token
-                of the tokenizer, or the task returned fewer examples than requested.
+                of the tokenizer, or lm-eval cannot create the requests, or made fewer than requested.
             ModelError: The model is a masked diffusion model without a mask token.
             SpecError: The denoising schedule does not fit the length of the texts, or the tokenizer cannot encode a
                 thinking marker.
@@ -405,12 +405,20 @@ class LmEvalTask:
             arguments = {"chat_template": encoder.apply_chat_template, "tokenizer_name": encoder.tokenizer_name}
         block = self._example_block
         # Requests of earlier documents are built as well, because few-shot examples are drawn for one after the other.
-        instances = self._build_requests(
-            limit=block.end,
-            apply_chat_template=applies_template,
-            fewshot_as_multiturn=applies_template,  # as lm-eval's command line does
-            **arguments,
-        )
+        try:
+            instances = self._build_requests(
+                limit=block.end,
+                apply_chat_template=applies_template,
+                fewshot_as_multiturn=applies_template,  # as lm-eval's command line does
+                **arguments,
+            )
+        except Exception as error:  # a chat template is code of the model and can raise any exception
+            advice = "check the task's YAML, its code and its data"
+            if applies_template:
+                advice = f"the chat template of {lm.source.name!r} may not suit the task: set --apply-chat-template off"
+            raise TaskError(
+                f"task {self.name!r}: lm-eval cannot create its requests: {advice} ({type(error).__name__}: {error})"
+            ) from error
         return [instance for instance in instances if instance.doc_id >= block.first]
 
     def _build_requests(self, **arguments: Any) -> list[Any]:
