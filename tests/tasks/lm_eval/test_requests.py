@@ -1,6 +1,8 @@
 """Requests: plain JSON on disk, typed records in memory."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -34,6 +36,52 @@ def test_prompts_go_through_the_chat_template(folder, lm):
 def test_a_model_without_a_tokenizer_is_refused(folder, llama, lm):
     with pytest.raises(TaskError, match="no tokenizer"):
         load_task(folder, "tiny_choice").prepare(LanguageModel(llama, None, lm.source, "float32", lm.device))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('Roles must alternate') }}", "TemplateError: Roles must alternate"),
+        ({"rag": "x", "tool_use": "y"}, "ValueError: This model has multiple chat templates with no default"),
+    ],
+)
+def test_a_chat_template_that_fails_is_an_error(folder, lm, tokenizer, template, message):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    task = load_task(folder, "tiny_choice", apply_chat_template=True)
+    with pytest.raises(TaskError, match=f"the chat template of 'tiny' may not suit the task: .*{message}"):
+        task.prepare(replace(lm, tokenizer=other))
+
+
+def test_a_tokenizer_without_eos_token_ends_texts_at_stop_strings_only(folder, lm, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = None
+    prepared = PreparedRequests.from_json(load_task(folder, "tiny_write").prepare(replace(lm, tokenizer=other)))
+    assert prepared.requests[0].until == ("4", "k")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_tokenizer_without_bos_and_eos_token_is_refused(folder, lm, tokenizer, name):
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = other.bos_token = None
+    with pytest.raises(TaskError, match="the tokenizer of 'tiny' has neither a BOS nor an EOS token"):
+        load_task(folder, name).prepare(replace(lm, tokenizer=other))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"until": ["\n", None]}, "the stop string None under until is no text"),
+        ({"until": [3]}, "the stop string 3 under until is no text"),
+        ({"max_gen_toks": 0}, "max_gen_toks 0 under generation_kwargs: expected at least 1"),
+        ({"max_gen_toks": "many"}, "its generation_kwargs .* cannot be read: .*'many'"),
+    ],
+)
+def test_generation_arguments_that_cannot_be_read_are_an_error(tmp_path, lm, arguments, message):
+    generation = {**TASKS["tiny_write"]["generation_kwargs"], **arguments}
+    write_task(tmp_path, "odd", {**TASKS["tiny_write"], "generation_kwargs": generation}, DOCUMENTS)
+    with pytest.raises(TaskError, match=f"task 'odd': {message}"):
+        load_task(tmp_path, "odd").prepare(lm)
 
 
 @pytest.mark.parametrize(

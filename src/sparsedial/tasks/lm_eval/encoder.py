@@ -72,7 +72,7 @@ def make_weightless_hflm(lm: LanguageModel) -> Any:
         log-likelihoods add up to the answer to a request. The list is empty if there is no token to score.
 
     Raises:
-        TaskError: The model has no tokenizer, or is not a decoder-only model.
+        TaskError: The model has no tokenizer, or one without BOS and EOS token, or is not a decoder-only model.
     """
     if lm.tokenizer is None:
         raise TaskError(
@@ -83,6 +83,11 @@ def make_weightless_hflm(lm: LanguageModel) -> Any:
     with silence_lm_eval():
         encoder = _encoder_class()(pretrained=shell, tokenizer=tokenizer)
     limit_length(encoder, lm.model)
+    if encoder.prefix_token_id is None:
+        raise TaskError(
+            f"the tokenizer of {lm.source.name!r} has neither a BOS nor an EOS token, one of which lm-eval puts before "
+            "a text without a context: set bos_token or eos_token of the tokenizer, or use the task self_prediction"
+        )
     if encoder.backend != "causal":
         raise TaskError(f"model {lm.source.name!r} is an encoder-decoder: expected a decoder-only language model")
     return encoder

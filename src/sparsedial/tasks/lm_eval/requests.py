@@ -211,8 +211,8 @@ def encode_requests(
         The requests. Their ``max_shared_length`` is 0.
 
     Raises:
-        TaskError: A request is of an unknown kind, has no context, or does not fit into the model together with the
-            text that is generated.
+        TaskError: A request is of an unknown kind, has no context, has generation arguments that cannot be read, or
+            does not fit into the model together with the text that is generated.
     """
     for instance in instances:
         if instance.request_type not in REQUEST_KINDS:
@@ -285,15 +285,39 @@ class _RequestEncoder:
             f"are generated, expected at most the {max_length} tokens that the model can read. {advice}"
         )
 
-    def _encode_generation(self, instance: Any) -> GenerationRequest:
-        """Return the prompt, stop strings, limit and sampling options as `HFLM.generate_until` makes them."""
+    def _read_generation_arguments(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return the options of a generated text, with ``max_gen_toks``, and its stop strings."""
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
         encoder = self._encoder
-        text, arguments = instance.args[:2]
-        options = self._generation.apply(normalize_gen_kwargs(arguments, encoder.max_gen_toks))
-        eos = encoder.tok_decode(encoder.eot_token_id, skip_special_tokens=False)
-        until = handle_stop_sequences(options.pop("until", None), eos=eos)
+        eos = None
+        if encoder.eot_token_id is not None:
+            eos = encoder.tok_decode(encoder.eot_token_id, skip_special_tokens=False)
+        try:
+            options = self._generation.apply(normalize_gen_kwargs(dict(arguments), encoder.max_gen_toks))
+            until = handle_stop_sequences(options.pop("until", None), eos=eos)
+        except (TypeError, ValueError) as error:
+            raise TaskError(
+                f"task {self._task_name!r}: its generation_kwargs {dict(arguments)!r:.200} cannot be read: {error}"
+            ) from error
+        wrong = [stop for stop in until if not isinstance(stop, str)]
+        if wrong:
+            raise TaskError(
+                f"task {self._task_name!r}: the stop string {wrong[0]!r:.80} under until is no text: put it in quotes, "
+                "or leave it out"
+            )
+        if options["max_gen_toks"] < 1:
+            raise TaskError(
+                f"task {self._task_name!r}: max_gen_toks {options['max_gen_toks']} under generation_kwargs: expected "
+                "at least 1"
+            )
+        return options, until
+
+    def _encode_generation(self, instance: Any) -> GenerationRequest:
+        """Return the prompt, stop strings, limit and sampling options as `HFLM.generate_until` makes them."""
+        encoder = self._encoder
+        text = instance.args[0]
+        options, until = self._read_generation_arguments(instance.args[1])
         limit = int(options.pop("max_gen_toks"))
         max_prompt_length = encoder.max_length - limit
         if max_prompt_length < 1:
