@@ -12,6 +12,7 @@ import torch
 from sparsedial.errors import NonFiniteOutputError, TaskError
 from sparsedial.hooks.forward_context import Thinking
 from sparsedial.hooks.forward_tracker import PerForwardContext
+from sparsedial.inference.batch_independence import BatchIndependence, check_batch_independence
 from sparsedial.inference.decoding_method import sampling_method
 from sparsedial.inference.generation import GeneratedTokens, Prompt
 from sparsedial.inference.generation_job import GenerationJob
@@ -30,8 +31,9 @@ def generate_in_batches(
 ) -> dict[int, GeneratedTokens]:
     """Continue prompts that have equal decoding keys with the model's own `generate`.
 
-    Prompts with the same limit are batched by length and padded on the left. Once a row has reached a stop string or an
-    end token, the sparsifier no longer counts the tokens that the batch computes for it.
+    Prompts with the same limit are batched by length and padded on the left. If the rows of a batch change each other
+    in a model, only prompts of equal length are batched, or none (`batch_independence`). Once a row has reached a
+    stop string or an end token, the sparsifier no longer counts the tokens that the batch computes for it.
 
     Args:
         job: Model and settings.
@@ -46,7 +48,10 @@ def generate_in_batches(
         NonFiniteOutputError: A logit is NaN or infinite.
     """
     texts: dict[int, GeneratedTokens] = {}
-    for indices in _batch_prompts(prompts, job.run.batch_tokens):
+    independence = BatchIndependence(of_equal_lengths=True, of_any_lengths=True)
+    if len(prompts) > 1:
+        independence = check_batch_independence(job.model)
+    for indices in _batch_prompts(prompts, job.run.batch_tokens, independence):
         batch = [prompts[index] for index in indices]
         batch_seeds = [seeds[index] for index in indices]
         generated = _generate_batch(job, batch, batch_seeds)
@@ -56,15 +61,18 @@ def generate_in_batches(
     return texts
 
 
-def _batch_prompts(prompts: Sequence[Prompt], batch_tokens: int) -> list[list[int]]:
+def _batch_prompts(prompts: Sequence[Prompt], batch_tokens: int, independence: BatchIndependence) -> list[list[int]]:
     """Return the indices of each batch: prompts with equal limits and of similar length, longest first."""
     batches: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda index: (prompts[index].limit, -len(prompts[index].tokens))):
         if batches and prompts[batches[-1][0]].limit == prompts[index].limit:
             longest = prompts[batches[-1][0]]
             rows = len(batches[-1]) + 1
-            fits = rows * longest.max_length <= batch_tokens
-            if fits and rows <= MAX_BATCH_ROWS:
+            fits = rows * longest.max_length <= batch_tokens and rows <= MAX_BATCH_ROWS
+            is_independent = independence.of_any_lengths
+            if len(prompts[index].tokens) == len(longest.tokens):
+                is_independent = independence.of_equal_lengths
+            if fits and is_independent:
                 batches[-1].append(index)
                 continue
         batches.append([index])
