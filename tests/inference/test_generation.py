@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from sparsedial.errors import TaskError
 from sparsedial.inference.generation import Prompt
@@ -83,3 +84,18 @@ def test_sampled_frequencies_are_the_probabilities_of_the_models_generate(traine
 def test_other_decoding_methods_are_an_error(trained, options):
     with pytest.raises(TaskError, match="expected greedy decoding or sampling of one text per prompt"):
         generate(trained.model, trained.tokenizer, [Prompt([5], (), 4, options)])
+
+
+class OwnGenerate(LlamaForCausalLM):
+    """A model whose method `generate` has a loop of its own and ignores what it does not know."""
+
+    def generate(self, input_ids, max_new_tokens=5, **_):
+        for _ in range(max_new_tokens):
+            next_tokens = self(input_ids=input_ids).logits[:, -1:].argmax(-1)
+            input_ids = torch.cat([input_ids, next_tokens], 1)
+        return input_ids
+
+
+def test_a_model_with_a_loop_of_its_own_is_refused(trained):
+    with pytest.raises(TaskError, match="OwnGenerate has a method generate of its own that does not take custom_gen"):
+        generate(OwnGenerate(trained.model.config).eval(), trained.tokenizer, [Prompt([5, 6], (), 4)])

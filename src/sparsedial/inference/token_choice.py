@@ -68,7 +68,7 @@ def read_decoding_settings(model: Any, options: Mapping[str, Any], prompt: Seque
 
     Raises:
         TaskError: The options ask for beam search or other decoding methods than greedy decoding and sampling, or
-            `generate` rejects them.
+            `generate` rejects them, or the model has a method `generate` that ignores them.
     """
     is_sampled = is_sampling(model.generation_config, options)
     recorded: list[tuple[Any, Any]] = []
@@ -90,6 +90,11 @@ def read_decoding_settings(model: Any, options: Mapping[str, Any], prompt: Seque
         )
     except (TypeError, ValueError) as error:
         raise TaskError(describe_rejection(options, error)) from error
+    if not recorded:
+        raise TaskError(
+            f"{type(model).__name__} has a method generate of its own that does not take custom_generate, so its texts "
+            "cannot be counted token by token: expected the method of transformers. Use a task without generated texts"
+        )
     [(processors, criteria)] = recorded
     return _sort_settings(is_sampled, processors, criteria)
 
