@@ -13,7 +13,7 @@ def lm_eval_indexed_once():
     make_manager = task_index._complete_task_manager
     own_entries = {}
 
-    def make_manager_of_shared_entries(include_path):
+    def make_manager_of_shared_entries(include_path, state):
         from lm_eval.tasks import manager
 
         build = manager.TaskIndex.build
@@ -26,7 +26,7 @@ def lm_eval_indexed_once():
             return {**own_entries, **build(paths[1:])}
 
         with mock.patch.object(manager.TaskIndex, "build", staticmethod(build_index)):
-            return make_manager(include_path)
+            return make_manager(include_path, state)
 
     with mock.patch.object(task_index, "_complete_task_manager", make_manager_of_shared_entries):
         yield

@@ -11,7 +11,7 @@ from sparsedial.tasks.lm_eval import loader
 from sparsedial.tasks.lm_eval.encoder import silence_lm_eval
 from sparsedial.tasks.lm_eval.loader import TaskSelection, load_lm_eval_tasks
 from sparsedial.tasks.lm_eval.options import LmEvalSettings
-from tests.support.lm_eval_tasks import CHOICE, DOCUMENTS, load_tasks, write_task, write_yaml
+from tests.support.lm_eval_tasks import CHOICE, DOCUMENTS, load_task, load_tasks, write_task, write_yaml
 from tests.support.tasks import make_task
 
 
@@ -148,6 +148,14 @@ def test_a_task_that_would_vanish_is_an_error(folder, tmp_path, groups, names, m
 
 
 @pytest.mark.slow  # indexes all of lm-eval's tasks
+def test_a_task_that_is_added_later_is_found(tmp_path):
+    for name in ("first", "second", "third"):  # lm-eval's own tasks are indexed as well once a name is unknown
+        with pytest.raises(TaskError, match=f"unknown task '{name}'"):
+            load_tasks([name], tmp_path)
+        write_task(tmp_path, name, CHOICE, DOCUMENTS)
+        assert load_task(tmp_path, name).name == name
+
+
 def test_a_local_group_may_name_lm_evals_tasks(folder, tmp_path):
     shutil.copy(folder / "tiny_choice.yaml", tmp_path)
     inner = {"group": "inner", "task": ["arc_easy"]}

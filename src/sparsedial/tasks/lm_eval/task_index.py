@@ -18,6 +18,8 @@ from sparsedial.tasks.lm_eval.encoder import seed_random_generators, silence_lm_
 DATA_PACKAGES = ("datasets", "huggingface_hub", "fsspec")
 """Packages that fetch and read data sets."""
 MAX_CACHED_MANAGERS = 4
+FolderState = tuple[tuple[str, int], ...]
+"""Paths of the YAML files of a folder, and when each was changed, in nanoseconds."""
 
 
 def find_task_manager(names: tuple[str, ...], include_path: str | Path | None) -> Any:
@@ -36,19 +38,28 @@ def find_task_manager(names: tuple[str, ...], include_path: str | Path | None) -
     """
     require_extra("eval", f"tasks {', '.join(names)}", TaskError)
     folder = None if include_path is None else str(include_path)
+    state = _read_state(folder)
     try:
-        local = _local_task_manager(folder)
+        local = _local_task_manager(folder, state)
         if local is not None and all(_is_known(name, local.task_index) for name in names):
             return local
-        return _complete_task_manager(folder)
+        return _complete_task_manager(folder, state)
     except ImportError as error:
         raise TaskError(
             f"tasks {', '.join(names)}: lm-eval cannot be imported ({error}): {install_command('eval')}"
         ) from error
 
 
+def _read_state(include_path: str | None) -> FolderState:
+    """Return the state of a folder with the YAML files of tasks. An index of another state is out of date."""
+    if include_path is None:
+        return ()
+    paths = filter(Path.is_file, Path(include_path).rglob("*.yaml"))
+    return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in paths))
+
+
 @lru_cache(maxsize=MAX_CACHED_MANAGERS)
-def _local_task_manager(include_path: str | None) -> Any:
+def _local_task_manager(include_path: str | None, state: FolderState) -> Any:
     """Return an index of the tasks of the folder and of the model zoo, or None if there are none."""
     folders = _list_folders(include_path)
     if not folders:
@@ -60,7 +71,7 @@ def _local_task_manager(include_path: str | None) -> Any:
 
 
 @lru_cache(maxsize=MAX_CACHED_MANAGERS)
-def _complete_task_manager(include_path: str | None) -> Any:
+def _complete_task_manager(include_path: str | None, state: FolderState) -> Any:
     """Return an index of the tasks of the folder, of the model zoo and of lm-eval itself."""
     with silence_lm_eval():
         from lm_eval.tasks import TaskManager
