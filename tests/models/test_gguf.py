@@ -36,6 +36,16 @@ def test_a_truncated_file_is_refused(gguf_file, length):
         check_gguf_complete(gguf_file)
 
 
+def test_a_file_without_weights_is_refused(tmp_path):
+    path = tmp_path / "vocabulary.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="it has no weights, only metadata"):
+        check_gguf_complete(path)
+
+
 def test_a_file_that_transformers_cannot_read_leaves_nothing_in_the_cache(gguf_file, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDIAL_CACHE", str(tmp_path / "cache"))
     messages = []

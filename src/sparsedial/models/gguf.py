@@ -114,7 +114,10 @@ def _find_damage(path: Path) -> str | None:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 return "it does not begin with 'GGUF'"
-        last = max(TensorTableReader(path).tensors, key=lambda tensor: tensor.data_offset + tensor.n_bytes)
+        tensors = TensorTableReader(path).tensors
+        if not tensors:
+            return "it has no weights, only metadata such as a vocabulary"
+        last = max(tensors, key=lambda tensor: tensor.data_offset + tensor.n_bytes)
         if last.data_offset + last.n_bytes > path.stat().st_size:
             return "it ends before its last tensor"
     except Exception as error:  # For a damaged file, the reader raises arbitrary errors of numpy and struct.
