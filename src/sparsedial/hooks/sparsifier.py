@@ -73,8 +73,8 @@ def sparsify(  # noqa: PLR0913  # the options of one call
         ffns: Result of `find_ffns` for this model. Defaults to None: they are found now.
         track_usage: True to count how often each entry is kept (`Sparsifier.usage`), which takes memory and time.
             Defaults to False.
-        calibration: What the rule's `Rule.calibrate` returned for this model. Defaults to None. The built-in rules need
-            no calibration.
+        calibration: What `sparsedial.calibrate` returned for this model, rule and site. Defaults to None, for rules
+            that need none.
         phases: "prefill" (the prompt, or a whole text), "generation" (decoding with a cache) or both. In a phase that
             is not named, the model is dense and its tokens are not counted. Defaults to both.
 
