@@ -48,7 +48,8 @@ def accelerate(  # noqa: PLR0913  # the options of one call
     until `AcceleratedModel.restore` is called. Its parameters keep their names, shapes and values.
 
     A call of a projection with at most eight token vectors is a decode step. It keeps the same entries as `sparsify`,
-    and equal inputs give equal bits. Any other call is prefill. The model cannot be trained while it is accelerated.
+    and equal inputs give equal bits. Any other call is prefill. Calls of the accelerated model have no gradients; those
+    of ``dense_model`` that require gradients apply the rule with its gradient and read all weights.
 
     Args:
         model: A transformers model with dense FFNs. The weights are `nn.Linear` or `Conv1D`, on one device.
