@@ -9,5 +9,5 @@ from sparsedial.tasks.spec import TaskSpec
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, 48), (16, 16), (1000, 48)])
 def test_max_examples_limits_the_examples_of_a_task(limit, expected):
-    tasks = make_tasks([TaskSpec("next_token", {"sequences": 48})], {})
+    tasks = make_tasks([TaskSpec("self_prediction", {"sequences": 48})], {})
     assert count_examples(tasks, limit) == expected
