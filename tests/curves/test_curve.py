@@ -31,13 +31,19 @@ def test_scores_of_examples_are_kept_and_averaged():
         ([(0.5, 1.0)], 0.0, "above 0"),
         ([(0.5, [1.0, 0.0])], [1.0], "same examples"),
         ([0.5], 1.0, "expected .sparsity, score."),
+        (0.5, 1.0, r"expected a list of \(sparsity, score\) or a Curve"),
+        ("0.5", 1.0, r"expected a list of \(sparsity, score\) or a Curve"),
     ],
 )
 def test_bad_points_are_refused(points, dense, message):
     with pytest.raises(SpecError, match=message):
         sd.critical_sparsity(points, dense=dense)
-    with pytest.raises(SpecError, match="retain"):
-        sd.critical_sparsity([(0.5, 1.0)], retain=1.5, dense=1.0)
+
+
+@pytest.mark.parametrize("retain", [1.5, 0.0, "0.99", None])
+def test_a_wrong_share_is_refused(retain):
+    with pytest.raises(SpecError, match=r"retain=.*expected a number in \(0, 1\]"):
+        sd.critical_sparsity([(0.5, 1.0)], retain=retain, dense=1.0)
 
 
 def test_task_average_is_that_of_the_paper():

@@ -69,7 +69,7 @@ def test_the_level_of_the_likelihoods_does_not_matter():
     assert abs(ratio.estimate - first.estimate) > 0.02
 
 
-@pytest.mark.parametrize("increase", [0.0, -0.01, 1.0, float("nan")])
+@pytest.mark.parametrize("increase", [0.0, -0.01, 1.0, float("nan"), "0.01"])
 def test_a_wrong_increase_is_refused(increase):
     with pytest.raises(SpecError, match="expected a number between 0 and 1"):
         critical_sparsity_by_perplexity(measure([0.0] * 5, 4, 0.0), increase)

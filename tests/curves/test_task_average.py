@@ -51,6 +51,12 @@ def test_the_units_of_one_task_do_not_change_the_average(scale):
     assert np.abs(dominated - reference.retention).max() > 0.005
 
 
+@pytest.mark.parametrize("weights", [[0, 0], [1.0], [1.0, -1.0], [1.0, float("nan")], "ab"])
+def test_wrong_weights_are_refused(weights):
+    with pytest.raises(SpecError, match="expected 2 numbers of at least 0, one per task"):
+        average_at_each_p([make_task(0), make_task(1)], weights)
+
+
 def test_tasks_of_both_directions_have_an_average_of_retentions_only():
     tasks = [make_task(0), make_task(1, higher_is_better=False)]
     average = average_tasks(tasks)

@@ -99,3 +99,10 @@ class OwnGenerate(LlamaForCausalLM):
 def test_a_model_with_a_loop_of_its_own_is_refused(trained):
     with pytest.raises(TaskError, match="OwnGenerate has a method generate of its own that does not take custom_gen"):
         generate(OwnGenerate(trained.model.config).eval(), trained.tokenizer, [Prompt([5, 6], (), 4)])
+
+
+def test_a_model_without_generation_configuration_is_refused(trained):
+    model = LlamaForCausalLM(trained.model.config).eval()
+    model.generation_config = None
+    with pytest.raises(TaskError, match="LlamaForCausalLM has no generation configuration"):
+        generate(model, trained.tokenizer, [Prompt([5, 6], (), 4)])

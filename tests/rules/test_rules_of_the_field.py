@@ -192,6 +192,7 @@ def test_a_family_names_the_options_of_a_rule(family, value, json_options):
         (lambda: sd.NOfM.from_pattern("4:2"), "at most as many kept entries as entries"),
         (lambda: sd.NOfM.from_pattern("0:0"), "at most as many kept entries as entries"),
         (lambda: sd.NOfM.from_pattern("two of four"), "expected two whole numbers such as 2:4"),
+        (lambda: sd.NOfM.from_pattern(24), "expected two whole numbers such as 2:4"),
         (lambda: sd.Threshold(0.5, tokens=63), "expected a whole number of calibration tokens, at least 64"),
         (lambda: sd.Cett(0.5, data=3), "or the name of a task"),
         (lambda: sd.apply_rule(torch.ones(6), sd.NOfM(0.5)), "m = 4 do not divide its 6 entries"),
@@ -205,3 +206,5 @@ def test_wrong_options_are_refused(make, message):
 def test_options_may_be_numbers_of_numpy():
     assert sd.TopP(0.9, q=np.float32(2)) == sd.TopP(0.9, q=2) and type(sd.TopP(0.9, q=np.float32(2)).q) is float
     assert sd.NOfM(0.5, m=np.int64(16)) == sd.NOfM(0.5, m=16) and type(sd.NOfM(0.5, m=np.int64(16)).m) is int
+    rule = sd.Threshold(0.5, tokens=np.int64(512))
+    assert rule == sd.Threshold(0.5, tokens=512) and type(rule.tokens) is int

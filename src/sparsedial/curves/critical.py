@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 
@@ -233,7 +234,7 @@ def critical_sparsity(
         >>> round(critical.estimate, 3), critical.status, critical.low
         (0.35, 'crossed', None)
     """
-    if not 0.0 < retain <= 1.0:
+    if not isinstance(retain, Real) or not 0.0 < retain <= 1.0:
         raise SpecError(f"retain={retain!r}: expected a number in (0, 1]")
     measured = points if isinstance(points, Curve) else make_curve(points, dense, higher_is_better)
     crossing = _find_crossing(measured, retain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, cast
@@ -114,6 +114,8 @@ def make_curve(
         SpecError: There are no points above sparsity 0, the points differ in their number of examples, a score is
             negative or not finite, or the dense score is missing or not positive.
     """
+    if not isinstance(points, Iterable) or isinstance(points, str):
+        raise SpecError(f"critical_sparsity: points={points!r}: expected a list of (sparsity, score) or a Curve")
     parsed = [_parse_point(point) for point in points]
     baseline = _dense_scores(parsed, dense)
     sparse = sorted((point for point in parsed if point.sparsity > 0.0), key=lambda point: point.sparsity)
@@ -205,8 +207,8 @@ def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None =
         The average curve, in ascending order of its sparsity.
 
     Raises:
-        SpecError: There are no curves, they are measured at different values of p, or higher is better for some of
-            them and lower for others.
+        SpecError: There are no curves, they are measured at different values of p, higher is better for some of them
+            and lower for others, or there is not one weight of at least 0 for each task, of which one is above 0.
 
     Example:
         >>> a = make_curve([(0.2, 1.0, 0.9), (0.4, 0.5, 0.8)], dense=1.0)
@@ -222,7 +224,7 @@ def average_at_each_p(curves: Sequence[Curve], weights: Sequence[float] | None =
             "average_at_each_p: higher is better for some tasks and lower for others; average their retentions with "
             "average_retentions_at_each_p"
         )
-    shares = np.ones(len(curves)) if weights is None else np.asarray(weights, dtype=np.float64)
+    shares = np.ones(len(curves)) if weights is None else _read_weights(weights, len(curves))
     shares = shares / shares.sum()
     examples: list[np.ndarray] = []
     if all(curve.examples for curve in curves):
@@ -293,6 +295,20 @@ def _dense_scores(points: Sequence[_Point], dense: float | Sequence[float] | np.
         if point.sparsity == 0.0:
             return point.scores
     raise SpecError("critical_sparsity: no dense score; add a point at sparsity 0 or pass dense=")
+
+
+def _read_weights(weights: Sequence[float], count: int) -> np.ndarray:
+    """Convert the weights of the tasks to an array, shape [tasks]."""
+    try:
+        shares = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        shares = np.empty(0)
+    if shares.shape != (count,) or not np.isfinite(shares).all() or shares.min() < 0 or shares.sum() == 0:
+        raise SpecError(
+            f"average over tasks: weights={weights!r}: expected {count} numbers of at least 0, one per task, of which "
+            "one is above 0"
+        )
+    return shares
 
 
 def _read_dense(dense: float | Sequence[float] | np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def critical_sparsity_by_perplexity(
         >>> round(critical.estimate, 3), round(critical.retain, 5)
         (0.35, 0.99005)
     """
-    if not 0.0 < increase < 1.0:
+    if not isinstance(increase, Real) or not 0.0 < increase < 1.0:
         raise SpecError(f"increase={increase!r}: expected a number between 0 and 1, such as 0.01")
     measured = points if isinstance(points, Curve) else make_curve(points, dense, higher_is_better=False)
     if measured.members or len(measured.examples) > 1:

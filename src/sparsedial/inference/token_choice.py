@@ -68,8 +68,14 @@ def read_decoding_settings(model: Any, options: Mapping[str, Any], prompt: Seque
 
     Raises:
         TaskError: The options ask for beam search or other decoding methods than greedy decoding and sampling, or
-            `generate` rejects them, or the model has a method `generate` that ignores them.
+            `generate` rejects them, or the model has no generation configuration, or a method `generate` that ignores
+            them.
     """
+    if model.generation_config is None:
+        raise TaskError(
+            f"{type(model).__name__} has no generation configuration, which generate needs: set generation_config of "
+            "the model, for example to transformers.GenerationConfig.from_model_config(model.config)"
+        )
     is_sampled = is_sampling(model.generation_config, options)
     recorded: list[tuple[Any, Any]] = []
 

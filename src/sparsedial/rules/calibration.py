@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Protocol
 
 from sparsedial.errors import SpecError
@@ -80,7 +81,7 @@ def check_calibration_data(rule: CalibratedRule) -> None:
     name = type(rule).__name__
     if not isinstance(rule.data, str) or not rule.data:
         raise SpecError(f"{name}(data={rule.data!r}): expected {SAMPLES!r} or the name of a task")
-    if type(rule.tokens) is not int or rule.tokens < MIN_TOKENS:
+    if not isinstance(rule.tokens, Integral) or rule.tokens < MIN_TOKENS:
         raise SpecError(
             f"{name}(tokens={rule.tokens!r}): expected a whole number of calibration tokens, at least {MIN_TOKENS}"
         )

@@ -50,6 +50,7 @@ class Cett(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_calibration_data(self)
+        object.__setattr__(self, "tokens", int(self.tokens))  # it may be a number of NumPy
 
     def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
         """Return why the rule is not defined for a vector, or None if it is the vector that the down projection reads.

@@ -54,7 +54,7 @@ class NOfM(Rule):
         Raises:
             SpecError: The pattern is not of this form, or the first number is larger than the second one.
         """
-        numbers = pattern.split(":")
+        numbers = pattern.split(":") if isinstance(pattern, str) else []
         if len(numbers) != 2 or not all(number.strip().isdecimal() for number in numbers):
             raise SpecError(f"pattern {pattern!r}: expected two whole numbers such as 2:4")
         n, m = map(int, numbers)

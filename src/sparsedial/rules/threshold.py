@@ -69,6 +69,7 @@ class Threshold(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_calibration_data(self)
+        object.__setattr__(self, "tokens", int(self.tokens))  # it may be a number of NumPy
 
     def undefined_reason(self, ffn: Any, vector: str, width: int) -> str | None:
         """Return why the rule is not defined for a vector, or None: it is not for stacked experts.
