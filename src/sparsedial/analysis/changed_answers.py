@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pandas as pd
 
 from sparsedial.analysis.breakdowns import Row, curve_columns
 from sparsedial.analysis.example_texts import ExampleTexts, shorten_end
+from sparsedial.analysis.json_cells import parse_whole_numbers
 from sparsedial.analysis.retention_curves import LabelledCurve
 from sparsedial.analysis.trial_set import TrialSet
 from sparsedial.study.pooled_trials import PooledTrial
@@ -169,8 +169,8 @@ def _read_tokens(table: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray | N
     """Return the tokens that the dense and the sparse model predict, or None if the answers are no tokens."""
     if "dense_prediction" not in table:
         return None, None
-    dense = list(map(_parse_tokens, table["dense_prediction"]))
-    sparse = list(map(_parse_tokens, table["prediction"]))
+    dense = list(map(parse_whole_numbers, table["dense_prediction"]))
+    sparse = list(map(parse_whole_numbers, table["prediction"]))
     if not all(dense) or not all(sparse) or list(map(len, _known(dense))) != list(map(len, _known(sparse))):
         return None, None
     return np.concatenate(list(_known(dense))), np.concatenate(list(_known(sparse)))
@@ -180,19 +180,6 @@ def _known(rows: Sequence[list[int] | None]) -> Iterator[list[int]]:
     for row in rows:
         if row is not None:
             yield row
-
-
-def _parse_tokens(text: Any) -> list[int] | None:
-    """Return the token IDs of a JSON list, or None for any other text."""
-    if not isinstance(text, str) or not text.startswith("["):
-        return None
-    try:
-        tokens = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-        return None
-    return tokens
 
 
 def _shorten(answer: Any) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sparsedial.analysis.estimates import AT_CHANCE, TOO_FEW_EXAMPLES, finite_number
+from sparsedial.analysis.json_cells import parse_whole_numbers
 from sparsedial.analysis.results import Results
 from sparsedial.curves.critical import RETAIN, RIGHT_CENSORED
 from sparsedial.errors import SpecError, StorageError
@@ -161,13 +162,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _parse_layers(text: object) -> object:
     """Return the indices of layers that are a list as text, such as ``[0, 1]``. Anything else is returned as it is."""
-    if not isinstance(text, str) or not text.startswith("["):
-        return text
-    try:
-        layers = json.loads(text)
-    except ValueError:
-        return text
-    return layers if all(type(layer) is int for layer in layers) else text
+    layers = parse_whole_numbers(text)
+    return text if layers is None else layers
 
 
 def _make_results(tables: Mapping[str, pd.DataFrame], sources: Mapping[str, str], retain: float, path: Path) -> Results:
