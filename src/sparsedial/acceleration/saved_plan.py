@@ -13,7 +13,7 @@ from sparsedial.acceleration.acceleration_plan import AccelerationPlan
 from sparsedial.acceleration.backend import load_backend
 from sparsedial.acceleration.projections import Prefill, WhenSlower
 from sparsedial.acceleration.saved_settings import FILE_NAME, SavedRule, SavedSettings, check_evidence
-from sparsedial.acceleration.supported_models import dtype_name
+from sparsedial.dtype_names import dtype_name
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.hooks.site_attachment import SparsifiedVector, list_vectors

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sparsedial.acceleration.backend import Backend
+from sparsedial.dtype_names import dtype_name
 from sparsedial.errors import ModelError
 from sparsedial.ffn.feed_forward import FFN
 
@@ -125,12 +126,3 @@ def _parameter_names(model: nn.Module) -> Mapping[tuple[Any, ...], list[str]]:
 
 def _memory(parameter: torch.Tensor) -> tuple[Any, ...]:
     return parameter.device, parameter.data_ptr() or id(parameter)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype, such as "bfloat16".
-
-    Args:
-        dtype: The dtype.
-    """
-    return str(dtype).removeprefix("torch.")

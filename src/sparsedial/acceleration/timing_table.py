@@ -26,8 +26,8 @@ from sparsedial.acceleration.product_timing import (
     read_linear_times,
     read_seconds,
 )
-from sparsedial.acceleration.supported_models import dtype_name
 from sparsedial.cache_location import cache_folder
+from sparsedial.dtype_names import dtype_name
 from sparsedial.errors import StorageError
 from sparsedial.files import write_atomically
 from sparsedial.kernels.dispatch import BoundRule

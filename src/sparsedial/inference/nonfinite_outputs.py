@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sparsedial.dtype_names import dtype_name
 from sparsedial.errors import NonFiniteOutputError
 
 
@@ -206,4 +207,4 @@ def _make_origin(name: str, module: nn.Module, output: torch.Tensor) -> NonFinit
         if count:
             counts[parameter_name] = count
     class_name = type(module).__name__
-    return NonFiniteOrigin(name or class_name, class_name, str(output.dtype).removeprefix("torch."), counts)
+    return NonFiniteOrigin(name or class_name, class_name, dtype_name(output.dtype), counts)

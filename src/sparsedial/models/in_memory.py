@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsedial.dtype_names import dtype_name
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.models.kind import CAUSAL, check_kind_name, detect_kind, find_mask_token, parameter_device
 from sparsedial.models.loading import LanguageModel, find_loaded_source
@@ -170,7 +171,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _find_dtype(model: Any) -> str:
     """Return the name of the dtype in which a model computes, such as "bfloat16"."""
-    dtype = getattr(model, "dtype", None)
+    dtype: Any = getattr(model, "dtype", None)
     if dtype is None:
         dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
-    return str(dtype).removeprefix("torch.")
+    return dtype_name(dtype)

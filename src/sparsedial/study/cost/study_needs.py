@@ -9,6 +9,7 @@ from math import ceil
 import torch
 
 from sparsedial.acceleration.backend import load_backend
+from sparsedial.dtype_names import dtype_name
 from sparsedial.errors import SparsedialError
 from sparsedial.models.device_memory import GIB, count_device_memory
 from sparsedial.models.loading import SPREAD, pick_device, pick_dtype
@@ -197,7 +198,7 @@ def _find_setting_problem(spec: StudySpec, outline: ModelOutline, tasks: Collect
                     task.check_kind(outline.lm)
         if spec.accelerated:
             backend = load_backend(outline.lm.device)
-            dtypes = [str(dtype).removeprefix("torch.") for dtype in backend.dtypes]
+            dtypes = list(map(dtype_name, backend.dtypes))
             if outline.lm.dtype not in dtypes:
                 expected = " or ".join(dtypes)
                 return f"model {name!r}: dtype {outline.lm.dtype}: expected {expected} for accelerated trials"
