@@ -8,7 +8,8 @@ the fastest of them.
 The physical limit is printed first: the rate at which this machine reads memory. One line per measurement follows, and
 the result as JSON last. Each turn times every contender once, in the same process, and ratios are those of one turn.
 Their median is reported. One row is timed in two ways: with ``generate`` as it is, and with a static cache and compiled
-decode steps (`AcceleratedModel.compile_decoding`), those of the dense models as well. The FFNs alone are also timed
+decode steps (`AcceleratedModel.compile_decoding`), those of the dense models as well. For compiled steps, the time of a
+token is stated with its share of the prompt, and, as ``steps``, without the prompt. The FFNs alone are also timed
 with OpenVINO if it is installed. On a machine with other work, ``--clock process --threads 1`` counts the processor
 time of this process on one thread instead of the elapsed time.
 """
@@ -18,28 +19,27 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any, Literal
 
 import torch
 
 import sparsedial as sd
+from benchmarks.decode_contenders import DENSE, OWN_DENSE, OWN_P1, STOCK, Contender, TokenTime
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.openvino_ffns import compare_ffns
-from sparsedial.acceleration.compiled_decoding import DecodingPatch
 
 PROMPT = "def quicksort(values):\n    # Sort the values in place and return them, without other memory.\n"
-SITE = "all_inputs"
 READ_BYTES = 1 << 29
 CROSSOVER = (0.2, 0.35, 0.5, 0.7)  # shares of dropped entries
 ROWS = (2, 4, 8)
 PARTS = ("one_row", "compiled", "rows", "ffns", "prefill")
-CLOCKS = {"elapsed": time.perf_counter, "process": time.process_time}
+CLOCKS = {"elapsed": perf_counter, "process": process_time}
 
 
 @dataclass(frozen=True)
@@ -63,66 +63,6 @@ def measure_read_rate(clock: Callable[[], float]) -> float:
     return READ_BYTES / min(seconds) / 1e9
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What generates: the stock model if p is None, otherwise an accelerated one.
-
-    Attributes:
-        p: The p of top-p, or None.
-        when_slower: What a step computes that the kernels do not make faster.
-        compiled: True for a static cache and compiled decode steps.
-    """
-
-    p: float | None
-    when_slower: Literal["mask", "dense"] = "mask"
-    compiled: bool = False
-
-    @contextmanager
-    def attach(self, model: Any) -> Iterator[Any]:
-        """Provide the model."""
-        if self.p is None:
-            patch = DecodingPatch(model) if self.compiled else None
-            yield model
-            if patch is not None:
-                patch.remove()
-            return
-        with sd.accelerate(model, SITE, sd.TopP(self.p), when_slower=self.when_slower) as fast:
-            if self.compiled:
-                fast.compile_decoding()
-            yield fast
-
-    def generate(self, model: Any, input_ids: torch.Tensor, tokens: int) -> None:
-        """Generate a fixed number of tokens, greedily, with the model that `attach` provides.
-
-        No token has the number of the one that ends a text. ``min_new_tokens`` would have the same effect, but compares
-        the whole vocabulary in each step.
-        """
-        config = copy.deepcopy(model.generation_config)
-        config.update(
-            eos_token_id=model.config.vocab_size,
-            pad_token_id=0,
-            do_sample=False,
-            max_new_tokens=tokens,
-            cache_implementation="static" if self.compiled else None,
-        )
-        generated = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config)
-        if generated.shape[1] != input_ids.shape[1] + tokens:
-            raise RuntimeError(f"{generated.shape[1] - input_ids.shape[1]} tokens were generated, not {tokens}")
-
-    def time(self, model: Any, input_ids: torch.Tensor, settings: Settings) -> float:
-        """Return the seconds per generated token, after a few tokens that are not timed."""
-        self.generate(model, input_ids, 4)
-        start = settings.clock()
-        self.generate(model, input_ids, settings.tokens)
-        return (settings.clock() - start) / settings.tokens
-
-
-STOCK = Contender(None)
-OWN_DENSE = Contender(1.0, "dense")  # the kernels without the rule
-OWN_P1 = Contender(1.0)
-DENSE = (STOCK, OWN_DENSE, OWN_P1)
-
-
 def time_in_turns(
     model: Any, input_ids: torch.Tensor, contenders: Sequence[Contender], settings: Settings
 ) -> dict[Contender, list[float]]:
@@ -131,38 +71,52 @@ def time_in_turns(
     for _ in range(settings.turns):
         for contender in contenders:
             with contender.attach(model) as current:
-                seconds[contender].append(contender.time(current, input_ids, settings))
+                time = contender.time(current, input_ids, settings.tokens, settings.clock)
+                seconds[contender].append(time.with_prompt)
     return seconds
 
 
 def measure_compiled(
     model: Any, input_ids: torch.Tensor, values: Iterable[float], settings: Settings
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Return the times and ratios of `compare` for compiled steps, and the ratios to the stock model without.
 
-    Each contender has a copy of the model, which is compiled once.
+    Under ``steps`` are the same times and ratios without the prompt. Each contender has a copy of the model, which is
+    compiled once.
     """
     torch._dynamo.reset()
     sparse = [Contender(p) for p in values]
     compiled = {contender: replace(contender, compiled=True) for contender in (*DENSE, *sparse)}
-    seconds: dict[Contender, list[float]] = {contender: [] for contender in (STOCK, *compiled.values())}
+    times: dict[Contender, list[TokenTime]] = {contender: [] for contender in (STOCK, *compiled.values())}
     with ExitStack() as stack:
-        models = {contender: stack.enter_context(contender.attach(copy.deepcopy(model))) for contender in seconds}
+        models = {contender: stack.enter_context(contender.attach(copy.deepcopy(model))) for contender in times}
         for contender, current in models.items():
             contender.generate(current, input_ids, settings.tokens)
         for _ in range(settings.turns):
             for contender, current in models.items():
-                seconds[contender].append(contender.time(current, input_ids, settings))
-    compiled_seconds = {contender: seconds[other] for contender, other in compiled.items()}
-    lines = []
-    for contender in sparse:
-        lines.append({
+                times[contender].append(contender.time(current, input_ids, settings.tokens, settings.clock))
+    with_prompt = {contender: [time.with_prompt for time in turns] for contender, turns in times.items()}
+    steps = {contender: [time.step for time in turns] for contender, turns in times.items()}
+    return [
+        {
             "p": contender.p,
-            **compare(compiled_seconds, contender),
-            "ms_stock_not_compiled": round(1e3 * statistics.median(seconds[STOCK]), 2),
-            "to_stock_not_compiled": median_ratio(seconds[STOCK], compiled_seconds[contender]),
-        })  # fmt: skip
-    return lines
+            **compare_compiled(with_prompt, compiled, contender),
+            "steps": compare_compiled(steps, compiled, contender),
+        }
+        for contender in sparse
+    ]
+
+
+def compare_compiled(
+    seconds: dict[Contender, list[float]], compiled: dict[Contender, Contender], sparse: Contender
+) -> dict[str, float]:
+    """Return the times and ratios of `compare` for the compiled contenders, and those to the stock model without."""
+    compiled_seconds = {contender: seconds[other] for contender, other in compiled.items()}
+    return {
+        **compare(compiled_seconds, sparse),
+        "ms_stock_not_compiled": round(1e3 * statistics.median(seconds[STOCK]), 2),
+        "to_stock_not_compiled": median_ratio(seconds[STOCK], compiled_seconds[sparse]),
+    }
 
 
 def find_fastest_dense(seconds: dict[Contender, list[float]]) -> list[float]:
