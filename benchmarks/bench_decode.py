@@ -30,12 +30,11 @@ from typing import Any, Literal
 import torch
 
 import sparsedial as sd
-from benchmarks.decode_contenders import DENSE, OWN_DENSE, OWN_P1, STOCK, Contender, TokenTime
+from benchmarks.decode_contenders import DENSE, OWN_DENSE, OWN_P1, STOCK, Contender, TokenTime, measure_read_rate
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.openvino_ffns import compare_ffns
 
 PROMPT = "def quicksort(values):\n    # Sort the values in place and return them, without other memory.\n"
-READ_BYTES = 1 << 29
 CROSSOVER = (0.2, 0.35, 0.5, 0.7)  # shares of dropped entries
 ROWS = (2, 4, 8)
 PARTS = ("one_row", "compiled", "rows", "ffns", "prefill")
@@ -50,17 +49,6 @@ class Settings:
     turns: int
     clock: Callable[[], float]
     parts: tuple[str, ...]
-
-
-def measure_read_rate(clock: Callable[[], float]) -> float:
-    """Return the rate in GB/s at which PyTorch adds up memory that is not in a cache: the best of nine."""
-    memory = torch.ones(READ_BYTES // 4)
-    seconds = []
-    for _ in range(9):
-        start = clock()
-        memory.sum()
-        seconds.append(clock() - start)
-    return READ_BYTES / min(seconds) / 1e9
 
 
 def time_in_turns(

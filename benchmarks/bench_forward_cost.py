@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3Moe
 import sparsedial as sd
 from benchmarks.environment import describe_machine, package_versions
 from benchmarks.timing import Call, synchronize
+from sparsedial.cache_arguments import cache_argument, returned_cache
 from sparsedial.models.device_memory import count_device_memory
 from sparsedial.models.loading import DTYPES, pick_dtype
 from sparsedial.study.cost.cards import CARDS_PATH, DENSE
@@ -115,10 +116,10 @@ def measure_shape(
     def forward() -> None:
         model(input_ids=tokens, use_cache=False, logits_to_keep=1)
 
-    cache = model(input_ids=tokens[:, :DECODE_CONTEXT], use_cache=True, logits_to_keep=1).past_key_values
+    cache = returned_cache(model(input_ids=tokens[:, :DECODE_CONTEXT], use_cache=True, logits_to_keep=1))
 
     def step() -> None:
-        model(input_ids=tokens[:, :1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=tokens[:, :1], **{cache_argument(model.forward): cache}, use_cache=True, logits_to_keep=1)
         cache.crop(-1)
 
     record: dict[str, Any] = {**shape, "layer_parameters": active, "has_experts": "experts" in shape}

@@ -28,6 +28,7 @@ import torch
 from benchmarks.countdown_model import FIRST_FREE_TOKEN, NumberTokenizer, make_countdown_model
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.timing import synchronize
+from sparsedial.cache_arguments import cache_argument
 from sparsedial.ffn.discovery import find_ffns
 from sparsedial.hooks.sparsifier import sparsify
 from sparsedial.inference import continuous_batching, decode_graphs
@@ -338,7 +339,9 @@ def time_compiled(bench: Bench) -> dict[str, Any] | None:
         decoder.cache.start_decoding(slots, columns, decoder.positions[:slots])
         logits: torch.Tensor = forward(
             input_ids=decoder.tokens[:slots, None], position_ids=positions,
-            attention_mask=decoder._make_masks(positions, columns), past_key_values=decoder.cache, use_cache=True,
+            attention_mask=decoder._make_masks(positions, columns),
+            use_cache=True,
+            **{cache_argument(decoder.model.forward): decoder.cache},
         )  # fmt: skip
         return logits[:, -1]
 

@@ -25,6 +25,7 @@ import torch
 import sparsedial as sd
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.timing import Call, median_seconds, time_call
+from sparsedial.cache_arguments import cache_argument, returned_cache
 from sparsedial.kernels import reference
 from sparsedial.kernels.dispatch import BoundRule
 from sparsedial.rules import TopP
@@ -171,13 +172,13 @@ def whole_model(device: str, dtype: torch.dtype, quick: bool) -> list[dict[str, 
     nets = {False: dense, True: copy.deepcopy(dense, same)}
     batch, length = (8, 512) if device == "cuda" else (8, 128)
     tokens = torch.randint(dense.config.vocab_size, (batch, length), device=device)
-    caches = {sparse: net(tokens[:1], use_cache=True).past_key_values for sparse, net in nets.items()}
+    caches = {sparse: returned_cache(net(tokens[:1], use_cache=True)) for sparse, net in nets.items()}
 
     def forward(sparse: bool) -> None:
         nets[sparse](tokens, use_cache=False, logits_to_keep=1 if device == "cuda" else 0)
 
     def step(sparse: bool) -> None:
-        nets[sparse](tokens[:1, :1], past_key_values=caches[sparse], use_cache=True)
+        nets[sparse](tokens[:1, :1], **{cache_argument(nets[sparse].forward): caches[sparse]}, use_cache=True)
         caches[sparse].crop(-1)
 
     rows = []

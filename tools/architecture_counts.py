@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import sparsedial as sd
+from sparsedial.cache_arguments import cache_argument, returned_cache
 from sparsedial.errors import AttachError
 from sparsedial.ffn import FFN, FFNs
 from sparsedial.hook_arguments import first_argument
@@ -111,8 +112,8 @@ def _generate(model: Any) -> None:
 
 def _call_twice(model: Any) -> None:
     tokens = _make_tokens()
-    cache = model(input_ids=tokens, use_cache=True).past_key_values
-    model(input_ids=tokens[:, -1:], past_key_values=cache)
+    cache = returned_cache(model(input_ids=tokens, use_cache=True))
+    model(input_ids=tokens[:, -1:], **{cache_argument(model.forward): cache})
 
 
 class _VectorCounts:

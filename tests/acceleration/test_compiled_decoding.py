@@ -10,6 +10,7 @@ from transformers import StaticCache
 import sparsedial as sd
 from sparsedial.acceleration.compiled_decoding import DecodingPatch
 from sparsedial.errors import AttachError
+from tests.support.cache_name import CACHE
 
 PROMPT = torch.arange(1, 13)[None]
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
@@ -89,10 +90,10 @@ def test_other_calls_are_not_compiled(make_model, backend):
         fast.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **OPTIONS)  # a cache that grows
         generate(fast, PROMPT.repeat(9, 1))
         cache = StaticCache(config=fast.config, max_cache_len=20)
-        fast(PROMPT[:, :3], past_key_values=cache)  # the rows of a decode step, but a prompt
+        fast(PROMPT[:, :3], **{CACHE: cache})  # the rows of a decode step, but a prompt
         fast(PROMPT[:, :1])
         with torch.enable_grad():
-            fast.dense_model(PROMPT[:, :1], past_key_values=StaticCache(config=fast.config, max_cache_len=20))
+            fast.dense_model(PROMPT[:, :1], **{CACHE: StaticCache(config=fast.config, max_cache_len=20)})
         assert (backend.compiled, backend.calls) == (0, 0)
 
 
@@ -100,10 +101,10 @@ def test_a_step_by_position_or_with_embeddings_is_compiled(make_model, backend):
     with sd.accelerate(make_model(), "all_inputs", sd.TopP(0.7)) as fast:
         fast.compile_decoding(backend=backend)
         positions = torch.tensor([[0]])
-        first = fast(PROMPT[:, :1], past_key_values=StaticCache(fast.config, 20), position_ids=positions)
+        first = fast(PROMPT[:, :1], **{CACHE: StaticCache(fast.config, 20)}, position_ids=positions)
         with torch.no_grad():
             embeddings = fast.get_input_embeddings()(PROMPT[:, :1])
-        second = fast(inputs_embeds=embeddings, past_key_values=StaticCache(fast.config, 20), position_ids=positions)
+        second = fast(inputs_embeds=embeddings, **{CACHE: StaticCache(fast.config, 20)}, position_ids=positions)
         assert torch.equal(first.logits, second.logits)
         assert backend.calls == 2
 
@@ -143,5 +144,5 @@ def test_code_that_compiles_the_whole_model_contains_the_step(make_model, backen
         compiled = torch.compile(fast, backend=backend, fullgraph=True)
         cache = StaticCache(config=fast.config, max_cache_len=20)
         with torch.no_grad():
-            compiled(PROMPT[:, :1], past_key_values=cache)
+            compiled(PROMPT[:, :1], **{CACHE: cache})
         assert (backend.compiled, backend.calls) == (1, 1)

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import sparsedial as sd
+from sparsedial.cache_arguments import returned_cache
 from sparsedial.hooks.count_table import CounterKey
 from sparsedial.hooks.decode_fast_path import VARIABLE
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
 from sparsedial.hooks.rule_applier import RuleApplier, RuleSet
 from sparsedial.rules import TopK
+from tests.support.cache_name import CACHE
 
 MODELS = ("llama", "phi3", "gpt2")
 KEY = CounterKey(0, "mlp", "input", None, 8)
@@ -94,11 +96,11 @@ def run_single_tokens(model, tokens, monkeypatch, *, fast, backend):
     logits = []
     with sd.sparsify(model, "all_inputs", sd.TopP(0.8)) as sparsifier:
         with torch.inference_mode():
-            cache = model(tokens[:1, :4], use_cache=True).past_key_values
+            cache = returned_cache(model(tokens[:1, :4], use_cache=True))
             for i in range(4, 8):
                 mask = torch.ones(1, i + 1, dtype=torch.int64)
                 mask[0, -1] = i != 5  # a padding token
-                logits.append(model(tokens[:1, i : i + 1], attention_mask=mask, past_key_values=cache).logits)
+                logits.append(model(tokens[:1, i : i + 1], attention_mask=mask, **{CACHE: cache}).logits)
         sparsifier.stats()
         logits.append(model(tokens[:1, :1]).logits)  # with gradients, and a prefill of one token
         for step in (0, 1, 1):

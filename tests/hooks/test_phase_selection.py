@@ -8,10 +8,12 @@ from torch import nn
 from transformers import ContinuousBatchingConfig, GenerationConfig, StaticCache
 
 import sparsedial as sd
+from sparsedial.cache_arguments import returned_cache
 from sparsedial.errors import AttachError, SpecError
 from sparsedial.hooks.forward_context import ForwardContext
 from sparsedial.hooks.phase_selection import PhaseSelection, restore_dense_vectors, select_phases
 from sparsedial.hooks.step_mask_reuse import MaskReuse
+from tests.support.cache_name import CACHE
 from tests.support.expert_models import build_model
 
 MODELS = ("llama", "phi3", "gpt2")
@@ -26,13 +28,13 @@ def decode(model, tokens, cache, steps=NEW):
     logits = []
     for step in range(steps):
         column = PROMPT + step
-        logits.append(model(tokens[:, column : column + 1], past_key_values=cache, use_cache=True).logits)
+        logits.append(model(tokens[:, column : column + 1], **{CACHE: cache}, use_cache=True).logits)
     return torch.cat(logits, 1)
 
 
 def run_both_phases(model, tokens):
     prompt = model(tokens[:, :PROMPT], use_cache=True)
-    return torch.cat([prompt.logits, decode(model, tokens, prompt.past_key_values)], 1)
+    return torch.cat([prompt.logits, decode(model, tokens, returned_cache(prompt))], 1)
 
 
 def run_by_hand(model, tokens, site, sparse_phase):
@@ -41,11 +43,11 @@ def run_by_hand(model, tokens, site, sparse_phase):
     if sparse_phase == "prefill":
         with sparsifier:
             prompt = model(tokens[:, :PROMPT], use_cache=True)
-        rest = decode(model, tokens, prompt.past_key_values)
+        rest = decode(model, tokens, returned_cache(prompt))
     else:
         prompt = model(tokens[:, :PROMPT], use_cache=True)
         with sparsifier:
-            rest = decode(model, tokens, prompt.past_key_values)
+            rest = decode(model, tokens, returned_cache(prompt))
     return torch.cat([prompt.logits, rest], 1), sparsifier.stats()
 
 
@@ -100,8 +102,8 @@ def test_compiled_code_learns_the_phase_from_the_length_of_the_cache_on_the_devi
 
     def run(model):
         cache = StaticCache(own_llama.config, max_cache_len=16)
-        first = model(tokens[:, :1], past_key_values=cache).logits
-        return torch.cat([first, model(tokens[:, 1:2], past_key_values=cache).logits], 1)
+        first = model(tokens[:, :1], **{CACHE: cache}).logits
+        return torch.cat([first, model(tokens[:, 1:2], **{CACHE: cache}).logits], 1)
 
     with sd.sparsify(own_llama, "input", RULE, phases=phase, track_usage=True) as expected:
         logits = run(own_llama)
@@ -142,10 +144,10 @@ def test_stacked_experts_are_sparse_in_one_phase(tokens, phase, known_on, monkey
     if known_on == "device":
         from sparsedial.hooks import context_reader
 
-        read_cache = context_reader.read_cache
+        returned_cache = context_reader.read_cache
 
         def read_on_device(cache):
-            state = read_cache(cache)
+            state = returned_cache(cache)
             return type(state)(torch.tensor(state.is_filled), torch.tensor(state.length))
 
         monkeypatch.setattr(context_reader, "read_cache", read_on_device)

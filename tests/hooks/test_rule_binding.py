@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import sparsedial as sd
+from sparsedial.cache_arguments import returned_cache
 from sparsedial.errors import ModelError, SpecError
 from sparsedial.kernels import kernel_registry, reference
 from sparsedial.rules import Calibration
+from tests.support.cache_name import CACHE
 from tests.support.custom_rules import AboveMean, CalibratedThreshold, ColumnTopK, WeightedTopK
 from tests.support.expert_models import build_model, model_inputs
 
@@ -59,8 +61,8 @@ def test_decoding_equals_one_forward_pass(llama, tokens, rule):
         cache = None
         rows = []
         for token in tokens[0]:
-            output = llama(token[None, None], past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = llama(token[None, None], **{CACHE: cache}, use_cache=True)
+            cache = returned_cache(output)
             rows.append(output.logits[0, 0])
     torch.testing.assert_close(torch.stack(rows), expected, atol=1e-4, rtol=1e-4)
     sparsity = sparsifier.stats().groupby("phase")["sparsity"].mean()

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import sparsedial as sd
+from sparsedial.cache_arguments import returned_cache
 from sparsedial.errors import AttachError
+from tests.support.cache_name import CACHE
 from tests.support.expert_models import build_model
 
 COUNTS = ["dropped", "total", "tokens"]
@@ -14,10 +16,10 @@ BY = ["layer", "module", "vector"]
 
 def decode(model, sparsifier, tokens, flags):
     """Read prompts of four tokens, and then single tokens with the flags of their segments."""
-    cache = model(tokens[:, :4], use_cache=True).past_key_values
+    cache = returned_cache(model(tokens[:, :4], use_cache=True))
     for step, thinking in enumerate(flags):
         with sparsifier.observe(thinking=thinking):
-            model(tokens[:, 4 + step : 5 + step], past_key_values=cache)
+            model(tokens[:, 4 + step : 5 + step], **{CACHE: cache})
 
 
 def tokens_by_segment(table):
@@ -64,10 +66,10 @@ def test_the_rows_of_a_batch_may_be_in_different_segments(tokens, name, request)
 def test_the_prompt_has_no_segment_and_padding_is_not_counted(llama, tokens):
     with sd.sparsify(llama, "input", sd.TopP(0.8)) as sparsifier:
         with sparsifier.observe(thinking=torch.ones(4, 12, dtype=torch.bool)):
-            cache = llama(tokens, use_cache=True).past_key_values
+            cache = returned_cache(llama(tokens, use_cache=True))
         real = torch.tensor([[True], [True], [False], [True]])
         with sparsifier.observe(thinking=torch.tensor([[True], [False], [True], [False]]), real=real):
-            llama(tokens[:, :1], past_key_values=cache)
+            llama(tokens[:, :1], **{CACHE: cache})
     expected = {("generation", "thinking"): 1, ("generation", "answer"): 2, ("prefill", "none"): 48}
     assert tokens_by_segment(sparsifier.stats()) == expected
 
@@ -75,12 +77,12 @@ def test_the_prompt_has_no_segment_and_padding_is_not_counted(llama, tokens):
 @torch.inference_mode()
 def test_flags_of_another_number_of_tokens_are_an_error(llama, tokens):
     with sd.sparsify(llama, "input", sd.TopP(0.8)) as sparsifier:
-        cache = llama(tokens, use_cache=True).past_key_values
+        cache = returned_cache(llama(tokens, use_cache=True))
         with (
             sparsifier.observe(thinking=torch.tensor([True, False])),
             pytest.raises(AttachError, match="segments of 2"),
         ):
-            llama(tokens[:, :1], past_key_values=cache)
+            llama(tokens[:, :1], **{CACHE: cache})
 
 
 @torch.inference_mode()

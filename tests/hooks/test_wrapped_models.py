@@ -22,7 +22,9 @@ from transformers import (
 )
 
 import sparsedial as sd
+from sparsedial.cache_arguments import returned_cache
 from sparsedial.errors import AttachError, SpecError
+from tests.support.cache_name import CACHE
 
 IDS = torch.arange(3, 19).view(2, 8)
 MASK = torch.ones_like(IDS)
@@ -145,8 +147,8 @@ def test_a_cache_in_a_batch_means_generation(model):
     wrapper = TakesBatch(model)
 
     def run():
-        cache = wrapper({"input_ids": IDS[:, :7]}).past_key_values
-        wrapper({"input_ids": IDS[:, 7:], "past_key_values": cache})
+        cache = returned_cache(wrapper({"input_ids": IDS[:, :7]}))
+        wrapper({"input_ids": IDS[:, 7:], CACHE: cache})
 
     assert tokens_per_phase(wrapper, run, ffns=sd.find_ffns(model)) == {"prefill": 14, "generation": 2}
 
@@ -161,8 +163,8 @@ def test_a_static_cache_may_be_reset_and_its_mask_has_columns_for_tokens_to_come
     def run():
         for _ in range(2):
             cache.reset()
-            model(IDS, attention_mask=mask, past_key_values=cache)
-            model(IDS[:, :1], attention_mask=next_mask, past_key_values=cache)
+            model(IDS, attention_mask=mask, **{CACHE: cache})
+            model(IDS[:, :1], attention_mask=next_mask, **{CACHE: cache})
 
     assert tokens_per_phase(model, run) == {"prefill": 2 * REAL, "generation": 2}
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from sparsedial.cache_arguments import cache_argument
+
 ATTENTION_NAME = "grouped_query_rows"
 ATTENTION_ALIGNMENT = 8  # fast attention kernels need a number of keys that is a multiple of this
 STEPS_BETWEEN_END_CHECKS = 32  # each check waits for the device
@@ -112,7 +114,7 @@ def _next_token_logits(model: Any, tokens: torch.Tensor, padding: torch.Tensor, 
     x = model.model.embed_tokens(tokens)
     rotary = model.model.rotary_emb(x, position_ids=(queries[None] - padding[:, None]).clamp(min=0))
     for layer in model.model.layers:
-        x = layer(x, attention_mask=bias[:, None], position_embeddings=rotary, past_key_values=cache)
+        x = layer(x, attention_mask=bias[:, None], position_embeddings=rotary, **{cache_argument(layer.forward): cache})
     cache.length = stop
     return model.lm_head(model.model.norm(x[:, -1]))
 

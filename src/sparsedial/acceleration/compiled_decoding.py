@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sparsedial.acceleration.backend import MAX_DECODE_VECTORS
+from sparsedial.cache_arguments import find_cache
 from sparsedial.hooks.module_patch import ForwardPatch
 from sparsedial.tracing_state import is_tracing
 
@@ -66,8 +67,8 @@ class DecodingPatch(ForwardPatch):
 
 def _is_decode_step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return True if a call has one new token per sequence, at most eight sequences, and a cache of a fixed size."""
-    cache = kwargs.get("past_key_values")
-    if cache is None or not getattr(cache, "is_compileable", False):
+    cache = find_cache(kwargs)
+    if not getattr(cache, "is_compileable", False):
         return False
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing():
         return False

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sparsedial.cache_arguments import find_cache
+
 TokenShape = tuple[int, int]  # batch, tokens
 
 # Names of the arguments that contain tokens, and of the mask that belongs to them. Encoder-decoder models have two
@@ -20,7 +22,6 @@ _PADDING_MASKS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("src",), "src_key_padding_mask"),
     (("tgt",), "tgt_key_padding_mask"),
 )
-CACHE_ARGUMENTS = ("past_key_values", "cache_params", "past_buckets_states", "mems", "state", "past", "layer_past")
 
 
 class ModelTraits(NamedTuple):
@@ -74,7 +75,7 @@ class ForwardArguments:
 
     Attributes:
         inputs: The tokens. Empty if they are unknown, and with two entries for an encoder-decoder model.
-        cache: Key-value cache or recurrent state, or None.
+        cache: Key-value cache or recurrent state. None if there is none, or if sequences are packed.
         has_tensors: True if any argument is a tensor, or a batch in one argument.
         is_encoder_decoder: True if the arguments are those of an encoder-decoder model.
         packed: Sequences that are concatenated to one row, or None.
@@ -122,18 +123,14 @@ def read_arguments(arguments: Mapping[str, Any], traits: ModelTraits = TEXT_MODE
             values = {**value, **values}
             has_tensors = True
     inputs = _read_inputs(values)
-    cache = None
-    for name in CACHE_ARGUMENTS:
-        if values.get(name) is not None:
-            cache = values[name]
-            break
+    packed = _read_packed_sequences(values)
     has_decoder_tokens = values.get("decoder_input_ids") is not None or values.get("decoder_inputs_embeds") is not None
     return ForwardArguments(
         inputs=tuple(inputs),
-        cache=cache,
+        cache=find_cache(values) if packed is None else None,
         has_tensors=has_tensors,
         is_encoder_decoder=has_decoder_tokens or values.get("encoder_outputs") is not None,
-        packed=_read_packed_sequences(values),
+        packed=packed,
         traits=traits,
     )
 

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sparsedial.cache_arguments import CACHE_ARGUMENTS
 from sparsedial.errors import AttachError
 from sparsedial.ffn.feed_forward import VectorOwner
 from sparsedial.hooks.finished_rows import GeneratePatch, can_observe_generation
-from sparsedial.hooks.forward_arguments import CACHE_ARGUMENTS, ModelTraits
+from sparsedial.hooks.forward_arguments import ModelTraits
 from sparsedial.hooks.forward_coordinator import ForwardCoordinator
 from sparsedial.hooks.reach_check import REPLICA, find_bypass
 from sparsedial.hooks.site_attachment import SparsifiedVector

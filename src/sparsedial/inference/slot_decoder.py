@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sparsedial.cache_arguments import cache_argument
 from sparsedial.inference.loglikelihood import only_logits_at
 from sparsedial.inference.model_limits import find_padding_token
 from sparsedial.inference.run_context import RunContext
@@ -71,6 +72,7 @@ class SlotDecoder:
         self.model = model
         config = model.config.get_text_config(decoder=True)
         self.cache = SlotCache(config.num_hidden_layers, slots, columns)
+        self._cache_argument = {cache_argument(model.forward): self.cache}
         self._attention = AttentionKinds.from_config(config)
         self._padding_token = find_padding_token(model)
         inputs = torch.zeros(2, slots, dtype=torch.int64, device=model.device)
@@ -109,7 +111,7 @@ class SlotDecoder:
         ends = ends.to(device)
         self.cache.start_prompts(first_slot, len(prompts), width)
         with run.observe(phase="prefill", real=real), only_logits_at(self.model, ends):
-            logits = self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True).logits
+            logits = self.model(input_ids=tokens, use_cache=True, **self._cache_argument).logits
         if logits.shape[0] * logits.shape[1] != len(prompts):  # the output layer could not be restricted
             logits = logits.flatten(0, 1)[ends.to(logits.device)]
         return logits.reshape(len(prompts), -1)
@@ -170,8 +172,8 @@ class SlotDecoder:
             input_ids=self.tokens[:slots, None],
             position_ids=positions,
             attention_mask=self._make_masks(positions, columns),
-            past_key_values=self.cache,
             use_cache=True,
+            **self._cache_argument,
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

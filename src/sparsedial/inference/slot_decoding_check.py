@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from sparsedial.cache_arguments import KEY_VALUE_CACHES, cache_argument
 from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 from sparsedial.inference.model_limits import count_embedding_rows, max_positions
 from sparsedial.inference.run_context import DEFAULT_RUN
@@ -29,7 +30,7 @@ TEST_PROMPTS = (9, 5, 7)
 TEST_STEPS = 3
 MAX_TESTED_WINDOW = 1024
 """Largest window of sliding attention whose effect is tested. Longer windows may not be shorter than the texts."""
-REQUIRED_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache")
+REQUIRED_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "use_cache")
 LENGTH_DEPENDENT_ROTATIONS = ("dynamic", "longrope")
 """Kinds of rotary position embeddings that depend on the length of the longest text of a batch."""
 CACHE_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
@@ -91,6 +92,8 @@ def _describe_structure(model: Any) -> str | None:
         return f"{name} has a recurrent state"
     parameters = inspect.signature(kind.forward).parameters
     missing = [argument for argument in REQUIRED_ARGUMENTS if argument not in parameters]
+    if parameters.keys().isdisjoint(KEY_VALUE_CACHES):
+        missing.append(cache_argument(kind.forward))
     if missing:
         return f"the forward of {name} has no argument {', '.join(missing)}"
     config = model.config.get_text_config(decoder=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from sparsedial.cache_arguments import cache_argument, returned_cache
 from sparsedial.errors import NonFiniteOutputError, SpecError, TaskError
 from sparsedial.hooks.forward_context import PREFILL
 from sparsedial.hooks.sparsifier import Sparsifier
@@ -304,11 +305,12 @@ def _sample(
     tokens = [starts]
     check = GenerationCheck()
     cache = None
+    argument = cache_argument(lm.model.forward)
     inputs = starts[:, None]
     for step in range(length):
-        arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        arguments: dict[str, Any] = {} if cache is None else {argument: cache}
         output = lm.model(input_ids=inputs.to(lm.device), **arguments)
-        cache = getattr(output, "past_key_values", None)
+        cache = returned_cache(output)
         logits = check(inputs, output.logits[:, -1])
         inputs = sampler.draw(logits)[:, None]
         tokens.append(inputs[:, 0].cpu())
