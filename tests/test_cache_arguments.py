@@ -24,7 +24,7 @@ def test_a_forward_that_shows_no_name_has_that_of_transformers():
     assert cache_argument(lambda *args, **kwargs: None) == CACHE
 
 
-@pytest.mark.parametrize("name", ["cache", "past_key_values", "cache_params", "mems", "layer_past"])
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "cache_params", "mems", "layer_past", "a_later_name"])
 def test_a_cache_is_found_by_each_of_its_names(name):
     cache = DynamicCache()
     assert find_cache({"input_ids": torch.zeros(1, 1), name: cache, "use_cache": True}) is cache

@@ -85,6 +85,12 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
         "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN, "downsample_hidden_size": 8},
     },
     "dots3_note_text": DOTS_ATTENTION,
+    "dory": {
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "n_input_layers": 1,
+        "n_output_layers": 1,
+    },
     "falcon_h1": {"mamba_d_ssm": HIDDEN, "mamba_d_head": HIDDEN // HEADS},
     "flint": {"mlp_only_layers": [0]},
     "gemma4": {"text_config": {"global_head_dim": 32}},

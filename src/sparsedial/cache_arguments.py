@@ -20,6 +20,8 @@ CACHE_ARGUMENTS = (
 def find_cache(arguments: Mapping[str, Any]) -> Any:
     """Return the cache or recurrent state among the arguments of a forward pass. None if there is none.
 
+    An argument of another name is a cache as well if it counts its tokens as the caches of transformers do.
+
     Args:
         arguments: The arguments, by name.
 
@@ -31,7 +33,7 @@ def find_cache(arguments: Mapping[str, Any]) -> Any:
         value = arguments.get(name)
         if value is not None and not isinstance(value, bool):
             return value
-    return None
+    return next((value for value in arguments.values() if hasattr(value, "get_seq_length")), None)
 
 
 def cache_argument(forward: Callable[..., Any]) -> str:

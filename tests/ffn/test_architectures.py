@@ -26,27 +26,28 @@ from tools.tiny_models import MODEL_TYPES, build_tiny_model, count_ffn_layers
 
 # An FFN is found in every layer that has one, and all sites of its kind are supported.
 WORK = """
-    apertus arcee bamba bart bert bert-generation big_bird bigbird_pegasus biogpt bitnet blenderbot
-    blenderbot-small bloom blt camembert codegen cohere cohere2 cohere_compass_text cpmant ctrl cwm
-    data2vec-text diffllama doge electra emu3 ernie ernie4_5 exaone4 falcon falcon_h1 fuyu gemma gemma2 gemma3
-    gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified gemma4_unified_text git glm glm4 got_ocr2 gpt-sw3
-    gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gptj granite granite_swa helium hrm_text
-    hunyuan_v1_dense hyperclovax internlm3 iquestcoder jais2 lfm2 lfm3 llama marian mbart megatron-bert minicpm3
-    ministral ministral3 mistral mllama modernbert-decoder moshi moss_transcribe_diarize mpt musicgen
-    musicgen_melody mvp nanochat nemotron olmo olmo2 olmo3 olmo_hybrid openai-gpt opt pegasus persimmon phi phi3
-    phi4_multimodal plbart prophetnet qwen2 qwen3 qwen3_5 qwen3_5_text recurrent_gemma reformer rembert roberta
-    roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3 stablelm starcoder2 trocr vaultgemma whisper
-    xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm xmod youtu zamba
+    apertus apertus1p5_text arcee bamba bart bert bert-generation big_bird bigbird_pegasus biogpt bitnet
+    blenderbot blenderbot-small bloom blt camembert codegen cohere cohere2 cohere_compass_text cpmant ctrl cwm
+    data2vec-text diffllama doge dory electra emu3 ernie ernie4_5 exaone exaone4 falcon falcon_h1 fuyu gemma
+    gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified gemma4_unified_text git glm glm4
+    got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gptj granite granite_swa helium
+    hrm_text hunyuan_v1_dense hyperclovax internlm3 iquestcoder jais2 lfm2 lfm3 llama marian mbart
+    megatron-bert minicpm3 ministral ministral3 mistral mllama modernbert-decoder moshi
+    moss_transcribe_diarize mpt musicgen musicgen_melody mvp nanochat nemotron olmo olmo2 olmo3 olmo_hybrid
+    openai-gpt opt pegasus persimmon phi phi3 phi4_multimodal plbart prophetnet qwen2 qwen3 qwen3_5
+    qwen3_5_text recurrent_gemma reformer rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss
+    smollm3 stablelm starcoder2 trocr vaultgemma whisper xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm xmod
+    youtu zamba
 """.split()
 
 # The same holds for these mixture-of-experts models, whose experts are stacked in one parameter per projection.
 STACKED_EXPERTS = """
     afmoe aria_text axk1 axk2 bailing_hybrid beam cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4
-    dots1 dots3_note dots3_note_text ernie4_5_moe exaone_moe flex_olmo flint glm4_moe glm4_moe_lite glm_moe_dsa
-    gpt_oss granitemoe granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_moe hy_v3 hy_v4 inkling2_text
-    jamba kimi_linear kolibri1 laguna lfm2_moe mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text
-    mixtral nemotron_h olmoe phimoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next qwen4_exp
-    qwen4_exp_text solar_open zaya
+    dots1 dots3_note dots3_note_text ernie4_5_moe exaone_moe flex_olmo flint glm4_moe glm4_moe_lite
+    glm_moe_dsa gpt_oss granitemoe granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_moe hy_v3 hy_v4
+    inkling2_loop_text inkling2_text jamba kimi_linear kolibri1 laguna lara_mini lfm2_moe mellum mimo_v2_flash
+    minimax minimax_m2 minimax_m3_vl_text mixtral nemotron_h olmoe phimoe qwen2_moe qwen3_5_moe
+    qwen3_5_moe_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text sarvam_mla sarvam_moe solar_open zaya
 """.split()
 
 # Some experts of these models do not run through the experts interface, and an error names the module that runs them.
@@ -59,7 +60,6 @@ COUNTS = {
     "cpmant": (ERROR, COUNTED),
     "openai-gpt": (COUNTED, NO_CACHE),
     "prophetnet": (ERROR, COUNTED),
-    "xlm": (COUNTED, NO_CACHE),
 }
 
 # Widely used architectures, which must stay in WORK.

@@ -144,10 +144,10 @@ def test_stacked_experts_are_sparse_in_one_phase(tokens, phase, known_on, monkey
     if known_on == "device":
         from sparsedial.hooks import context_reader
 
-        returned_cache = context_reader.read_cache
+        read_cache = context_reader.read_cache
 
         def read_on_device(cache):
-            state = returned_cache(cache)
+            state = read_cache(cache)
             return type(state)(torch.tensor(state.is_filled), torch.tensor(state.length))
 
         monkeypatch.setattr(context_reader, "read_cache", read_on_device)

@@ -131,7 +131,9 @@ class _KeyValueCache:
         self.positions = torch.arange(capacity, device=model.device)
         self.length = 0
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         stop = self.length + keys.shape[2]
         all_keys, all_values = self.layers[layer]
         all_keys[:, :, self.length : stop] = keys
