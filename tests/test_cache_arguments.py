@@ -12,7 +12,7 @@ from tests.support.cache_name import CACHE
 
 
 def renamed(name):
-    return eval(f"lambda input_ids, {name}=None: None")  # noqa: S307  # the name of a parameter
+    return eval(f"lambda input_ids, {name}=None: None")  # the name of a parameter
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
