@@ -30,9 +30,10 @@ from typing import Any, Literal
 import torch
 
 import sparsedial as sd
-from benchmarks.decode_contenders import DENSE, OWN_DENSE, OWN_P1, STOCK, Contender, TokenTime, measure_read_rate
+from benchmarks.decode_contenders import DENSE, OWN_DENSE, OWN_P1, STOCK, Contender, TokenTime
 from benchmarks.environment import describe_machine, device_slug, package_versions, save_result
 from benchmarks.openvino_ffns import compare_ffns
+from benchmarks.timing import measure_read_rate
 
 PROMPT = "def quicksort(values):\n    # Sort the values in place and return them, without other memory.\n"
 CROSSOVER = (0.2, 0.35, 0.5, 0.7)  # shares of dropped entries
@@ -259,6 +260,8 @@ def main() -> None:
     parts = tuple(arguments.parts.split(","))
     if not set(parts) <= set(PARTS):
         parser.error(f"--parts {arguments.parts}: expected some of {','.join(PARTS)}")
+    if arguments.tokens < 2:
+        parser.error(f"--tokens {arguments.tokens}: expected at least 2, of which the first ends the prompt")
     turns = arguments.turns or (3 if arguments.quick else 7)
     settings = Settings(arguments.tokens, turns, CLOCKS[arguments.clock], parts)
     limit = measure_read_rate(settings.clock)

@@ -18,6 +18,7 @@ import argparse
 import copy
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from typing import Any
 import torch
 
 import sparsedial as sd
-from benchmarks.decode_contenders import SITE, measure_read_rate
+from benchmarks.decode_contenders import OWN_DENSE, OWN_P1, Contender
 from benchmarks.environment import describe_machine, package_versions, save_result
-from benchmarks.timing import time_in_turns
+from benchmarks.timing import measure_read_rate, median_seconds
 from sparsedial.acceleration.backend import ProductLimits
 from sparsedial.acceleration.cpu_products import KeptInputs
 from sparsedial.acceleration.weight_layout import join_rows
@@ -74,8 +75,8 @@ def measure_product(rows: int, columns: int, dtype: torch.dtype, seconds: float)
             cases[name] = {"matrix": f"{rows}x{columns}", "pattern": pattern, "share": share, "bytes": kept * row_bytes}
             calls[name] = partial(call_each, products, vectors)
     lines = []
-    for name, times in time_in_turns(calls, seconds).items():
-        median = statistics.median(times) / len(products)
+    for name, pass_seconds in median_seconds(calls, seconds).items():
+        median = pass_seconds / len(products)
         size = cases[name].pop("bytes")
         lines.append({**cases[name], "us": round(1e6 * median, 1), "gb_per_s": round(size / median / 1e9, 1)})
     return lines
@@ -98,23 +99,19 @@ def measure_ffns(model: Any, tokenizer: Any, p: float, seconds: float) -> list[d
     model(**tokenizer(PROMPT, return_tensors="pt"))
     for handle in handles:
         handle.remove()
-    contenders = {"no rule": (1.0, "dense"), "p = 1": (1.0, "mask"), f"p = {p}": (p, "mask")}
-    accelerated: dict[str, Any] = {}
+    contenders = {"no rule": OWN_DENSE, "p = 1": OWN_P1, f"p = {p}": Contender(p)}
     calls: dict[str, Callable[[], Any]] = {}
-    for name, (value, when_slower) in contenders.items():
-        copied = copy.deepcopy(model)
-        accelerated[name] = sd.accelerate(
-            copied,
-            SITE,
-            sd.TopP(value),
-            when_slower=when_slower,  # type: ignore[arg-type]  # one of the two names
-            linear_layers=False,
-        )
-        calls[name] = partial(call_each, [layer.mlp for layer in copied.model.layers], vectors)
-    times = {name: statistics.median(turns) / len(vectors) for name, turns in time_in_turns(calls, seconds).items()}
+    with ExitStack() as stack:
+        accelerated: dict[str, Any] = {}
+        for name, contender in contenders.items():
+            copied = copy.deepcopy(model)
+            accelerated[name] = stack.enter_context(contender.attach(copied))
+            calls[name] = partial(call_each, [layer.mlp for layer in copied.model.layers], vectors)
+        times = {name: median / len(vectors) for name, median in median_seconds(calls, seconds).items()}
+        read_shares = {name: fast.report().read_share for name, fast in accelerated.items()}
     lines = []
     for name, median in times.items():
-        read_share = accelerated[name].report().read_share
+        read_share = read_shares[name]
         excess = median - read_share * times["no rule"]
         line = {"ffn": name, "read_share": round(read_share, 3), "us": round(1e6 * median, 1)}
         lines.append({**line, "excess_us": round(1e6 * excess, 1)})

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 Call = Callable[[], Any]
+READ_BYTES = 1 << 29  # more than any cache holds
 
 
 def synchronize() -> None:
@@ -62,3 +63,14 @@ def time_in_turns(calls: Mapping[str, Call], seconds: float, minimum: int = 3) -
 def median_seconds(calls: Mapping[str, Call], seconds: float, minimum: int = 3) -> dict[str, float]:
     """Return the median seconds of each call, timed in turns; see `time_in_turns`."""
     return {name: statistics.median(times) for name, times in time_in_turns(calls, seconds, minimum).items()}
+
+
+def measure_read_rate(clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the rate in GB/s at which PyTorch adds up memory that is not in a cache: the best of nine."""
+    memory = torch.ones(READ_BYTES // 4)
+    seconds = []
+    for _ in range(9):
+        start = clock()
+        memory.sum()
+        seconds.append(clock() - start)
+    return READ_BYTES / min(seconds) / 1e9

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from sparsedial.cache_arguments import KEY_VALUE_CACHES, cache_argument
+from sparsedial.cache_arguments import cache_argument
 from sparsedial.hooks.sparsifier_pause import pause_sparsifiers
 from sparsedial.inference.model_limits import count_embedding_rows, max_positions
 from sparsedial.inference.run_context import DEFAULT_RUN
@@ -91,9 +91,8 @@ def _describe_structure(model: Any) -> str | None:
     if getattr(model, "_is_stateful", False):
         return f"{name} has a recurrent state"
     parameters = inspect.signature(kind.forward).parameters
-    missing = [argument for argument in REQUIRED_ARGUMENTS if argument not in parameters]
-    if parameters.keys().isdisjoint(KEY_VALUE_CACHES):
-        missing.append(cache_argument(kind.forward))
+    required = (*REQUIRED_ARGUMENTS, cache_argument(kind.forward))
+    missing = [argument for argument in required if argument not in parameters]
     if missing:
         return f"the forward of {name} has no argument {', '.join(missing)}"
     config = model.config.get_text_config(decoder=True)
